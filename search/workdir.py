@@ -1,0 +1,108 @@
+"""Every path of a run, in one place.
+
+Enters: the run's root. Leaves: the paths under it, and JSON read and written there.
+Nothing else in the product joins a run's paths.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The directory of one run; see DESIGN in docs/ for what each file holds."""
+
+    root: Path  # absolute
+
+    @property
+    def run_json(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def space_yaml(self) -> Path:
+        return self.root / "space.yaml"
+
+    @property
+    def data_json(self) -> Path:
+        return self.root / "data.json"
+
+    @property
+    def trials_csv(self) -> Path:
+        return self.root / "trials.csv"
+
+    @property
+    def study_db(self) -> Path:
+        return self.root / "study.db"
+
+    @property
+    def tune(self) -> Path:
+        return self.root / "tune"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def ensemble_json(self) -> Path:
+        return self.root / "ensemble.json"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "bundle"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def logits(self, trial: str, split: Literal["val", "holdout"]) -> Path:
+        return self.root / "logits" / trial / split
+
+
+def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
+    """Make the directory of a fresh run: `run_dir`, or runs/<space>-<yyyymmdd-hhmmss>.
+
+    Raises ValueError where the directory holds a run already or cannot be written to.
+    """
+    root = (run_dir or Path("runs") / f"{space_name}-{now:%Y%m%d-%H%M%S}").resolve()
+    if (root / "run.json").exists():
+        raise ValueError(f"a new run needs a directory of its own, got {root}, which holds one; use --resume {root}")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the run directory must be writable, got {root} ({error.strerror}); give another with --run-dir"
+        ) from error
+    return RunDir(root)
+
+
+def existing_run_dir(root: Path) -> RunDir:
+    """The directory of a run to go on with. Raises ValueError where there is none."""
+    if not (root / "run.json").is_file():
+        raise ValueError(f"--resume needs a run directory with a run.json, got {root}; runs lie under runs/ by default")
+    return RunDir(root.resolve())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote. Raises ValueError that names a broken file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON, got a broken file ({error}); restore it or start a new run") from error
+    assert isinstance(value, dict)
+    return value

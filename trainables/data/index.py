@@ -1,0 +1,73 @@
+"""The types that a data set travels in: images, classes, splits.
+
+Nothing here opens a file. `coco.read` makes a `SegIndex`, `splits` makes a `Split`, `cache` turns both into arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Role = Literal["train", "val", "holdout", "unlabelled"]
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One COCO annotation, its category already turned into a class index (IGNORE_INDEX: an `ignore` category)."""
+
+    annotation_id: int
+    class_index: int
+    segmentation: list[list[float]] | dict[str, Any]  # polygons, or RLE (compressed or not)
+    area: float
+    iscrowd: bool
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image. `image_id` is its `file_name` in the COCO file: unique in a data set, and stable across files."""
+
+    image_id: str
+    path: Path
+    height: int
+    width: int
+    group: str  # images of one group stay on one side of a split; the image_id where the card names none
+    role: Role  # the file of the card that listed it
+    annotations: tuple[Annotation, ...] = ()
+
+
+@dataclass(frozen=True)
+class SegIndex:
+    """A data set as its card describes it. Class k of `classes` has label k; ignored pixels have IGNORE_INDEX."""
+
+    name: str
+    images: tuple[ImageRecord, ...]
+    classes: tuple[str, ...]  # (K,)
+    fingerprint: str  # changes with any image file, annotation or rule of the card
+    grouped: bool  # the card names groups
+    ignore_index: int = IGNORE_INDEX
+    warnings: Mapping[str, int] = field(default_factory=dict)  # rule -> how often
+    licences: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def ids(self, role: Role) -> tuple[str, ...]:
+        return tuple(image.image_id for image in self.images if image.role == role)
+
+    def by_id(self) -> dict[str, ImageRecord]:
+        return {image.image_id: image for image in self.images}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images train, which are tuned on, and which stay sealed until the verdict."""
+
+    train_ids: tuple[str, ...]
+    val_ids: tuple[str, ...]
+    holdout_ids: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()  # what could not be had, in words (a class in one group only, ...)

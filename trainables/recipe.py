@@ -1,0 +1,145 @@
+"""The typed, frozen description of one trial.
+
+Enters: plain values (from a space, a JSON file, a test). Leaves: a validated `Recipe`, hashable and serialisable.
+This module imports neither torch nor timm, so that a space can be checked in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Part(BaseModel):
+    """A frozen section of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Backbone(Part):
+    """A timm model that gives features, and where its weights come from."""
+
+    name: str
+    pretrained: bool = True
+    weights_file: str | None = None  # a local .safetensors or .pth instead of timm's download
+    drop_path: Probability = 0.0
+
+
+class UPerNetHead(Part):
+    name: Literal["upernet"] = "upernet"
+    channels: Annotated[int, Field(ge=8)] = 512
+    dropout: Probability = 0.1
+    aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # 0 leaves the auxiliary FCN head out
+    aux_channels: Annotated[int, Field(ge=8)] = 256
+
+
+class SegFormerHead(Part):
+    name: Literal["segformer"] = "segformer"
+    channels: Annotated[int, Field(ge=8)] = 256
+    dropout: Probability = 0.1
+
+
+class SmpHead(Part):
+    """A decoder of segmentation-models-pytorch over the same pyramid, with smp's own defaults."""
+
+    name: Literal["unet", "unetplusplus", "fpn", "pan", "deeplabv3plus", "manet", "linknet", "pspnet"]
+
+
+Head = Annotated[UPerNetHead | SegFormerHead | SmpHead, Field(discriminator="name")]
+
+
+class Augmentation(Part):
+    """What happens to an image between the cache and the model while training.
+
+    `short_px` is the only part that also holds at inference: views scale relative to it.
+    """
+
+    short_px: Annotated[int, Field(ge=32)] | None = None  # resize so that the short side has this many pixels
+    crop_px: Annotated[int, Field(ge=32)] = 512
+    scale_min: Annotated[float, Field(gt=0.0, le=4.0)] = 0.5
+    scale_max: Annotated[float, Field(gt=0.0, le=4.0)] = 2.0
+    hflip_p: Probability = 0.5
+    vflip_p: Probability = 0.0
+    colour_p: Probability = 0.5  # brightness, contrast, saturation, hue
+
+    @model_validator(mode="after")
+    def _crop_and_scales(self) -> Augmentation:
+        if self.crop_px % 32:
+            low = self.crop_px // 32 * 32
+            raise ValueError(f"crop_px must be divisible by 32, got {self.crop_px}; use {low} or {low + 32}")
+        if self.scale_min > self.scale_max:
+            raise ValueError(
+                f"scale_min must not exceed scale_max, got {self.scale_min} and {self.scale_max}; swap them"
+            )
+        return self
+
+
+class Loss(Part):
+    name: Literal["cross_entropy", "focal", "dice", "lovasz", "ce_dice", "ce_lovasz"] = "cross_entropy"
+    class_weights: Literal["none", "inverse_sqrt"] = "none"  # from the train split's pixel counts
+
+
+class Optimizer(Part):
+    name: Literal["adamw", "sgd", "nadamw", "lamb"] = "adamw"
+    lr: Annotated[float, Field(gt=0.0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
+    min_lr_factor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01  # the cosine ends at lr * this
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+
+
+class Train(Part):
+    num_epochs: Annotated[int, Field(ge=1)] = 60
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    accumulate: Annotated[int, Field(ge=1)] = 1  # a batch is split in this many micro-batches
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.999
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    num_workers: Annotated[int, Field(ge=0)] = 4
+
+    @model_validator(mode="after")
+    def _divides(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate must divide batch_size, got {self.accumulate} and {self.batch_size}; "
+                f"use a divisor of {self.batch_size}"
+            )
+        return self
+
+
+class Recipe(Part):
+    """One trial, whole. Equal recipes give equal numbers on the same machine."""
+
+    backbone: Backbone
+    head: Head
+    augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    seed: int = 0
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits that name this recipe in file names and tables."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def family(self) -> str:
+        """The backbone family: 'convnext' for 'convnext_tiny.fb_in22k', 'mit' for 'mit_b0'."""
+        return backbone_family(self.backbone.name)
+
+
+def backbone_family(name: str) -> str:
+    """'convnext_tiny.fb_in22k' -> 'convnext', 'swinv2_tiny' -> 'swinv2', 'resnet18' -> 'resnet'.
+
+    timm's 'test_' models belong to the family that they test.
+    """
+    token = name.split(".", 1)[0].removeprefix("test_").split("_", 1)[0]
+    return re.sub(r"(?<![v\d])\d+[a-z]?$", "", token)
