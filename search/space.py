@@ -1,0 +1,214 @@
+"""A space: what is fixed, what is searched, and the recipe that a trial draws from it.
+
+Enters: a space file (`--space`), a profile, `--set` overrides. Leaves: a `Space`, checked whole before Ray starts.
+`Space.suggest` is Optuna's define-by-run: it asks only for the parameters of the branches that are taken.
+Parameter names are YAML paths with the branch in them: `optimizer/lr`, `model/head/upernet/channels`. The choice
+between branches is `model/head/name`, for Ray nests names at each slash, so that none may begin another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from search.expressions import parse_section
+from search.grammar import FIXED_SECTIONS, recipe_grammar
+from search.nodes import Branches, Choice, Fixed, Group, Node, Range, Searched, draw, searched
+from search.options import Options
+from search.probes import middle, recipe_problems
+from search.space_file import NOT_OVERRIDDEN, is_search, read_space_file
+from search.space_problems import SpaceProblems, nearest
+from search.space_yaml import dump_yaml
+from trainables.recipe import Recipe, backbone_family
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+__all__ = ["Parameter", "Space", "SpaceProblems", "load_space", "profile_names"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searched value, for tables."""
+
+    name: str
+    kind: str  # choice, float, int, log or branch
+    values: tuple[Any, ...]  # the items, the branches' names, or (low, high)
+
+
+@dataclass(frozen=True)
+class Space:
+    name: str
+    profile: str | None  # the one that was applied
+    profiles: tuple[str, ...]  # those that it offers
+    options: Options
+    tree: dict[str, Any]  # resolved, with every option spelt out
+    root: Group = field(repr=False)  # shaped like a recipe
+
+    def suggest(self, trial: Trial) -> Recipe:
+        """The recipe of a trial; the trial keeps the parameters that it was asked for."""
+
+        def pick(node: Searched) -> Any:
+            if isinstance(node, Branches):
+                return trial.suggest_categorical(node.parameter, list(node.bodies))
+            if isinstance(node, Choice):
+                return node.stored[trial.suggest_categorical(node.parameter, list(node.stored))]
+            if node.kind == "int":
+                return trial.suggest_int(node.parameter, int(node.low), int(node.high))
+            return trial.suggest_float(node.parameter, node.low, node.high, log=node.kind == "log")
+
+        return Recipe.model_validate(draw(self.root, pick))
+
+    def defaults(self) -> list[dict[str, Any]]:
+        """Flat parameters of one sensible recipe for each backbone family, to be tried first.
+
+        The family's first backbone; the first item or branch of a choice; the middle of a range, geometric for log.
+        """
+        return [self._parameters_at({node.parameter: name}) for node, name in _family_firsts(self.root)] or [
+            self._parameters_at({})
+        ]
+
+    def parameters(self) -> list[Parameter]:
+        """Every searched parameter once, in the order of the file."""
+        table: dict[str, Parameter] = {}
+        for node in searched(self.root):
+            if isinstance(node, Range):
+                table[node.parameter] = Parameter(node.parameter, node.kind, (node.low, node.high))
+            elif isinstance(node, Choice):
+                table[node.parameter] = Parameter(node.parameter, "choice", node.items)
+            else:
+                table[node.parameter] = Parameter(node.parameter, "branch", tuple(node.bodies))
+        return list(table.values())
+
+    def to_yaml(self) -> str:
+        """The resolved space: one file that stands alone and reads back as this space."""
+        origin = f"# {self.name}.yaml" + (f", profile {self.profile}" if self.profile else "")
+        return f"{origin}, resolved\n{dump_yaml(self.tree)}"
+
+    def _parameters_at(self, picks: Mapping[str, Any]) -> dict[str, Any]:
+        parameters: dict[str, Any] = {}
+
+        def pick(node: Searched) -> Any:
+            value = picks[node.parameter] if node.parameter in picks else middle(node)
+            stored = node.stored.items() if isinstance(node, Choice) else [(value, value)]
+            parameters[node.parameter] = next(kept for kept, item in stored if item == value)
+            return value
+
+        draw(self.root, pick)
+        return parameters
+
+
+def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Space:
+    """Reads, merges and checks a space; `spec` is a path, else a file in spaces/.
+
+    Raises SpaceProblems with everything that is wrong, each with its YAML path, rule, value and nearest match.
+    """
+    file = read_space_file(spec, profile=profile, overrides=overrides)
+    problems = list(file.problems)
+    tree = _absolute_weights(file.tree, (), problems)
+    for key in tree:
+        if key not in (*recipe_grammar().keys, *FIXED_SECTIONS):
+            known = [*recipe_grammar().keys, *FIXED_SECTIONS, *NOT_OVERRIDDEN]
+            problems.append(f"{key}: unknown key{nearest(key, known)}")
+    options = _read_options({key: tree[key] for key in FIXED_SECTIONS if key in tree}, problems)
+    root = _recipe_nodes({key: tree[key] for key in tree if key in recipe_grammar().keys}, options, problems)
+    problems += recipe_problems(root)
+    if problems:
+        raise SpaceProblems(file.name, list(dict.fromkeys(problems)))
+    resolved = {key: tree[key] for key in tree if key in recipe_grammar().keys} | options.model_dump(mode="json")
+    return Space(file.name, file.profile, file.profiles, options, resolved, root)
+
+
+def profile_names(spec: str) -> tuple[str, ...]:
+    """The profiles that a space offers, before it is checked. Raises SpaceProblems where it cannot be read."""
+    return read_space_file(spec).profiles
+
+
+def _recipe_nodes(tree: dict[str, Any], options: Options, problems: list[str]) -> Group:
+    """Nodes in the recipe's own shape: `model` opened up, what the options decide filled in."""
+    parsed = parse_section(recipe_grammar(), tree, (), problems)
+    assert isinstance(parsed, Group)
+    children = dict(parsed.children)
+    model = children.pop("model", Group(("model",), {}))
+    assert isinstance(model, Group)
+    beside = dict(model.children)
+    for part in ("backbone", "head"):
+        node = beside.pop(part, None)
+        if node is not None:
+            children[part] = node
+    given = tree.get("model")
+    for part in ("backbone", "head"):
+        if part not in (given if isinstance(given, dict) else {}):
+            problems.append(f"model.{part}: missing; write the name of a {part}, or {{choice: [...]}}")
+    if "backbone" in children:
+        children["backbone"] = _with_siblings(children["backbone"], beside)
+    train = children.get("train", Group(("train",), {}))
+    assert isinstance(train, Group)
+    epochs = Fixed(("search", "max_epochs"), options.search.max_epochs)
+    children["train"] = Group(train.path, {**train.children, "num_epochs": epochs})
+    children["seed"] = Fixed(("seed",), options.seed)
+    return Group((), children)
+
+
+def _with_siblings(backbone: Node, beside: Mapping[str, Node]) -> Node:
+    """What stands beside `model.backbone` holds for every backbone that does not say otherwise."""
+    if isinstance(backbone, Branches):
+        bodies = {name: Group(body.path, {**beside, **body.children}) for name, body in backbone.bodies.items()}
+        return Branches(backbone.path, backbone.parameter, bodies)
+    assert isinstance(backbone, Group)
+    return Group(backbone.path, {**beside, **backbone.children})
+
+
+def _family_firsts(root: Group) -> list[tuple[Branches | Choice, str]]:
+    """The first backbone of each family, with the node that chooses it; empty where the backbone is fixed."""
+    backbone = root.children["backbone"]
+    node = backbone.children["name"] if isinstance(backbone, Group) else backbone
+    if not isinstance(node, Branches | Choice):
+        return []
+    names = list(node.bodies) if isinstance(node, Branches) else list(node.items)
+    first = {backbone_family(name): name for name in reversed(names)}
+    return [(node, name) for name in names if first[backbone_family(name)] == name]
+
+
+def _read_options(tree: dict[str, Any], problems: list[str]) -> Options:
+    """The options, or their defaults where they are faulty, so that the rest can still be checked."""
+    for key, section in tree.items():
+        for name, value in section.items() if isinstance(section, dict) else ():
+            if is_search(value):
+                problems.append(f"{key}.{name}: options are never searched; write one value, got {value!r}")
+                tree = {**tree, key: {inner: tree[key][inner] for inner in tree[key] if inner != name}}
+    try:
+        return Options.model_validate({key: value for key, value in tree.items() if value is not None})
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        for detail in details:
+            if any(other["loc"][:-1] == detail["loc"] for other in details):
+                continue  # a list that is too short only because its items were refused
+            path = ".".join(str(key) for key in detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                inside = Options.model_fields[str(detail["loc"][0])].annotation
+                problems.append(f"{path}: unknown key{nearest(detail['loc'][-1], getattr(inside, 'model_fields', ()))}")
+            elif detail["type"] == "value_error":
+                problems.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}")
+            else:
+                rule = detail["msg"].replace("Input should be", "must be")
+                problems.append(f"{path}: {rule}, got {detail['input']!r}")
+    return Options()
+
+
+def _absolute_weights(tree: Any, path: tuple[str, ...], problems: list[str]) -> Any:
+    """`weights_file` made absolute: trials run in folders of their own."""
+    if isinstance(tree, list):
+        return [_absolute_weights(item, path, problems) for item in tree]
+    if isinstance(tree, dict):
+        return {key: _absolute_weights(value, (*path, key), problems) for key, value in tree.items()}
+    if "weights_file" not in path or not isinstance(tree, str):
+        return tree
+    file = Path(tree).expanduser().absolute()
+    if not file.is_file():
+        problems.append(f"{'.'.join(path)}: no such file, got {tree!r}; paths are relative to the current folder")
+    return str(file)

@@ -1,0 +1,28 @@
+"""How problems with a space are told: all at once, each with its YAML path and the nearest match."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class SpaceProblems(ValueError):
+    """Everything that is wrong with a space, one line each in `.problems`."""
+
+    def __init__(self, name: str, problems: Sequence[str]) -> None:
+        self.name = name
+        self.problems = list(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n  ".join([f"space {name}: {count}", *problems]))
+
+    def __reduce__(self) -> tuple[type[SpaceProblems], tuple[str, list[str]]]:
+        return SpaceProblems, (self.name, self.problems)
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """'; did you mean 'head'?', or the words that are known where none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""

@@ -1,0 +1,59 @@
+"""Which backbones there are, answered without importing timm or torch.
+
+Enters: a backbone's name as a recipe writes it, 'convnext_tiny' or 'convnext_tiny.fb_in22k_ft_in1k'. Leaves: nothing,
+or a ValueError with the three nearest names. Importing timm takes seconds, and a misspelt name should be told at once;
+so timm's model files are found on disk and their `@register_model` functions and `'name.tag':` keys are read as text
+(about 0.1 s, once a process). `build_backbone` asks timm itself again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+_REGISTERED = re.compile(r"^@register_model\s*\n(?:@[^\n]*\n)*def (\w+)\(", re.MULTILINE)
+_TAGGED = re.compile(r"""['"](\w+)\.([\w.-]+)\*?['"]\s*:""")
+# timm writes these models' tags in a loop over their siblings', so that no text holds them.
+_TAGS_FROM_SIBLINGS = re.compile(r"_quickgelu_|_(?:enc|merge|align)$")
+
+
+@cache
+def backbone_tags() -> dict[str, frozenset[str]]:
+    """Model name -> tags of its pretrained weights, for every model of the installed timm.
+
+    Raises ImportError where timm is not installed.
+    """
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("timm is needed for the backbones; run: pip install timm")
+    tags: dict[str, set[str]] = {}
+    keys: list[tuple[str, str]] = []
+    for path in sorted(Path(spec.submodule_search_locations[0], "models").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        tags |= {name: set() for name in _REGISTERED.findall(text)}
+        keys += _TAGGED.findall(text)
+    for name, tag in keys:
+        if name in tags:
+            tags[name].add(tag)
+    return {name: frozenset(found) for name, found in tags.items()}
+
+
+def check_backbone_name(name: str) -> None:
+    """Raise ValueError with the three nearest names where `name` is no timm model or `.tag` none of its weights."""
+    known = backbone_tags()
+    model, _, tag = name.partition(".")
+    if model not in known:
+        raise ValueError(f"unknown timm backbone {name!r}; nearest: {_nearest(model, known)}")
+    if not tag or tag in known[model] or _TAGS_FROM_SIBLINGS.search(model):
+        return
+    if not known[model]:
+        raise ValueError(f"{model!r} has no tagged weights in timm, got {name!r}; use {model!r}")
+    nearest = _nearest(name, {f"{model}.{other}" for other in known[model]})
+    raise ValueError(f"timm's {model!r} has no weights tagged {tag!r}; nearest: {nearest}")
+
+
+def _nearest(name: str, names: dict[str, frozenset[str]] | set[str]) -> str:
+    return ", ".join(difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.0))
