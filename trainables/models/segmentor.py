@@ -1,0 +1,107 @@
+"""Backbone and head as one network.
+
+Enters: images (B,3,H,W) of any size from 1 px, normalised with `.mean` and `.std`. Leaves: logits
+(B,K,ceil(H/s),ceil(W/s)) at the head's own stride s; the caller upsamples (`upsample`). Sizes that 32 does not divide
+are padded with zeros, the training set's mean colour, on the right and at the bottom, and the logits cropped again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.models.backbones import PyramidBackbone, build_backbone
+from trainables.models.heads import build_head, levels_read
+from trainables.models.weights import LoadReport
+from trainables.recipe import Recipe
+
+_MULTIPLE_PX = 32
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """logits (B,K,h,w) and, while training, the auxiliary logits (B,K,h',w') with their loss weights."""
+
+    logits: Tensor
+    aux: list[tuple[Tensor, float]]
+
+
+class Segmentor(nn.Module):
+    """image (B,3,H,W) -> logits (B,K,ceil(H/stride),ceil(W/stride))."""
+
+    def __init__(self, backbone: PyramidBackbone, head: Any, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.num_classes = num_classes
+        self.stride: int = head.stride
+        self.mean = backbone.mean
+        self.std = backbone.std
+
+    @property
+    def load_report(self) -> LoadReport:
+        return self.backbone.load_report
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.forward_all(image).logits
+
+    def forward_all(self, image: Tensor) -> Outputs:
+        height, width = image.shape[2:]
+        below, right = -height % _MULTIPLE_PX, -width % _MULTIPLE_PX
+        if below or right:
+            image = functional.pad(image, (0, right, 0, below))
+        padded = image.shape[2:]
+        logits, aux = self.head(self.backbone(image))
+
+        def crop(x: Tensor) -> Tensor:
+            stride = padded[0] // x.shape[2]
+            return x[:, :, : -(-height // stride), : -(-width // stride)]
+
+        return Outputs(crop(logits), [(crop(extra), weight) for extra, weight in aux])
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:  # noqa: ARG002  timm passes it
+        """Depth of a parameter by name, as timm's layer-wise decay asks for it: the stem 0, the head last."""
+        layer_of = self.backbone.layer_of
+        last = max(layer_of.values()) + 1
+        return lambda name: layer_of.get(name.removeprefix("backbone."), last)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that timm's models exempt from weight decay (position tables and the like)."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay}
+
+
+def build_segmentor(recipe: Recipe, num_classes: int, *, pretrained: bool | None = None) -> Segmentor:
+    """The network of `recipe` for `num_classes` classes, on torch's default device, in training mode.
+
+    `pretrained` overrides the recipe's: False where other weights are loaded right after. Random values come from
+    torch's global generator, which the caller seeds. On the meta device nothing is loaded. Raises ValueError as
+    `build_backbone` and `build_head` do.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}; add a class or a background")
+    cfg = recipe.backbone
+    if pretrained is not None:
+        cfg = cfg.model_copy(update={"pretrained": pretrained})
+    backbone = build_backbone(cfg, levels=levels_read(recipe.head))
+    head = build_head(recipe.head, backbone.channels, backbone.strides, num_classes)
+    return Segmentor(backbone, head, num_classes)
+
+
+def upsample(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """logits (B,K,h,w) at `stride` -> (B,K,H,W) for `size` = (H,W), bilinear (align_corners=False).
+
+    A grid that overhangs the image, because its size was padded to the stride, is upsampled by exactly `stride` and
+    cropped, so that no pixel is shifted or stretched.
+    """
+    height, width = logits.shape[2] * stride, logits.shape[3] * stride
+    if not (0 <= height - size[0] < stride and 0 <= width - size[1] < stride):
+        raise ValueError(
+            f"size must be within one stride under the grid, got {size} for logits "
+            f"{tuple(logits.shape[2:])} at stride {stride}; resize to another size after upsampling"
+        )
+    full = functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+    return full[:, :, : size[0], : size[1]]
