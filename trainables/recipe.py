@@ -30,6 +30,15 @@ class Backbone(Part):
     weights_file: str | None = None  # a local .safetensors or .pth instead of timm's download
     drop_path: Probability = 0.0
 
+    @model_validator(mode="after")
+    def _weights_are_wanted(self) -> Backbone:
+        if self.weights_file is not None and not self.pretrained:
+            raise ValueError(
+                f"weights_file must not be given with pretrained: false, got {self.weights_file!r}; "
+                "leave weights_file out, or set pretrained: true"
+            )
+        return self
+
 
 class UPerNetHead(Part):
     name: Literal["upernet"] = "upernet"
@@ -83,6 +92,15 @@ class Augmentation(Part):
 class Loss(Part):
     name: Literal["cross_entropy", "focal", "dice", "lovasz", "ce_dice", "ce_lovasz"] = "cross_entropy"
     class_weights: Literal["none", "inverse_sqrt"] = "none"  # from the train split's pixel counts
+
+    @model_validator(mode="after")
+    def _has_a_weighted_term(self) -> Loss:
+        if self.class_weights != "none" and self.name in ("dice", "lovasz"):
+            raise ValueError(
+                f"class_weights weigh cross-entropy and focal terms, got {self.class_weights} with {self.name}, "
+                f"which has neither; use none, or ce_{self.name}"
+            )
+        return self
 
 
 class Optimizer(Part):

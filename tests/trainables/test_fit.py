@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from trainables import epoch as epoch_module
+from trainables import fit as fit_module
+from trainables.checkpoint import load_state, load_weights
+from trainables.data.cache import Cache
+from trainables.data.card import read_card
+from trainables.data.coco import read
+from trainables.data.dataset import Batch
+from trainables.data.index import Split
+from trainables.data.splits import make_split
+from trainables.data.synthetic import write_synthetic
+from trainables.epoch import update
+from trainables.fit import Diverged, OutOfMemory, fit
+from trainables.infer import View, at_label_size, view_logits
+from trainables.losses import build_loss
+from trainables.metrics import confusion, miou
+from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.recipe import Augmentation, Backbone, Loss, Optimizer, Recipe, SegFormerHead, Train, UPerNetHead
+from trainables.training_state import prepare, steps_per_epoch
+
+
+@pytest.fixture(scope="module")
+def card_path(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("synthetic") / "set", num_images=18, image_px=64, seed=0)
+
+
+@pytest.fixture(scope="module")
+def data(card_path, tmp_path_factory):
+    index = read(read_card(card_path))
+    return Cache.open(index, tmp_path_factory.mktemp("cache")), make_split(index, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe_of(*, head=None, aug=None, loss=None, optimizer=None, seed=3, **train):
+    train = {"num_epochs": 2, "batch_size": 2, "num_workers": 0} | train
+    return Recipe(
+        backbone=Backbone(name="test_convnext", pretrained=False, drop_path=0.2),
+        head=head or SegFormerHead(channels=16),
+        augmentation=Augmentation(**({"crop_px": 32} | (aug or {}))),
+        loss=loss or Loss(),
+        optimizer=optimizer or Optimizer(lr=1e-3),
+        train=Train(**train),
+        seed=seed,
+    )
+
+
+def run(recipe, data, out_dir, **kwargs):
+    reports = []
+    cache, split = data
+    last = fit(recipe, cache, split, out_dir=out_dir, device="cpu", report=reports.append, **kwargs)
+    return last, reports
+
+
+def _timeless(metrics):
+    return {key: value for key, value in metrics.items() if key != "images_per_s"}
+
+
+def test_a_run_reports_every_epoch_and_learns(data, tmp_path):
+    ticks = iter(range(100))
+    recipe = recipe_of(num_epochs=6, optimizer=Optimizer(lr=1e-2, warmup_epochs=0))
+    last, reports = run(recipe, data, tmp_path, clock=lambda: float(next(ticks)))
+    assert [r.epoch for r in reports] == [r.metrics["epoch"] for r in reports] == [1, 2, 3, 4, 5, 6]
+    assert reports[-1].metrics["train/loss"] < reports[0].metrics["train/loss"]
+    assert last == reports[-1].metrics
+    assert set(last) == {
+        *("train/loss", "val/loss", "val/miou", "val/iou", "lr", "images_per_s", "epoch"),
+        *("best/miou", "best/epoch", "diverged"),
+    }
+    assert last["images_per_s"] == len(data[1].train_ids) // 2 * 2  # in one tick
+    assert last["best/miou"] == max(r.metrics["val/miou"] for r in reports)
+    assert len(last["val/iou"]) == data[0].index.num_classes
+    assert last["diverged"] == 0
+
+
+def test_val_miou_is_that_of_the_best_weights_view_logits(data, tmp_path):
+    recipe = recipe_of(aug={"short_px": 48}, ema_decay=0.9)
+    cache, split = data
+    _, reports = run(recipe, data, tmp_path)
+    folder = reports[-1].checkpoint_dir
+    about = json.loads((folder / "best.json").read_text())
+    model = build_segmentor(Recipe.model_validate(about["recipe"]), len(about["classes"]))
+    model.load_state_dict(load_weights(folder / "best.safetensors"))
+    conf = np.zeros((len(about["classes"]),) * 2, np.int64)
+    for image_id, logits in view_logits(
+        model, cache, split.val_ids, View(), short_px=48, device="cpu", batch_size=3, amp="off"
+    ):
+        true = cache.label(image_id)
+        full = at_label_size(torch.from_numpy(logits)[None], true.shape)
+        conf += confusion(true, full[0].argmax(0).numpy().astype(np.uint8), len(conf))
+    assert float(miou(conf)) == about["miou"] == reports[about["epoch"] - 1].metrics["val/miou"]
+    assert about["data_fingerprint"] == cache.index.fingerprint
+    assert about["split_fingerprint"] == split.fingerprint
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"ema_decay": None, "optimizer": Optimizer(name="sgd", lr=0.01, layer_decay=0.8), "num_workers": 1},
+        {"head": UPerNetHead(channels=8, aux_channels=8), "accumulate": 2, "amp": "bf16"},
+    ],
+    ids=["plain", "sgd-worker", "upernet-bf16"],
+)
+def test_a_resumed_trial_ends_as_an_uninterrupted_one(data, tmp_path, variant):
+    recipe = recipe_of(**({"num_epochs": 4} | variant))
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(done):
+        shutil.copytree(done.checkpoint_dir, tmp_path / f"kept-{done.epoch}")
+        if done.epoch == 2:
+            raise Stop
+
+    whole, reports = run(recipe, data, tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(recipe, *data, out_dir=tmp_path / "cut", device="cpu", report=stop_after_two)
+    torch.manual_seed(99)
+    resumed, rest = run(recipe, data, tmp_path / "resumed", resume_from=tmp_path / "kept-2")
+    assert [_timeless(r.metrics) for r in rest] == [_timeless(r.metrics) for r in reports[2:]]
+    assert _timeless(resumed) == _timeless(whole)
+    a, b = load_state(rest[-1].checkpoint_dir), load_state(reports[-1].checkpoint_dir)
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    a, b = (load_weights(r[-1].checkpoint_dir / "best.safetensors") for r in (rest, reports))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_equal_seeds_give_equal_numbers_and_others_do_not(data, tmp_path):
+    first, _ = run(recipe_of(num_epochs=1), data, tmp_path / "a")
+    again, _ = run(recipe_of(num_epochs=1), data, tmp_path / "b")
+    other, _ = run(recipe_of(num_epochs=1, seed=4), data, tmp_path / "c")
+    assert _timeless(first) == _timeless(again)
+    assert first["train/loss"] != other["train/loss"]
+
+
+def test_a_finished_trial_resumes_to_its_last_metrics(data, tmp_path):
+    recipe = recipe_of(num_epochs=1)
+    last, reports = run(recipe, data, tmp_path)
+    again, more = run(recipe, data, tmp_path / "new", resume_from=reports[-1].checkpoint_dir)
+    assert again == last
+    assert more == []
+
+
+@pytest.mark.parametrize(("other", "key"), [({"seed": 9}, "recipe"), ({"split": "x"}, "split")])
+def test_another_trials_checkpoint_is_refused(data, tmp_path, other, key):
+    _, reports = run(recipe_of(num_epochs=1), data, tmp_path)
+    cache, split = data
+    split = Split(split.train_ids, split.val_ids, split.holdout_ids, other.pop("split", split.fingerprint))
+    with pytest.raises(ValueError, match=f"own checkpoint only: {key} must be"):
+        run(
+            recipe_of(num_epochs=1, **other),
+            (cache, split),
+            tmp_path / "b",
+            resume_from=reports[-1].checkpoint_dir,
+        )
+
+
+@pytest.mark.parametrize("where", ["train", "val"])
+def test_a_diverged_trial_ends_at_once_and_keeps_its_best(data, tmp_path, monkeypatch, where):
+    forward, calls = Segmentor.forward_all, []
+    updates = steps_per_epoch(recipe_of(), data[1])
+
+    def breaks(self, image):
+        outputs = forward(self, image)
+        calls.append(self.training)
+        breaks_now = calls.count(True) > updates and self.training == (where == "train")  # in the second epoch
+        return type(outputs)(outputs.logits * (math.nan if breaks_now else 1.0), [])
+
+    monkeypatch.setattr(Segmentor, "forward_all", breaks)
+    reports = []
+    with pytest.raises(Diverged, match="loss was nan"):
+        fit(recipe_of(num_epochs=9), *data, out_dir=tmp_path, device="cpu", report=reports.append)
+    assert len(reports) == 2
+    assert calls.count(True) == updates * (1 if where == "train" else 2) + (where == "train")
+    last = reports[-1]
+    assert (last.metrics["diverged"], last.metrics["val/miou"], last.metrics["epoch"]) == (1, 0.0, 2)
+    assert last.metrics["best/epoch"] == 1
+    assert set(last.metrics) == set(reports[0].metrics)
+    assert sorted(path.name for path in last.checkpoint_dir.iterdir()) == ["best.json", "best.safetensors"]
+
+
+def test_a_trial_that_never_had_a_score_diverges_too(data, tmp_path):
+    reports = []
+    (tmp_path / "best.safetensors").write_bytes(b"of a trial that used this folder before")
+    recipe = recipe_of(optimizer=Optimizer(lr=1e30, clip_norm=None, warmup_epochs=0), num_epochs=3)
+    with pytest.raises(Diverged):
+        fit(recipe, *data, out_dir=tmp_path, device="cpu", report=reports.append)
+    assert reports[0].metrics["best/miou"] == 0.0
+    assert list(reports[0].checkpoint_dir.iterdir()) == []
+
+
+def test_accumulated_gradients_are_the_whole_batchs(data):
+    cache, split = data
+    generator = torch.Generator().manual_seed(0)
+    image, label = (
+        torch.randn(4, 3, 32, 32, generator=generator),
+        torch.randint(0, 11, (4, 32, 32), generator=generator),
+    )
+    label[0, 4:], label[3] = 255, 255  # parts of unequal weight, and one of none
+    after = []
+    for parts in (1, 2, 4):
+        recipe = recipe_of(batch_size=4, accumulate=parts, optimizer=Optimizer(name="sgd", lr=0.1), ema_decay=None)
+        state, loss = prepare(recipe, cache, split, device="cpu", autocast=None, resume_from=None)
+        state.model.eval()  # batch norm and dropout see other batches
+        total = update(state, Batch(image, label, torch.arange(4)), loss, recipe, None)
+        after.append([total, *(p.detach() for p in state.model.parameters())])
+    for other in after[1:]:
+        torch.testing.assert_close(other, after[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_low_precision_asked_for_on_the_cpu_is_honoured(data, tmp_path, monkeypatch, amp):
+    seen = []
+    forward = Segmentor.forward_all
+
+    def spy(self, image):
+        outputs = forward(self, image)
+        seen.append(outputs.logits.dtype)
+        return outputs
+
+    monkeypatch.setattr(Segmentor, "forward_all", spy)
+    last, _ = run(recipe_of(num_epochs=1, amp=amp), data, tmp_path)
+    assert set(seen) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[amp]}
+    assert math.isfinite(last["val/loss"])
+
+
+def test_gradients_are_clipped(data):
+    recipe = recipe_of(optimizer=Optimizer(name="sgd", lr=1.0, clip_norm=1e-3, weight_decay=0, warmup_epochs=0))
+    state, loss = prepare(recipe, *data, device="cpu", autocast=None, resume_from=None)
+    before = [p.detach().clone() for p in state.model.parameters()]
+    batch = Batch(torch.randn(4, 3, 32, 32), torch.zeros(4, 32, 32, dtype=torch.int64), torch.arange(4))
+    update(state, batch, loss, recipe, None)
+    step = torch.cat([(new - old).flatten() for old, new in zip(before, state.model.parameters(), strict=True)])
+    assert 0.5e-3 < step.norm() < 2e-3  # Nesterov momentum makes 1.9 of 1
+
+
+def test_class_weights_come_from_the_train_split(data):
+    cache, split = data
+    recipe = recipe_of(loss=Loss(class_weights="inverse_sqrt"))
+    _, loss = prepare(recipe, cache, split, device="cpu", autocast=None, resume_from=None)
+    wanted = build_loss(recipe.loss, cache.index.num_classes, cache.class_pixels(split.train_ids))
+    torch.testing.assert_close(loss.class_weight, wanted.class_weight)
+
+
+def test_a_batch_larger_than_the_train_split_is_an_error(data, tmp_path):
+    with pytest.raises(ValueError, match="batch_size must not exceed the train split's images, got 99 and"):
+        run(recipe_of(batch_size=99), data, tmp_path)
+
+
+def test_a_full_device_is_told_with_what_filled_it(data, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(epoch_module, "to_batch", full)
+    with pytest.raises(OutOfMemory, match=r"batch_size 2 .*crop_px 32 and backbone test_convnext"):
+        run(recipe_of(), data, tmp_path)
+
+
+def test_workers_end_when_the_callback_raises(data, tmp_path, monkeypatch):
+    stopped = []
+    real = fit_module.stop_workers
+    monkeypatch.setattr(fit_module, "stop_workers", lambda loader: (stopped.append(loader), real(loader)))
+
+    def fails(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe_of(num_workers=1), *data, out_dir=tmp_path, device="cpu", report=fails)
+    assert len(stopped) == 1
+
+
+def test_the_command_trains_and_resumes(card_path, tmp_path):
+    recipe = recipe_of(num_epochs=2)
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    command = [sys.executable, "-m", "trainables.fit", "--recipe", tmp_path / "recipe.json"]
+    command += ["--data", card_path, "--out", tmp_path / "out", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["1", "2"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "best.json",
+        "best.safetensors",
+        "cache",
+        "epoch-0002",
+    ]
+
+
+def test_the_commands_mistakes_are_one_line(card_path, tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text(recipe_of(batch_size=99).model_dump_json())
+    arguments = ["--recipe", tmp_path / "recipe.json", "--data", card_path, "--out", tmp_path / "o", "--device", "cpu"]
+    assert fit_module.main([str(a) for a in arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: batch_size must not exceed")

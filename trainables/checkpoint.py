@@ -1,0 +1,147 @@
+"""Files that hold a trial: state.pt (everything to resume) and safetensors (weights alone).
+
+Enters: dictionaries of tensors and plain values. Leaves: files that are whole or absent, and the same dictionaries.
+`state.pt` is read with weights_only=True: no pickled code is ever run.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import pickle
+import random
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+STATE_NAME = "state.pt"
+BEST_WEIGHTS, BEST_JSON = "best.safetensors", "best.json"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it; nothing is left behind where it fails.
+
+    Raises OSError where the disk is full or not writable; `path` then keeps what it had.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' writers have no errors of their own
+        free_gib = shutil.disk_usage(path.parent).free / 2**30
+        raise OSError(f"{path} could not be written, {free_gib:.2f} GiB free there ({error}); free some") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> Path:
+    """Write `state` (tensors, numbers, texts, and lists, tuples and dictionaries of them) to folder/state.pt."""
+    path = folder / STATE_NAME
+    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+    return path
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, all tensors on the CPU. ValueError where the file is absent or cut short."""
+    path = folder / STATE_NAME
+    if not path.is_file():
+        raise ValueError(f"a checkpoint folder must hold {STATE_NAME}, got {folder}; give the folder of an epoch")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk's fault; EINVAL is torch's reader seeking before the start of a short file
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes: cut short, or not written by "
+            "save_state); delete it and resume from an earlier one"
+        ) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} must hold a dictionary, got {type(state).__name__}; it is no checkpoint of a trial")
+    return state
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors; `metadata` travels in the header."""
+    # own memory each: safetensors refuses tensors that share storage or are not laid out row by row
+    owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
+    write_atomically(path, lambda temporary: save_file(owned, temporary, metadata=dict(metadata or {})))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read what `save_weights` wrote, on the CPU. ValueError where the file is absent or cut short."""
+    if not path.is_file():
+        raise ValueError(f"a weights file must exist, got {path}; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call, unused-ignore]
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator there)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({path.stat().st_size} bytes: {error}); it was cut short or is "
+            "another format; make it again"
+        ) from error
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits of the file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def epoch_dir(out_dir: Path, epoch: int) -> Path:
+    """A fresh folder under `out_dir` that holds its best weights so far, if there are any."""
+    folder = out_dir / f"epoch-{epoch:04d}"
+    if folder.exists():
+        shutil.rmtree(folder)  # of a run that was cut off
+    folder.mkdir()
+    if (out_dir / BEST_WEIGHTS).exists():
+        link_best(out_dir, folder)
+    return folder
+
+
+def link_best(source: Path, target: Path) -> None:
+    """Give the best weights a second name, or a copy where the file system cannot.
+
+    Better weights later replace a name and not a file's contents, so neither folder changes with the other.
+    """
+    for name in (BEST_WEIGHTS, BEST_JSON):
+        write_atomically(target / name, partial(_link_or_copy, source / name))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def random_states() -> dict[str, Any]:
+    """Every global random state of this process, as values that `load_state` may read."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Put the states of `random_states` back. CUDA states are restored on as many devices as there are here."""
+    random.setstate(states["python"])
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available():
+        for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)

@@ -1,0 +1,93 @@
+"""One pass over the training set.
+
+Enters: a training state, a loader of raw batches, a loss. Leaves: the state some updates further, and the pass's mean
+loss and speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from trainables.data.dataset import Batch, Item, to_batch
+from trainables.losses import SegmentationLoss
+from trainables.models.segmentor import Segmentor, upsample
+from trainables.recipe import Recipe
+from trainables.training_state import TrainingState
+
+_GPU_CHECK_EVERY = 16  # updates between looks at the loss on a GPU, where each look waits for the queue to drain
+
+
+class Diverged(RuntimeError):
+    """A trial's loss is no longer finite: nothing can be learnt from here on."""
+
+
+def train_epoch(
+    state: TrainingState,
+    loader: DataLoader[Item],
+    loss: SegmentationLoss,
+    recipe: Recipe,
+    *,
+    autocast: torch.dtype | None,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    """Make one update a batch; Diverged as soon as a loss is seen that is not finite (within 16 updates on a GPU)."""
+    model = state.model.train()
+    device = next(model.parameters()).device
+    check_every = 1 if device.type == "cpu" else _GPU_CHECK_EVERY
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    start_s, lr, num_images, num_batches = clock(), 0.0, 0, 0
+    for num_batches, raw in enumerate(loader, start=1):
+        batch = to_batch(raw, device, model.mean, model.std)
+        lr = max(group["lr"] for group in state.optimizer.param_groups)
+        total += update(state, batch, loss, recipe, autocast)
+        num_images += len(batch.label)
+        if num_batches % check_every == 0 and not torch.isfinite(total):
+            break
+    mean = float(total) / num_batches
+    if not torch.isfinite(total):
+        raise Diverged(f"the training loss was {mean} in epoch {state.epoch + 1}, update {state.num_updates}")
+    return {"train/loss": mean, "lr": lr, "images_per_s": num_images / max(clock() - start_s, 1e-9)}
+
+
+def update(
+    state: TrainingState, batch: Batch, loss: SegmentationLoss, recipe: Recipe, autocast: torch.dtype | None
+) -> Tensor:
+    """One optimiser step on one batch; the batch's loss, detached.
+
+    The gradients of `accumulate` micro-batches sum to the whole batch's, but for what a batch norm or a loss over
+    classes takes from its micro-batch alone.
+    """
+    parts = recipe.train.accumulate
+    total = torch.zeros((), device=batch.label.device)
+    for image, label in zip(batch.image.chunk(parts), batch.label.chunk(parts), strict=True):
+        whole = batch.label if parts > 1 else None
+        with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
+            part = _loss(state.model, image, label, loss, whole)
+        state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+        total += part.detach()
+    if recipe.optimizer.clip_norm is not None:
+        state.scaler.unscale_(state.optimizer)
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optimizer.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.num_updates += 1
+    state.schedule.step_update(state.num_updates)
+    if state.ema is not None:
+        state.ema.update(state.model, step=state.num_updates)
+    return total
+
+
+def _loss(model: Segmentor, image: Tensor, label: Tensor, loss: SegmentationLoss, whole: Tensor | None) -> Tensor:
+    outputs = model.forward_all(image)
+    size = (label.shape[1], label.shape[2])
+    total: Tensor = loss(upsample(outputs.logits.float(), model.stride, size), label, whole)
+    for logits, weight in outputs.aux:
+        stride = image.shape[2] // logits.shape[2]  # crops are multiples of 32 px
+        total = total + weight * loss(upsample(logits.float(), stride, size), label, whole)
+    return total
