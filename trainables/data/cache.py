@@ -29,7 +29,6 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainables.data.card import DataProblems
-from trainables.data.coco import BACKGROUND
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.raster import rasterise, read_image
 
@@ -171,7 +170,6 @@ def _layout(index: SegIndex) -> NDArray[np.int64]:
 
 def _write_pixels(index: SegIndex, layout: NDArray[np.int64], folder: Path) -> NDArray[np.int64]:
     """Fill both pixel files with a few threads; the labelled pixels of each class, int64 (N,K)."""
-    background = index.classes[0] == BACKGROUND
     # Plain writes, not a writable map: a full disk is then an error here and not a bus error.
     with (folder / "images.u8").open("wb") as images, (folder / "labels.u8").open("wb") as labels:
 
@@ -186,7 +184,7 @@ def _write_pixels(index: SegIndex, layout: NDArray[np.int64], folder: Path) -> N
                 _write_at(images.fileno(), pixels, image_start)
                 if label_start < 0:
                     return np.zeros(index.num_classes, dtype=np.int64)
-                label = rasterise(record, index.ignore_index, background=background)
+                label = rasterise(record, index.ignore_index, background=index.background)
             except ValueError as error:
                 return f"image {record.image_id}: {error}"
             _write_at(labels.fileno(), label, label_start)

@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from trainables.data.card import DataCard, DataProblems, Findings, near
-from trainables.data.index import IGNORE_INDEX, Annotation, ImageRecord, Role, SegIndex
+from trainables.data.index import BACKGROUND, IGNORE_INDEX, Annotation, ImageRecord, Role, SegIndex
 from trainables.data.raster import ImageFile, check_segmentation, probe_image, segmentation_mask
 
 __all__ = ["DataProblems", "read"]
-
-BACKGROUND = "Background"
 
 
 @dataclass(frozen=True)

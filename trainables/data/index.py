@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 Role = Literal["train", "val", "holdout", "unlabelled"]
 IGNORE_INDEX = 255
+BACKGROUND = "Background"  # class 0 where the card has a background; no category may be named so otherwise
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class SegIndex:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def background(self) -> bool:
+        """Whether class 0 is the pixels under no annotation."""
+        return self.classes[:1] == (BACKGROUND,)
 
     def ids(self, role: Role) -> tuple[str, ...]:
         return tuple(image.image_id for image in self.images if image.role == role)
