@@ -1,0 +1,165 @@
+"""Label a folder of images with a bundle.
+
+    python analysis/predict.py --bundle RUN/bundle --images FOLDER --out OUT
+
+Enters: a bundle and a folder, walked recursively. Leaves: under OUT, at the images' own relative paths, palette PNGs
+(`png`, the default) or float16 probabilities as safetensors (`probabilities`), or one COCO file (`rle`). Exit code 2
+where the input is wrong or an image cannot be read; all other images are finished first. Heavy imports come late, so
+that --help and a broken bundle answer at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from analysis.prediction_writers import CocoFile, LabelPngs, ProbabilityFiles
+    from analysis.predictor import Predictor
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Format(StrEnum):
+    png = "png"
+    rle = "rle"
+    probabilities = "probabilities"
+
+
+@app.command()
+def main(
+    bundle: Annotated[Path, typer.Option(help="The bundle/ folder of a finished run.")],
+    images: Annotated[Path, typer.Option(help="A folder of images; folders in it are walked too.")],
+    out: Annotated[Path, typer.Option(help="Where predictions go; made if absent.")],
+    output_format: Annotated[
+        Format, typer.Option("--format", help="Palette PNGs, one COCO file, or float16 probabilities.")
+    ] = Format.png,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once through a network.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+) -> None:
+    """Label every image of a folder with what a run shipped."""
+    try:
+        unreadable, num_images = predict_folder(bundle, images, out, output_format, batch_size, device)
+    except (ValueError, OSError, RuntimeError) as error:
+        no_memory = isinstance(error, RuntimeError) and "out of memory" in str(error)
+        if debug or (isinstance(error, RuntimeError) and not no_memory):
+            raise
+        remedy = "; use a smaller --batch-size, now " + str(batch_size) if no_memory else ""
+        typer.secho(f"predict: {error}{remedy}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+    typer.echo(f"{num_images - len(unreadable)} of {num_images} images labelled, in {out}")
+    if unreadable:
+        lines = "\n".join(f"  {problem}" for problem in unreadable)
+        typer.secho(f"predict: {len(unreadable)} images could not be read:\n{lines}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2)
+
+
+def predict_folder(
+    bundle: Path, images: Path, out: Path, output_format: Format, batch_size: int, device: str
+) -> tuple[list[str], int]:
+    """Predict all of `images` into `out`: what could not be read, a line each, and how many images there were.
+
+    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong.
+    """
+    from analysis.bundle import read_bundle
+
+    checked = read_bundle(bundle)
+    names = image_names(images, out, one_file=output_format is Format.rle)
+
+    from analysis.predictor import Predictor
+
+    predictor = Predictor(checked, device=device, batch_size=batch_size)
+    with _writable(out):
+        out.mkdir(parents=True, exist_ok=True)
+    writer = _writer(output_format, out, predictor, background=checked.manifest.background)
+    unreadable: list[str] = []
+    for batch in _read_ahead(images, names, batch_size):
+        readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
+        unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
+        with _writable(out):
+            writer.write_all(predictor, readable)
+    with _writable(out):
+        writer.close()
+    return unreadable, len(names)
+
+
+def image_names(images: Path, out: Path, *, one_file: bool) -> list[str]:
+    """The images under a folder, as sorted relative paths with '/'.
+
+    Raises ValueError where there is none, where `out` lies inside (its PNGs would be taken for images), and, unless all
+    go to one file, where two images would be written to one name.
+    """
+    if not images.is_dir():
+        raise ValueError(f"--images must be a folder, got {images}; give the folder that holds the images")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"--out must lie outside --images, got {out} in {images}; choose another folder")
+    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    names = [path.relative_to(images).as_posix() for path in found]
+    if not names:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise ValueError(f"--images must hold at least one image ({kinds}), got none in {images}; check the folder")
+    first: dict[Path, str] = {}
+    for name in names if not one_file else ():
+        other = first.setdefault(Path(name).with_suffix(""), name)
+        if other != name:
+            raise ValueError(f"two images would be written to one name: {other} and {name}; rename one or use rle")
+    return names
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"--out must be writable and have room, got {out} ({error.strerror or error}); what was finished is kept: "
+            "free some space, or choose another folder"
+        ) from error
+
+
+def _writer(
+    output_format: Format, out: Path, predictor: Predictor, *, background: bool
+) -> LabelPngs | CocoFile | ProbabilityFiles:
+    from analysis import prediction_writers as writers
+
+    if output_format is Format.png:
+        return writers.LabelPngs(out, predictor.palette)
+    if output_format is Format.rle:
+        return writers.CocoFile(out, predictor.classes, background=background)
+    return writers.ProbabilityFiles(out, predictor.classes)
+
+
+def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, NDArray[np.uint8] | str]]:
+    """Batches of name -> image (H,W,3), or the problem in words; one batch is read while another is worked on."""
+    from trainables.data.raster import read_image
+
+    def read(name: str) -> NDArray[np.uint8] | str:
+        try:
+            return read_image(images / name)
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        pending: deque[dict[str, Future[NDArray[np.uint8] | str]]] = deque()
+        for start in range(0, len(names), batch_size):
+            pending.append({name: pool.submit(read, name) for name in names[start : start + batch_size]})
+            if len(pending) == 2:
+                yield {name: future.result() for name, future in pending.popleft().items()}
+        for batch in pending:
+            yield {name: future.result() for name, future in batch.items()}
+
+
+if __name__ == "__main__":
+    app()

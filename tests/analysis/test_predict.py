@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from analysis.bundle import read_bundle
+from analysis.candidates import Candidate, write_logits
+from analysis.ensemble import EnsembleOptions, fit_ensemble
+from analysis.export import BundleFacts, export
+from analysis.palette import palette, png_palette
+from analysis.pixels import probabilities
+from analysis.predict import app, image_names
+from analysis.predictor import Predictor, load_model
+from analysis.voting import Vote, vote_labels
+from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.infer import View, view_logits
+from trainables.logits import LogitHeader, LogitStore, LogitWriter
+from trainables.metrics import confusion, miou
+from trainables.recipe import Recipe
+
+SCRIPT = Path(__file__).parents[2] / "analysis" / "predict.py"
+FACTS = BundleFacts("trash", "data", "split")
+
+
+@pytest.fixture(scope="module")
+def bundles(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A bundle a rule."""
+    folder = tmp_path_factory.mktemp("bundles")
+    found = {}
+    for name in ("best_single", "hard_vote", "member_class"):
+        ensemble = {**tiny_run.ensemble, "verdict": {**tiny_run.ensemble["verdict"], "rule": name}}
+        found[name] = export(FACTS, ensemble, tiny_run.checkpoints, folder / name)
+    return found
+
+
+@pytest.fixture
+def photos(tiny_run: Any, tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for name, image in tiny_run.images.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    return folder
+
+
+class Pictures:
+    """What the logits, and the ensemble, ask of a cache."""
+
+    index: SegIndex
+    label: Any
+
+    def __init__(self, images: dict[str, Any]) -> None:
+        self.image = images.__getitem__
+        self.size = lambda name: images[name].shape[:2]
+
+
+def run(*args: object) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def predictors(bundles: dict[str, Path]) -> dict[str, Predictor]:
+    return {name: Predictor(read_bundle(folder), device="cpu", batch_size=4) for name, folder in bundles.items()}
+
+
+@pytest.fixture(scope="module")
+def stores(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
+    """All members' logits through files, image by image, as the logits stage writes them."""
+    root = tmp_path_factory.mktemp("logits")
+    for member in tiny_run.ensemble["members"]:
+        folder = tiny_run.checkpoints[member["trial"]]
+        recipe = Recipe.model_validate(json.loads((folder / "best.json").read_text(encoding="utf-8"))["recipe"])
+        model = load_model(recipe, 3, folder / "best.safetensors")
+        for view in member["views"]:
+            header = LogitHeader(
+                trial=member["trial"], recipe_hash=recipe.hash, family=recipe.family, split="holdout", view=view,
+                classes=tuple(tiny_run.ensemble["classes"]), stride=model.stride, data_fingerprint="data",
+                split_fingerprint="split", checkpoint_fingerprint="c",
+            )  # fmt: skip
+            with LogitWriter(root / member["trial"], header) as writer:
+                for name, logits in view_logits(
+                    model, Pictures(tiny_run.images), list(tiny_run.images), View.parse(view),
+                    short_px=recipe.augmentation.short_px, device="cpu", batch_size=1, amp="auto",
+                ):  # fmt: skip
+                    writer.add(name, logits, tiny_run.images[name].shape[:2])
+    return [LogitStore(root / member["trial"]) for member in tiny_run.ensemble["members"]]
+
+
+@pytest.mark.parametrize("rule", ["best_single", "hard_vote", "member_class"])
+def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
+    tiny_run: Any, predictors: dict[str, Predictor], stores: list[LogitStore], rule: str
+) -> None:
+    chosen = next(one for one in tiny_run.ensemble["rules"] if one["name"] == rule)
+    vote = Vote(chosen["vote"], np.array(chosen["weights"], dtype=np.float32))
+    predicted = dict(predictors[rule].predict_many(tiny_run.images))
+    for name, image in tiny_run.images.items():
+        q = np.stack([probabilities(s, v, name) for s, v in zip(stores, chosen["views"], strict=True)])  # (M,K,H,W)
+        expected = vote_labels(q.reshape(3, 3, -1), vote).reshape(image.shape[:2])
+        assert (predicted[name] == expected).mean() > 0.9995  # a batch of another size may move a logit's last bit
+
+
+def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"{n}.png" for n in range(10)]
+    images = {name: rng.integers(0, 256, (40, 56, 3), dtype=np.uint8) for name in names}
+    cache = Pictures(images)
+    cache.label = {
+        name: (image[..., 0] > 99).astype(np.uint8) + (image[..., 1] > 180) for name, image in images.items()
+    }.get
+    records = tuple(ImageRecord(name, Path(name), 40, 56, name, "train") for name in names)
+    cache.index = SegIndex("tiny", records, tuple(tiny_run.ensemble["classes"]), "data", grouped=False)
+    split = Split((), tuple(names[:5]), tuple(names[5:]), "split")
+    stores: dict[str, list[LogitStore]] = {"val": [], "holdout": []}
+    for trial, folder in tiny_run.checkpoints.items():
+        recipe = Recipe.model_validate(json.loads((folder / "best.json").read_text(encoding="utf-8"))["recipe"])
+        folders = {part: tmp_path / trial / part for part in stores}
+        candidate = Candidate(trial, recipe, folder, 0.5)
+        views = [View(), View(1.0, "horizontal")]
+        write_logits(candidate, cache, split, views, folders, device="cpu", say=print)
+        for part, held in stores.items():
+            held.append(LogitStore(folders[part]))
+    options = EnsembleOptions(folds=2, resamples=100, min_view_gain=0.0)
+    ensemble = fit_ensemble(
+        stores["val"], stores["holdout"], cache, cache.index, split, options,
+        background=True, out_dir=tmp_path, opened_at="2026-05-01T12:00:00+00:00",
+    )  # fmt: skip
+    for rule in (one for one in ensemble["rules"] if one["name"] in ("best_single", "hard_vote", "member_class")):
+        shipped = {**ensemble, "verdict": {**ensemble["verdict"], "rule": rule["name"]}}
+        bundle = read_bundle(export(FACTS, shipped, tiny_run.checkpoints, tmp_path / "bundle"))
+        predicted = Predictor(bundle, device="cpu").predict_many({name: images[name] for name in split.holdout_ids})
+        counts = sum(confusion(cache.label(name), label, 3) for name, label in predicted)
+        assert float(miou(counts)) == pytest.approx(rule["holdout"]["miou"], abs=1e-4), rule["name"]
+        assert bundle.manifest.scores.holdout.miou == rule["holdout"]["miou"]
+
+
+def test_probabilities_sum_to_one_and_agree_with_the_labels(tiny_run: Any, predictors: dict[str, Predictor]) -> None:
+    image = tiny_run.images["a.png"]
+    for rule in ("member_class", "hard_vote"):
+        predictor = predictors[rule]
+        found, label = predictor.probabilities(image), predictor.predict(image)  # (K,H,W), (H,W)
+        assert found.shape == (3, 70, 90)
+        np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+        chosen = np.take_along_axis(found, label[None].astype(np.int64), axis=0)[0]
+        assert (found.max(axis=0) - chosen).max() < 1e-6
+
+
+def test_the_bundles_own_normalisation_is_used(
+    tiny_run: Any, bundles: dict[str, Path], predictors: dict[str, Predictor]
+) -> None:
+    read = read_bundle(bundles["best_single"])
+    member = read.manifest.members[0].model_copy(update={"mean": (0.0, 0.0, 0.0)})
+    other = type(read)(read.folder, read.manifest.model_copy(update={"members": (member,)}))
+    image = tiny_run.images["a.png"]
+    theirs, ours = Predictor(other, device="cpu").probabilities(image), predictors["best_single"].probabilities(image)
+    assert np.abs(theirs - ours).max() > 1e-4
+
+
+def test_pngs_mirror_the_folder_and_carry_the_palette(
+    tiny_run: Any, bundles: dict[str, Path], predictors: dict[str, Predictor], photos: Path, tmp_path: Path
+) -> None:
+    result = run("--bundle", bundles["member_class"], "--images", photos, "--out", tmp_path / "out", "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    assert "3 of 3 images labelled" in result.output
+    predicted = predictors["member_class"].predict(tiny_run.images["b/d.png"])
+    with Image.open(tmp_path / "out" / "b" / "d.png") as png:
+        assert png.mode == "P"
+        np.testing.assert_array_equal(np.array(png), predicted)
+        assert png.getpalette()[:9] == png_palette(palette(3, background=True))[:9]
+    assert len(list((tmp_path / "out").rglob("*.*"))) == 3
+
+
+def test_the_coco_file_is_read_back_as_the_labels(
+    tiny_run: Any, bundles: dict[str, Path], predictors: dict[str, Predictor], photos: Path, tmp_path: Path
+) -> None:
+    args = ("--bundle", bundles["member_class"], "--images", photos, "--out", tmp_path / "out")
+    assert run(*args, "--format", "rle").exit_code == 0
+    coco = COCO(str(tmp_path / "out" / "predictions.json"))
+    predicted = predictors["member_class"].predict(tiny_run.images["b/c.png"])
+    image = next(image for image in coco.imgs.values() if image["file_name"] == "b/c.png")
+    label = np.zeros((image["height"], image["width"]), dtype=np.uint8)
+    for annotation in coco.imgToAnns[image["id"]]:
+        mask = coco.annToMask(annotation)
+        assert annotation["area"] == mask.sum()
+        label[mask == 1] = annotation["category_id"]
+    np.testing.assert_array_equal(label, predicted)
+    assert [category["name"] for category in coco.cats.values()] == ["Paper", "Glass"]
+
+
+def test_probabilities_are_written_as_float16_safetensors(
+    bundles: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    args = ("--bundle", bundles["best_single"], "--images", photos, "--out", tmp_path / "out")
+    assert run(*args, "--format", "probabilities").exit_code == 0
+    found = load_file(tmp_path / "out" / "b" / "d.safetensors")["probabilities"]
+    assert (found.dtype, found.shape) == (np.float16, (3, 41, 64))
+
+
+def test_unreadable_images_are_all_told_and_the_others_finished(
+    bundles: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    whole = (photos / "a.png").read_bytes()
+    (photos / "b" / "short.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "not.jpg").write_text("no image", encoding="utf-8")
+    args = ("--bundle", bundles["best_single"], "--images", photos, "--out", tmp_path / "out", "--batch-size", 1)
+    result = run(*args)
+    assert result.exit_code == 2
+    assert "3 of 5 images labelled" in result.output
+    assert "2 images could not be read" in result.output
+    assert "short.png" in result.output
+    assert "not.jpg" in result.output
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 3
+
+
+def test_a_run_without_ray(bundles: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from analysis.predict import Format, predict_folder; from pathlib import Path\n"
+        "assert 'torch' not in sys.modules, 'heavy imports must come late'\n"
+        "predict_folder(*map(Path, sys.argv[1:4]), Format.png, 4, 'auto')\n"
+        "assert 'ray' not in sys.modules and 'optuna' not in sys.modules"
+    )
+    args = [bundles["best_single"], photos, tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_script_tells_a_bundle_cut_short_in_one_message(
+    bundles: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for path in bundles["best_single"].iterdir():
+        content = path.read_bytes()
+        (bundle / path.name).write_bytes(content if path.suffix == ".json" else content[:1000])
+    args = ["--bundle", bundle, "--images", photos, "--out", tmp_path / "out"]
+    done = subprocess.run([sys.executable, SCRIPT, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "member-0.safetensors" in done.stderr
+    assert "cut short" in done.stderr
+
+
+def test_the_user_is_told_what_is_wrong(bundles: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    bundle = bundles["best_single"]
+    inside = run("--bundle", bundle, "--images", photos, "--out", photos / "out")
+    nowhere = run("--bundle", bundle, "--images", tmp_path / "no", "--out", tmp_path / "out")
+    device = run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out", "--device", "gpu")
+    blocked = run("--bundle", bundle, "--images", photos, "--out", photos / "a.png" / "out")
+    file = tmp_path / "file"
+    file.touch()
+    unwritable = run("--bundle", bundle, "--images", photos, "--out", file / "out")
+    for result, message in (
+        (inside, "must lie outside --images"), (nowhere, "must be a folder"), (device, "use cpu or auto"),
+        (blocked, "must lie outside --images"), (unwritable, "--out must be writable"),
+    ):  # fmt: skip
+        assert result.exit_code == 2
+        assert message in result.output
+        assert "Traceback" not in result.output
+
+
+def test_two_images_of_one_name_are_refused_but_not_for_one_file(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("x.png", "x.jpg", "notes.txt"):
+        (folder / name).touch()
+    assert image_names(folder, tmp_path / "out", one_file=True) == ["x.jpg", "x.png"]
+    with pytest.raises(ValueError, match=r"one name: x.jpg and x.png"):
+        image_names(folder, tmp_path / "out", one_file=False)
+
+
+def test_an_image_of_the_wrong_kind_is_refused(predictors: dict[str, Predictor]) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \(H,W,3\)"):
+        predictors["best_single"].predict(np.zeros((8, 8), dtype=np.uint8))
