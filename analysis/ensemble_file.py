@@ -1,0 +1,134 @@
+"""The parts of ensemble.json (format segsearch-ensemble/1), and its writing.
+
+Enters: members, votes, resampled scores, counts (N,K,K) int64. Leaves: JSON-able values, and the two files of a
+run's ensemble, each written beside its target and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from analysis.crossfit import Folds
+from analysis.passes import Views
+from analysis.verdict import Resampled, gain, signed, summary
+from analysis.voting import Vote
+from trainables.data.index import Split
+from trainables.logits import LogitStore
+from trainables.metrics import miou
+
+FORMAT = "segsearch-ensemble/1"
+Counts = NDArray[np.int64]
+
+
+def members_part(val: Sequence[LogitStore], views: Views, val_miou: Sequence[float]) -> list[dict[str, Any]]:
+    headers = [store.header for store in val]
+    return [
+        {
+            "trial": header.trial,
+            "recipe_hash": header.recipe_hash,
+            "family": header.family,
+            "views": list(names),
+            "val_miou": score,
+        }
+        for header, names, score in zip(headers, views, val_miou, strict=True)
+    ]
+
+
+def rules_part(
+    votes: Mapping[str, Vote], views: Views, scored: Mapping[str, Mapping[str, Resampled]]
+) -> list[dict[str, Any]]:
+    """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores."""
+    rows = []
+    for name, vote in votes.items():
+        gains = {
+            f"gain_{short}": gain(scored[long][name], scored[long]["best_single"])
+            for short, long in (("crossfit", "val_crossfit"), ("holdout", "holdout"))
+        }
+        rows.append(
+            {
+                "name": name,
+                "vote": vote.kind,
+                "weights": vote.weights.astype(float).tolist(),  # float32 values, exactly
+                "views": [list(names) for names in views],
+                **{scoring: summary(by_rule[name]) for scoring, by_rule in scored.items()},
+                **gains,
+            }
+        )
+    return rows
+
+
+def holdout_part(ids: Sequence[str], unseen: Mapping[str, Counts], shipped: str) -> dict[str, Any]:
+    """The shipped rule's counts on the hold-out, and each image's mIoU under the best single model and under it."""
+    pairs = zip(ids, miou(unseen["best_single"]), miou(unseen[shipped]), strict=True)
+    return {
+        "confusion": {"split": "holdout", "rule": shipped, "counts": unseen[shipped].sum(0).tolist()},
+        "images": [
+            {"image_id": i, "miou_single": _known(alone), "miou_shipped": _known(ship)} for i, alone, ship in pairs
+        ],
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def caveats(
+    found: Sequence[str | None],
+    ledger: Sequence[Mapping[str, str]],
+    verdict: Mapping[str, Any],
+    holdout: Mapping[str, Resampled],
+) -> list[str]:
+    """What a reader of the verdict has to know, in words; `found` has those of the folds and the intervals."""
+    words = [caveat for caveat in found if caveat]
+    if len(ledger) > 1:
+        words.append(
+            f"the hold-out was opened before ({len(ledger) - 1} times, first at {ledger[0]['at']}): what was learnt "
+            "from it then may have gone into this run"
+        )
+    if verdict["ship"] == "ensemble":  # one that only repairs a class prior is not a gain
+        step = gain(holdout[verdict["rule"]], holdout["best_single_class"])
+        doubt = "" if step["low"] > 0 else ", an interval that does not lie above 0"
+        words.append(
+            f"over the best single model with class weights, the fair rival, the ensemble gains {signed(step)}{doubt}"
+        )
+    return words
+
+
+def open_holdout(out_dir: Path, at: str, by: str) -> list[dict[str, str]]:
+    """Writes this opening down before any label of the hold-out is read; returns all openings, oldest first."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    path = out_dir / "holdout_opened.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps({"at": at, "by": by}) + "\n")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write(
+    out_dir: Path, result: Mapping[str, Any], counts: Mapping[str, Mapping[str, Counts]], split: Split, folds: Folds
+) -> None:
+    """confusions.safetensors first, so that where ensemble.json is the other is too. `counts` is scoring -> rule ->
+    (N,K,K)."""
+    meta = {
+        "classes": json.dumps(result["classes"]),
+        "val_ids": json.dumps(split.val_ids),
+        "val_folds": json.dumps(folds.of_image.tolist()),
+        "holdout_ids": json.dumps(split.holdout_ids),
+    }
+    tensors = {
+        f"{rule}/{scoring}": np.ascontiguousarray(array)
+        for scoring, by_rule in counts.items()
+        for rule, array in by_rule.items()
+    }
+    partial = out_dir / ".confusions.safetensors.partial"
+    save_file(tensors, partial, meta)
+    partial.replace(out_dir / "confusions.safetensors")
+    partial = out_dir / ".ensemble.json.partial"
+    partial.write_text(json.dumps(result, indent=1, allow_nan=False))
+    partial.replace(out_dir / "ensemble.json")

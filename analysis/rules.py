@@ -1,0 +1,120 @@
+"""The rules that can join members, from plain to rich, each fitted to the same sample.
+
+Enters: a sample's probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored). Leaves: for every rule its
+candidates: one vote, or for a rule with fitted weights one vote a share of shrinkage towards the plainer rule that
+it grew from. Cross-fitting chooses among them (`crossfit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.coordinate import Fit, Free, fit_weights
+from analysis.greedy import select_members
+from analysis.voting import Float, Labels, Vote, sample_confusion, shrunk, single
+from trainables.metrics import miou
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the plainer rule's weights; 1 is the plainer rule itself
+
+
+@dataclass
+class Sample:
+    """What rules are fitted to, and what has been fitted to it so far."""
+
+    q: Float  # (M,K,P)
+    truth: Labels  # (P,)
+    best: int  # the member that counts as the best single one
+    max_sweeps: int = 20
+    min_gain: float = 1e-5  # mIoU a sweep; less is below any noise of the sample
+    fits: dict[str, Fit] = field(default_factory=dict)
+
+    @property
+    def uniform(self) -> Float:
+        return np.ones(self.q.shape[:2], np.float32)
+
+    @property
+    def alone(self) -> Float:
+        return single(self.q.shape[0], self.q.shape[1], self.best)
+
+    def fit(self, name: str, starts: list[Float], free: Free) -> Float:
+        self.fits[name] = fit_weights(
+            self.q, self.truth, starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain
+        )
+        return self.fits[name].weights
+
+
+def best_member(q: Float, truth: Labels) -> int:
+    """The member with the highest mIoU on the sample; the first one of equals."""
+    scores = [float(miou(sample_confusion(row[None], np.ones((1, q.shape[1]), np.float32), truth))) for row in q]
+    return int(np.argmax(scores))
+
+
+def _shrinkages(weights: Float, plain: Float) -> list[Vote]:
+    return [Vote("soft", shrunk(weights, plain, share)) for share in SHARES]
+
+
+def best_single(sample: Sample) -> list[Vote]:
+    return [Vote("soft", sample.alone)]
+
+
+def best_single_class(sample: Sample) -> list[Vote]:
+    one = slice(sample.best, sample.best + 1)
+    ones = np.ones((1, sample.q.shape[1]), np.float32)
+    fit = fit_weights(
+        sample.q[one], sample.truth, [ones], "class", max_sweeps=sample.max_sweeps, min_gain=sample.min_gain
+    )
+    weights = np.zeros_like(sample.uniform)
+    weights[sample.best] = fit.weights[0]
+    sample.fits["best_single_class"] = fit
+    return _shrinkages(weights, sample.alone)
+
+
+def hard_vote(sample: Sample) -> list[Vote]:
+    return [Vote("hard", sample.uniform)]
+
+
+def soft_vote(sample: Sample) -> list[Vote]:
+    return [Vote("soft", sample.uniform)]
+
+
+def greedy(sample: Sample) -> list[Vote]:
+    return [Vote("soft", select_members(sample.q, sample.truth))]
+
+
+def soft_class(sample: Sample) -> list[Vote]:
+    return _shrinkages(sample.fit("soft_class", [sample.uniform], "class"), sample.uniform)
+
+
+def member(sample: Sample) -> list[Vote]:
+    starts = [sample.uniform, select_members(sample.q, sample.truth), sample.alone]
+    return _shrinkages(sample.fit("member", starts, "member"), sample.uniform)
+
+
+def member_class(sample: Sample) -> list[Vote]:
+    """Starts where the plainer fits ended, so that on the sample it is at least as good as each of them, and from
+    uniform: which start ends highest differs from sample to sample."""
+    alone = np.zeros_like(sample.uniform)
+    alone[sample.best] = sample.fits["best_single_class"].weights[0]
+    starts = [sample.fits["soft_class"].weights, sample.fits["member"].weights, alone, sample.uniform]
+    return _shrinkages(sample.fit("member_class", starts, "member_class"), sample.uniform)
+
+
+# from plain to rich: the order of the ladder (`verdict`) and the order in which they are fitted
+RULES: dict[str, Callable[[Sample], list[Vote]]] = {
+    "best_single": best_single,
+    "best_single_class": best_single_class,
+    "hard_vote": hard_vote,
+    "soft_vote": soft_vote,
+    "greedy": greedy,
+    "soft_class": soft_class,
+    "member": member,
+    "member_class": member_class,
+}
+
+
+def fit_rules(sample: Sample) -> dict[str, list[Vote]]:
+    """Every rule's candidates, fitted to the sample. Raises ValueError where no pixel of it has a label."""
+    return {name: rule(sample) for name, rule in RULES.items()}

@@ -1,0 +1,36 @@
+"""Which views of a member are worth their inference time, chosen after training from stored logits.
+
+Enters: a sample's probabilities a view (V,K,P) float32, labels (P,) uint8 (255: ignored), the views' names. Leaves:
+the chosen names. A view is added to the identity view's mean while it raises the sample's mIoU by `min_gain`: each
+one costs a whole inference of every image that is ever predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.greedy import forward
+from analysis.voting import Float, Labels
+
+IDENTITY = "s1.00-none"
+MIN_GAIN = 0.001  # mIoU
+
+
+def choose_views(q: Float, truth: Labels, views: Sequence[str], min_gain: float = MIN_GAIN) -> tuple[str, ...]:
+    """Names of the chosen views, in the order in which they were added; q is (V,K,P), one row a name of `views`.
+
+    Starts from the identity view, or from the first one where it was not predicted.
+    """
+    start = views.index(IDENTITY) if IDENTITY in views else 0
+    picks = forward(q, truth, start, len(views), min_gain, again=False)
+    return tuple(views[row] for row in picks.members)
+
+
+def mean_of_views(q: Float, views: Sequence[str], chosen: Sequence[str], out: Float) -> None:
+    """Writes the mean of the chosen rows of q (V,K,P) into out (K,P), in the order in which they were chosen."""
+    out[:] = 0
+    share = np.float32(1 / len(chosen))
+    for view in chosen:
+        out += share * q[views.index(view)]

@@ -1,0 +1,150 @@
+"""Intervals, the ladder from plain to rich, and the sentence: what to ship.
+
+Enters: for every rule the counts (N,K,K) int64 of each image. Leaves: mIoU and IoU with 95% intervals, paired
+gains, the rule that the ladder takes, the verdict. The bootstrap is paired: one seeded table of how often each unit
+(image or group) is drawn serves all rules, and a resample's counts are one matrix product, so no pixel is touched
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.metrics import iou, miou
+
+MIN_GROUPS = 10  # fewer say too little about the next group
+HOLDS_AT = 0.9  # a richer rule's cross-fitted gain must be above 0 in this share of resamples
+Counts = NDArray[np.int64]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """`times[r, u]`: how often resample r draws unit u; `unit_of[i]` is image i's unit."""
+
+    unit: Literal["image", "group"]
+    unit_of: NDArray[np.int64]  # (N,)
+    times: Scores  # (R,U)
+    caveat: str | None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """One rule's scores: of all images, and of every resample (NaN for a class absent from truth and
+    prediction)."""
+
+    miou: float
+    iou: Scores  # (K,)
+    mious: Scores  # (R,)
+    ious: Scores  # (R,K)
+
+
+def draw(group_of_image: Sequence[str], grouped: bool, num_resamples: int, seed: int, split: str) -> Draws:
+    """Resamples of groups where the card names groups and the split has at least 10, of images elsewhere."""
+    names, unit_of = np.unique(np.array(group_of_image), return_inverse=True)
+    caveat = None
+    by_group = grouped and len(names) >= MIN_GROUPS
+    if not by_group:
+        unit_of = np.arange(len(group_of_image))
+    if grouped and not by_group:
+        groups = "1 group" if len(names) == 1 else f"{len(names)} groups"
+        caveat = (
+            f"{split} has {groups}, too few to resample ({MIN_GROUPS} are needed): its intervals resample images, "
+            "which resemble each other within a group, so they are narrower than they should be"
+        )
+    num_units = int(unit_of.max()) + 1
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples).astype(np.float64)
+    return Draws("group" if by_group else "image", unit_of.astype(np.int64), times, caveat)
+
+
+def resample(counts: Counts, draws: Draws) -> Resampled:
+    """Counts (N,K,K) int64 to the scores of every resample."""
+    num_units, num_classes = draws.times.shape[1], counts.shape[1]
+    units = np.zeros((num_units, num_classes * num_classes), np.float64)
+    np.add.at(units, draws.unit_of, counts.reshape(len(counts), -1).astype(np.float64))
+    mious, ious = [], []
+    for times in np.array_split(draws.times, max(1, len(draws.times) // 100)):  # bounds the memory for many classes
+        # exact: whole numbers below 2**53
+        sums = (times @ units).astype(np.int64).reshape(-1, num_classes, num_classes)  # (r,K,K)
+        mious.append(miou(sums))
+        ious.append(iou(sums))
+    total = counts.sum(0)
+    return Resampled(float(miou(total)), iou(total), np.concatenate(mious), np.concatenate(ious))
+
+
+def _interval(values: Scores) -> tuple[float, float] | tuple[None, None]:
+    known = values[~np.isnan(values)]
+    if known.size == 0:
+        return None, None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summary(scores: Resampled) -> dict[str, Any]:
+    """{"miou", "low", "high", "iou": [K], "iou_low": [K], "iou_high": [K]}, 95% percentile intervals, None for
+    NaN."""
+    low, high = _interval(scores.mious)
+    known = ~np.isnan(scores.iou)
+    bounds = [_interval(scores.ious[:, k]) if known[k] else (None, None) for k in range(len(known))]
+    return {
+        "miou": None if np.isnan(scores.miou) else scores.miou,
+        "low": low,
+        "high": high,
+        "iou": [float(value) if ok else None for value, ok in zip(scores.iou, known, strict=True)],
+        "iou_low": [bound[0] for bound in bounds],
+        "iou_high": [bound[1] for bound in bounds],
+    }
+
+
+def gain(rule: Resampled, over: Resampled) -> dict[str, Any]:
+    """{"gain", "low", "high", "p_positive"}: the paired difference in mIoU, and the share of resamples in which it
+    is > 0."""
+    difference = rule.mious - over.mious
+    low, high = _interval(difference)
+    return {"gain": rule.miou - over.miou, "low": low, "high": high, "p_positive": float((difference > 0).mean())}
+
+
+def climb(crossfitted: Mapping[str, Resampled]) -> str:
+    """The rule that the ladder takes. Rules come from plain to rich; each is compared with the one taken so far,
+    and taken where its cross-fitted mIoU is higher, and higher in at least 90% of the paired resamples."""
+    names = list(crossfitted)
+    taken = names[0]
+    for name in names[1:]:
+        step = gain(crossfitted[name], crossfitted[taken])
+        if step["gain"] > 0 and step["p_positive"] >= HOLDS_AT:
+            taken = name
+    return taken
+
+
+def signed(step: Mapping[str, Any]) -> str:
+    """'+0.021 mIoU [+0.009, +0.034]'."""
+    return f"{step['gain']:+.3f} mIoU [{step['low']:+.3f}, {step['high']:+.3f}]"
+
+
+def judge(taken: str, num_members: int, step: Mapping[str, Any], num_images: int) -> dict[str, Any]:
+    """{"rule", "ship", "sentence", "gain", "num_images"}. The taken rule ships only where its paired 95% interval
+    against the best single model, on the hold-out, lies above 0; `num_members` is how many members it uses."""
+    alone = num_members == 1
+    unseen = f"on {num_images} images that nothing was fitted to"
+    what = "single model with class weights" if alone else f"ensemble of {num_members}"
+    if taken == "best_single":
+        sentence = "ship the single model: no richer rule gained on the images of val that it was not fitted on"
+        return {"rule": taken, "ship": "single", "sentence": sentence, "gain": dict(step), "num_images": num_images}
+    if step["low"] > 0:
+        plain = "the same model without them" if alone and taken == "best_single_class" else "the best single model"
+        sentence = f"ship the {what}: {signed(step)} over {plain} {unseen}"
+        ship = "single" if alone else "ensemble"
+        return {"rule": taken, "ship": ship, "sentence": sentence, "gain": dict(step), "num_images": num_images}
+    rival = "it with class weights" if alone else f"the {what} ({taken})"
+    sentence = (
+        f"ship the single model: {rival} was taken on val, but {unseen} its gain was {signed(step)}, an interval that "
+        "does not lie above 0"
+    )
+    zero = {"gain": 0.0, "low": 0.0, "high": 0.0, "p_positive": 0.0}
+    return {"rule": "best_single", "ship": "single", "sentence": sentence, "gain": zero, "num_images": num_images}

@@ -1,0 +1,161 @@
+"""Labels from several members' probabilities: soft votes with weights, and the hard vote.
+
+Enters: probabilities (M,K,P) float32, members best first, and weights (M,K). Leaves: labels (P,) uint8, or the
+counts (K,K) of a labelled sample. Every score is one float32 sum over the members in their order, and the lowest
+class wins a tie: fitting, cross-fitting, the hold-out and a bundle that adds in the same order agree to the last
+pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+BLOCK = 1024  # pixels worked on at once: the scores of a block stay in the first caches
+
+
+@dataclass(frozen=True)
+class Vote:
+    """How members are joined. Soft: class k scores sum over m of weights[m,k] * probability, the highest wins.
+    Hard: each member with any weight casts one vote for its own label; ties go to the label of the best (first)
+    member among them."""
+
+    kind: Literal["soft", "hard"]
+    weights: Float  # (M,K)
+
+    @property
+    def used(self) -> list[int]:
+        """Members that can change a label."""
+        return [m for m in range(self.weights.shape[0]) if bool((self.weights[m] != 0).any())]
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """Equal votes have equal keys."""
+        return self.kind, self.weights.tobytes()
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def class_scores(q, weights, k, start, stop, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K) -> out (stop - start,)
+    """The one place where a score is summed: members in order, zero weights left out."""
+    num = stop - start
+    out[:num] = np.float32(0)
+    for m in range(q.shape[0]):
+        w = weights[m, k]
+        if w != 0:
+            values = q[m, k, start:stop]
+            for i in range(num):
+                out[i] += w * values[i]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _block_labels(q, weights, start, stop, score, best, who):  # type: ignore[no-untyped-def] # writes who (stop - start,)
+    num = stop - start
+    class_scores(q, weights, 0, start, stop, best)
+    who[:num] = 0
+    for k in range(1, q.shape[1]):
+        class_scores(q, weights, k, start, stop, score)
+        for i in range(num):
+            better = score[i] > best[i]
+            best[i] = score[i] if better else best[i]
+            who[i] = np.int32(k) if better else who[i]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _soft_labels(q, weights, out):  # type: ignore[no-untyped-def] # (M,K,P), (V,M,K) -> (V,P) uint8
+    score, best = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    who = np.empty(BLOCK, np.int32)
+    for start in range(0, out.shape[1], BLOCK):
+        stop = min(start + BLOCK, out.shape[1])
+        for v in range(out.shape[0]):  # all votes while the block's probabilities are near
+            _block_labels(q, weights[v], start, stop, score, best, who)
+            target = out[v, start:stop]
+            for i in range(stop - start):
+                target[i] = who[i]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _count(q, weights, truth, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K), (P,) -> adds to (K,K) int64
+    score, best = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    who = np.empty(BLOCK, np.int32)
+    for start in range(0, truth.size, BLOCK):
+        stop = min(start + BLOCK, truth.size)
+        _block_labels(q, weights, start, stop, score, best, who)
+        for i in range(stop - start):
+            if truth[start + i] != 255:
+                out[truth[start + i], who[i]] += 1
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _majority(ballots, num_classes, out):  # type: ignore[no-untyped-def] # (M,P) uint8, best member first -> (P,)
+    votes = np.zeros(num_classes, np.int32)
+    for i in range(out.size):
+        most, winner = 0, ballots[0, i]
+        for m in range(ballots.shape[0]):
+            votes[ballots[m, i]] += 1
+        for m in range(ballots.shape[0]):  # the first member whose label has the most votes decides a tie
+            if votes[ballots[m, i]] > most:
+                most, winner = votes[ballots[m, i]], ballots[m, i]
+        for m in range(ballots.shape[0]):
+            votes[ballots[m, i]] = 0
+        out[i] = winner
+
+
+def vote_labels(q: Float, vote: Vote) -> Labels:
+    """Probabilities (M,K,P) to labels (P,) uint8 by the vote's rule."""
+    first: Labels = labels_by_vote(q, [vote])[0]
+    return first
+
+
+def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
+    """Probabilities (M,K,P) to labels (V,P) uint8, a row a vote; reads the probabilities once for all soft
+    votes."""
+    num_members, num_classes, num_pixels = q.shape
+    assert all(vote.weights.shape == (num_members, num_classes) for vote in votes)
+    out = np.empty((len(votes), num_pixels), np.uint8)
+    soft = [v for v, vote in enumerate(votes) if vote.kind == "soft"]
+    if soft:
+        weights = np.stack([votes[v].weights for v in soft])
+        labels = out if len(soft) == len(votes) else np.empty((len(soft), num_pixels), np.uint8)
+        _soft_labels(q, weights, labels)
+        if labels is not out:
+            out[soft] = labels
+    hard = [v for v, vote in enumerate(votes) if vote.kind == "hard"]
+    if hard:
+        alone = np.stack([single(num_members, num_classes, m) for m in range(num_members)])
+        ballots = np.empty((num_members, num_pixels), np.uint8)
+        _soft_labels(q, alone, ballots)
+        for v in hard:
+            _majority(ballots[votes[v].used], num_classes, out[v])
+    return out
+
+
+def sample_confusion(q: Float, weights: Float, truth: Labels) -> NDArray[np.int64]:
+    """Counts (K,K) [true, predicted] of a soft vote on a sample (M,K,P); truth 255 counts for nothing."""
+    counts = np.zeros((q.shape[1], q.shape[1]), np.int64)
+    _count(q, weights, truth, counts)
+    return counts
+
+
+def single(num_members: int, num_classes: int, member: int) -> Float:
+    """Weights (M,K) of one member alone."""
+    weights = np.zeros((num_members, num_classes), np.float32)
+    weights[member] = 1
+    return weights
+
+
+def shrunk(weights: Float, plain: Float, share: float) -> Float:
+    """(1 - share) of the fitted weights and `share` of the plainer rule's, both (M,K).
+
+    The fitted ones are first scaled so that they sum to as much as the plain ones: a common factor changes no
+    label, so without that the same share would mean more or less.
+    """
+    scaled = weights * (plain.sum() / max(float(weights.sum()), 1e-12))
+    mixed: Float = ((1 - share) * scaled + share * plain).astype(np.float32)
+    return mixed

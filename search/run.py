@@ -1,0 +1,78 @@
+"""The front door: a space in, a finished run out.
+
+    python search/run.py --space convnext.yaml [--data data.yaml] [--set search.num_trials=8] [--profile cpu]
+    python search/run.py --resume runs/convnext-20260101-120000
+
+Heavy imports (torch, Ray) happen only after everything that can be checked without them was checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.session import Asked, Interrupted, start
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
+
+
+@app.command()
+def run(
+    space: Annotated[str | None, typer.Option(help="A space: a path, or a name in spaces/.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A data card; without it, the built-in synthetic set.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the space; repeatable.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="A profile of the space; 'cpu' by itself without GPUs.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where this run is kept; default runs/<space>-<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine.")] = None,
+    cache_dir: Annotated[Path, typer.Option(help="Decoded images of all runs, on each node.")] = DEFAULT_CACHE,
+    dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard with a local cluster.")] = True,
+    print_schema: Annotated[bool, typer.Option("--print-schema", help="Print a JSON schema of spaces.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+) -> None:
+    """Search a space, fit and judge the ensemble of its best trials, export what won."""
+    try:
+        if print_schema:
+            from search.schema import json_schema
+
+            typer.echo(json.dumps(json_schema(), indent=1))
+            return
+        asked = Asked(
+            space=space,
+            data=data,
+            assignments=tuple(assignments or ()),
+            profile=profile,
+            run_dir=run_dir,
+            resume=resume,
+            address=address,
+            cache_dir=cache_dir.expanduser().resolve(),
+            dashboard=dashboard,
+        )
+        start(asked, now=lambda: datetime.now().astimezone(), argv=tuple(sys.argv), say=say)
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        typer.secho(f"segsearch: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+    except Interrupted as stop:
+        say(str(stop))
+        raise typer.Exit(130) from None
+
+
+def say(line: str) -> None:
+    """One line of progress, at once."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,271 @@
+"""search -> logits -> ensemble with verdict -> bundle -> report; each resumable, each skipped when it is done.
+
+Enters: a `Context` (run directory, space, data, cluster). Leaves: the files of the run directory. Stages hand each
+other files; a stage is done when run.json says so, and it says so only after its last file was renamed into place.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from analysis import candidates as candidate_logits
+from analysis.candidates import Candidate
+from analysis.ensemble import EnsembleOptions, fit_ensemble
+from analysis.export import BundleFacts, export
+from search import reporting
+from search.callbacks import CsvTable, study_rows
+from search.options import Options
+from search.progress import build_progress
+from search.searcher import open_study
+from search.space import Space
+from search.trackers import EventLog, build_trackers
+from search.tuner import run_search
+from search.workdir import RunDir, read_json, write_json
+from trainables.data.cache import Cache
+from trainables.data.card import read_card
+from trainables.data.coco import read
+from trainables.data.index import SegIndex, Split
+from trainables.data.splits import make_split
+from trainables.infer import View
+from trainables.logits import LogitStore
+from trainables.recipe import Recipe
+from trainables.segmentation import make_trainable, prepare_worker
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, read, split and decoded."""
+
+    index: SegIndex
+    split: Split
+    cache: Cache
+    cache_root: Path
+
+
+@dataclass(frozen=True)
+class Context:
+    run: RunDir
+    space: Space
+    data: Data
+    say: Callable[[str], None]
+    now: Callable[[], datetime]
+
+
+def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple[SegIndex, Cache]:
+    """Read, check and decode a data set. Raises DataProblems with everything that is wrong with it."""
+    index = read(read_card(card))
+    for rule, count in index.warnings.items():
+        say(f"warning: {rule}: {count}")
+    return index, Cache.open(index, cache_root)
+
+
+def split_data(index: SegIndex, options: Options, say: Callable[[str], None]) -> Split:
+    """Who trains, who tunes, who stays sealed; what could not be had is said."""
+    shares = options.split.model_dump()
+    split = make_split(index, seed=options.seed, **shares)
+    for note in split.notes:
+        say(f"split: {note}")
+    say(
+        f"data {index.name}: {index.num_classes} classes, {len(split.train_ids)} images to train on, "
+        f"{len(split.val_ids)} to tune on, {len(split.holdout_ids)} sealed until the verdict"
+    )
+    return split
+
+
+def describe_data(data: Data, card: Path) -> dict[str, Any]:
+    """data.json: what was read and how it was split."""
+    return {
+        "card": str(card),
+        "name": data.index.name,
+        "classes": list(data.index.classes),
+        "fingerprint": data.index.fingerprint,
+        "split_fingerprint": data.split.fingerprint,
+        "warnings": dict(data.index.warnings),
+        "notes": list(data.split.notes),
+        "train": list(data.split.train_ids),
+        "val": list(data.split.val_ids),
+        "holdout": list(data.split.holdout_ids),
+    }
+
+
+def run_all(context: Context) -> None:
+    """Every stage that is not done yet, in order. Raises ValueError for what the user can mend."""
+    stages: Mapping[str, Callable[[Context], None]] = {
+        "search": search,
+        "logits": write_logits,
+        "ensemble": ensemble,
+        "bundle": bundle,
+        "report": report,
+    }
+    for name, stage in stages.items():
+        record = read_json(context.run.run_json)
+        done = record["stages"].get(name)
+        if done:
+            context.say(f"{name}: done at {done}, skipped")
+            continue
+        context.say(f"== {name}")
+        stage(context)
+        record = read_json(context.run.run_json)
+        record["stages"][name] = context.now().isoformat(timespec="seconds")
+        write_json(context.run.run_json, record)
+
+
+def search(context: Context) -> None:
+    """Trials by TPE and ASHA; trials.csv, study.db, events.jsonl."""
+    run, space, data, options = context.run, context.space, context.data, context.space.options
+
+    def clock() -> float:
+        return context.now().timestamp()
+
+    observers = [
+        CsvTable(path=run.trials_csv, classes=data.index.classes, clock=clock),
+        EventLog(run.events, clock=clock),
+        *build_trackers(options.trackers, run.root),
+        build_progress(sys.stdout, clock=clock),
+    ]
+    run_search(
+        suggest=space.suggest,
+        defaults=space.defaults(),
+        options=options.search,
+        resources_of=lambda _recipe: options.resources.model_dump(),
+        trainable=make_trainable(data.index, data.split, data.cache_root),
+        study_path=run.study_db,
+        tune_dir=run.tune,
+        seed=options.seed,
+        observers=observers,
+        resume=run.study_db.exists(),
+    )
+
+
+def write_logits(context: Context) -> None:
+    """The best trials look at val and hold-out once a view; a candidate that fails is left out and named."""
+    run, data, options = context.run, context.data, context.space.options
+    chosen, views = chosen_candidates(context), offered_views(options)
+    needed, free = candidate_logits.check_space(chosen, data.cache, data.split, views, run.root)
+    context.say(
+        f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
+        f"{free / 2**20:.0f} MiB free"
+    )
+    task = ray.remote(num_cpus=options.resources.cpu, num_gpus=options.resources.gpu, max_retries=2)(_write_one)
+    cache = ray.put(data.cache)
+    waiting = {
+        task.remote(c, cache, data.split, views, folders_of(run, c), options.resources.cpu, options.resources.gpu): c
+        for c in chosen
+    }
+    failed: dict[str, str] = {}
+    while waiting:
+        ready, _ = ray.wait(list(waiting))
+        candidate = waiting.pop(ready[0])
+        try:
+            ray.get(ready[0])
+            context.say(f"logits of trial {candidate.trial} written ({candidate.recipe.backbone.name})")
+        except ray.exceptions.RayTaskError as error:
+            failed[candidate.trial] = str(error.cause)
+            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error.cause}")
+    if len(failed) == len(chosen):
+        raise ValueError("no candidate's logits could be written: " + "; ".join(sorted(set(failed.values()))))
+
+
+def _write_one(
+    candidate: Candidate,
+    cache: Cache,
+    split: Split,
+    views: Sequence[View],
+    folders: Mapping[str, Path],
+    cpu: float,
+    gpu: float,
+) -> None:
+    """A Ray task: all logits of one candidate."""
+    prepare_worker(cpu)
+    device = "cuda" if gpu else "cpu"
+    candidate_logits.write_logits(candidate, cache, split, views, folders, device=device, say=lambda _: None)
+
+
+def ensemble(context: Context) -> None:
+    """Fit every rule on val, cross-fitted; open the hold-out once; write ensemble.json."""
+    run, data, options = context.run, context.data, context.space.options
+    chosen = [c for c in chosen_candidates(context) if _has_logits(context, c)]
+    fit_ensemble(
+        [LogitStore(run.logits(c.trial, "val")) for c in chosen],
+        [LogitStore(run.logits(c.trial, "holdout")) for c in chosen],
+        data.cache,
+        data.index,
+        data.split,
+        EnsembleOptions(
+            seed=options.seed,
+            folds=options.ensemble.folds,
+            resamples=options.ensemble.resamples,
+            sample_bytes=options.ensemble.sample_mb * 2**20,
+        ),
+        background=data.index.background,
+        out_dir=run.root,
+        opened_at=context.now().isoformat(timespec="seconds"),
+        opened_by="search/run.py",
+        report=context.say,
+    )
+
+
+def bundle(context: Context) -> None:
+    """bundle/: what ships."""
+    run, index = context.run, context.data.index
+    facts = BundleFacts(index.name, index.fingerprint, context.data.split.fingerprint, index.licences)
+    checkpoints = {c.trial: c.checkpoint for c in chosen_candidates(context)}
+    export(facts, read_json(run.ensemble_json), checkpoints, run.bundle)
+
+
+def report(context: Context) -> None:
+    """report.html."""
+    reporting.write(
+        context.run,
+        context.space,
+        context.data.cache,
+        context.data.split,
+        ended=context.now().isoformat(timespec="seconds"),
+    )
+
+
+def chosen_candidates(context: Context) -> list[Candidate]:
+    """The candidates of the ensemble. Raises ValueError where no trial ended with a checkpoint."""
+    rows = study_rows(open_study(context.run.study_db))
+    trials = [
+        Candidate(row.trial, Recipe.model_validate(row.recipe), Path(row.checkpoint), row.best_miou)
+        for row in rows
+        if row.state in ("COMPLETE", "PRUNED") and row.checkpoint and row.best_miou is not None
+    ]
+    if not trials:
+        errors = {row.error.splitlines()[-1] for row in rows if row.error}
+        raise ValueError(
+            f"an ensemble needs at least one trial with a score, got none of {len(rows)}; "
+            f"see {context.run.trials_csv}: " + ("; ".join(sorted(errors)) or "no errors were recorded")
+        )
+    options = context.space.options.ensemble
+    return candidate_logits.choose(trials, limit=options.candidates, max_per_family=options.max_per_family)
+
+
+def offered_views(options: Options) -> list[View]:
+    """The views of `tta`; the plain one is always offered, so that every member can be judged by it."""
+    views = [View(scale, flip) for scale in options.tta.scales for flip in options.tta.flips]
+    return views if View() in views else [View(), *views]
+
+
+def folders_of(run: RunDir, candidate: Candidate) -> dict[str, Path]:
+    return {part: run.logits(candidate.trial, part) for part in candidate_logits.SPLITS}
+
+
+def _has_logits(context: Context, candidate: Candidate) -> bool:
+    folders, split = folders_of(context.run, candidate), context.data.split
+    return all(
+        any(folders[part].glob("*.safetensors"))
+        and all(
+            LogitStore(folders[part]).has(view.name, candidate_logits.ids_of(split, part))
+            for view in offered_views(context.space.options)
+        )
+        for part in candidate_logits.SPLITS
+    )

@@ -1,0 +1,179 @@
+"""The exact search against brute force over all breakpoints, and against a recount of every pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.coordinate import MAX_WEIGHT, Fit, Free, _Search, fit_weights
+from analysis.voting import sample_confusion, single
+from trainables.metrics import miou
+
+
+def problem(
+    seed: int, num_members: int = 3, num_classes: int = 4, num_pixels: int = 150
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (M,K,P) that know something about labels (P,), of which some are ignored."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(num_classes, num_pixels, p=rng.dirichlet(np.full(num_classes, 2.0))).astype(np.uint8)
+    logits = rng.normal(size=(num_members, num_classes, num_pixels))
+    logits[:, truth, np.arange(num_pixels)] += rng.uniform(0, 2, (num_members, 1))
+    q = np.exp(logits)
+    truth[rng.random(num_pixels) < 0.1] = 255
+    return (q / q.sum(1, keepdims=True)).astype(np.float32), truth
+
+
+def score(q: np.ndarray, weights: np.ndarray, truth: np.ndarray) -> float:
+    return float(miou(sample_confusion(q, weights.astype(np.float32), truth)))
+
+
+def between(points: list[float]) -> np.ndarray:
+    """One weight inside every stretch of (0, MAX_WEIGHT) that no breakpoint cuts."""
+    cuts = np.unique([0.0, *(p for p in points if 0 < p < MAX_WEIGHT), MAX_WEIGHT])
+    middles: np.ndarray = 0.5 * (cuts[1:] + cuts[:-1])
+    return middles
+
+
+def best_of_one_weight(q: np.ndarray, w: np.ndarray, truth: np.ndarray, m: int, k: int) -> float:
+    rest = w.copy()
+    rest[m, k] = 0
+    scores = np.einsum("mk,mkp->kp", rest.astype(np.float64), q)
+    rival = np.delete(scores, k, 0).max(0)
+    best = 0.0
+    for x in between(list((rival - scores[k]) / q[m, k])):
+        trial = w.copy()
+        trial[m, k] = x
+        best = max(best, score(q, trial, truth))
+    return best
+
+
+def best_along(q: np.ndarray, w: np.ndarray, truth: np.ndarray, direction: np.ndarray, fixed: np.ndarray) -> float:
+    """Best mIoU of fixed + x * direction over all crossings of two classes' lines in any pixel."""
+    rise = np.einsum("mk,mkp->kp", direction.astype(np.float64), q)
+    start = np.einsum("mk,mkp->kp", fixed.astype(np.float64), q)
+    crossings: list[float] = []
+    for j in range(len(rise)):
+        for k in range(j):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                crossings += list((start[k] - start[j]) / (rise[j] - rise[k]))
+    top = MAX_WEIGHT / direction.max()
+    return max(score(q, fixed + x * direction, truth) for x in between([c for c in crossings if c < top]) if x < top)
+
+
+@pytest.mark.parametrize("num_bins", [4, 1024])
+@pytest.mark.parametrize("seed", range(6))
+def test_one_weight_finds_the_best_of_all_breakpoints(seed: int, num_bins: int) -> None:
+    q, truth = problem(seed)
+    w = np.random.default_rng(seed).uniform(0, 2, (3, 4)).astype(np.float32)
+    for m, k in [(0, 0), (1, 2), (2, 3)]:
+        search = _Search(q, truth, w, num_bins)
+        search.class_moves(k, scale_class=False, members=[m])
+        assert search.miou == pytest.approx(max(score(q, w, truth), best_of_one_weight(q, w, truth, m, k)), abs=1e-12)
+        assert search.miou == score(q, search.weights, truth)
+
+
+@pytest.mark.parametrize("num_bins", [4, 1024])
+@pytest.mark.parametrize("seed", range(6))
+def test_scaling_a_class_finds_the_best_of_all_breakpoints(seed: int, num_bins: int) -> None:
+    q, truth = problem(seed)
+    w = np.random.default_rng(seed).uniform(0.2, 2, (3, 4)).astype(np.float32)
+    k = seed % 4
+    column, rest = np.zeros_like(w), w.copy()
+    column[:, k], rest[:, k] = w[:, k], 0
+    search = _Search(q, truth, w, num_bins)
+    search.class_moves(k, scale_class=True, members=[])
+    assert search.miou == pytest.approx(max(score(q, w, truth), best_along(q, w, truth, column, rest)), abs=1e-12)
+
+
+@pytest.mark.parametrize("num_bins", [4, 1024])
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("uniform", [True, False])
+def test_scaling_a_member_finds_the_best_of_all_crossings(seed: int, num_bins: int, uniform: bool) -> None:
+    q, truth = problem(seed)
+    w = np.random.default_rng(seed).uniform(0.2, 2, (3, 4)).astype(np.float32)
+    if uniform:
+        w = np.repeat(w[:, :1], 4, axis=1)
+    m = seed % 3
+    row, rest = np.zeros_like(w), w.copy()
+    row[m], rest[m] = (1.0 if uniform else w[m]), 0
+    search = _Search(q, truth, w, num_bins)
+    search.member_move(m, uniform)
+    assert search.miou == pytest.approx(max(score(q, w, truth), best_along(q, w, truth, row, rest)), abs=1e-12)
+
+
+def fit(q: np.ndarray, truth: np.ndarray, free: Free, **options: int) -> Fit:
+    return fit_weights(q, truth, [np.ones(q.shape[:2], np.float32)], free, **options)
+
+
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fit_never_falls_and_its_counts_are_those_of_a_recount(seed: int, free: Free) -> None:
+    q, truth = problem(seed, num_members=4, num_classes=6, num_pixels=4000)
+    result = fit(q, truth, free, num_bins=64)
+    labels = np.einsum("mk,mkp->kp", result.weights, q, dtype=np.float32).argmax(0)
+    counts = np.zeros((6, 6), np.int64)
+    np.add.at(counts, (truth[truth != 255], labels[truth != 255]), 1)
+    assert (np.diff(result.trace) > 0).all()
+    assert result.trace[-1] == result.miou == miou(result.confusion)
+    np.testing.assert_array_equal(result.confusion, counts)
+
+
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+def test_equal_input_gives_equal_weights(free: Free) -> None:
+    q, truth = problem(3, num_pixels=2000)
+    np.testing.assert_array_equal(fit(q, truth, free).weights, fit(q, truth, free).weights)
+
+
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+def test_only_what_is_free_moves(free: Free) -> None:
+    q, truth = problem(5, num_pixels=1000)
+    weights = fit(q, truth, free).weights
+    assert (free == "class") == bool((weights == weights[:1]).all())
+    assert (free == "member") == bool((weights == weights[:, :1]).all())
+
+
+def test_two_members_each_perfect_on_half_of_the_classes_are_found() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 6, 6000).astype(np.uint8)
+    q = np.full((2, 6, 6000), 0.02, np.float32)
+    for m in range(2):
+        own = (truth < 3) == (
+            m == 0
+        )  # the classes that this member knows; elsewhere it names one of the others' at random
+        named = np.where(own, truth, rng.integers(0, 3, 6000) + 3 * (1 - m)).astype(int)
+        q[m, named, np.arange(6000)] = 0.9
+    result = fit(q, truth, "member_class")
+    assert score(q, np.ones((2, 6)), truth) < 0.9
+    assert result.miou == 1.0
+
+
+@pytest.mark.parametrize("hard", [0.0, 1.0])
+def test_probabilities_of_exactly_zero_and_one_are_searched_too(hard: float) -> None:
+    q, truth = problem(2, num_pixels=500)
+    q = (q == q.max(1, keepdims=True)).astype(np.float32) if hard else np.zeros_like(q)
+    result = fit(q, truth, "member_class")
+    assert result.miou == score(q, result.weights, truth) >= score(q, np.ones((3, 4)), truth)
+
+
+def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
+    q, truth = problem(7, num_pixels=800)
+    truth[truth == 3] = 2
+    result = fit(q, truth, "member_class")
+    assert result.miou == miou(result.confusion)
+    assert result.confusion[:, 3].sum() == 0  # predicting it would only cost
+
+
+@pytest.mark.parametrize("coarse_pixels", [200, 32768])
+def test_the_end_is_no_worse_than_any_start(coarse_pixels: int) -> None:
+    q, truth = problem(9, num_pixels=3000)
+    starts = [np.ones((3, 4), np.float32), single(3, 4, 0), single(3, 4, 2)]
+    result = fit_weights(q, truth, starts, "member_class", coarse_pixels=coarse_pixels)
+    assert result.miou == score(q, result.weights, truth)
+    assert all(result.miou >= score(q, start, truth) for start in starts)
+    assert result.converged
+
+
+def test_a_sample_without_labels_is_refused() -> None:
+    q, truth = problem(0)
+    with pytest.raises(ValueError, match="labelled pixels"):
+        fit(q, np.full_like(truth, 255), "class")

@@ -1,0 +1,48 @@
+"""Views are taken where they pay, starting from the identity view."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.tta import IDENTITY, choose_views, mean_of_views
+
+NAMES = ("s0.75-none", IDENTITY, "s1.00-horizontal")
+
+
+def views(strengths: tuple[float, ...], shared: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(V,K,P) of views with their own noise, or with one noise that all share."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, 6000).astype(np.uint8)
+    logits = 1.5 * rng.normal(size=(1 if shared else 3, 4, 6000)).repeat(3 if shared else 1, 0)
+    logits[:, truth, np.arange(6000)] += np.array(strengths)[:, None]
+    q = np.exp(logits)
+    return (q / q.sum(1, keepdims=True)).astype(np.float32), truth
+
+
+def test_views_with_independent_errors_are_all_taken() -> None:
+    q, truth = views((1.5, 1.5, 1.5), shared=False)
+    chosen = choose_views(q, truth, NAMES)
+    assert chosen[0] == IDENTITY
+    assert set(chosen) == set(NAMES)
+
+
+def test_views_that_say_the_same_are_not_paid_for() -> None:
+    q, truth = views((1.5, 1.5, 1.5), shared=True)
+    assert choose_views(q, truth, NAMES) == (IDENTITY,)
+
+
+def test_a_bad_view_is_left_out() -> None:
+    q, truth = views((-1.0, 1.5, 1.5), shared=False)
+    assert choose_views(q, truth, NAMES) == (IDENTITY, "s1.00-horizontal")
+
+
+def test_without_an_identity_view_the_first_one_starts() -> None:
+    q, truth = views((1.5, 1.5, 1.5), shared=True)
+    assert choose_views(q, truth, ("a", "b", "c")) == ("a",)
+
+
+def test_the_mean_is_that_of_the_chosen_views() -> None:
+    q, _ = views((1.0, 1.0, 1.0), shared=False)
+    out = np.empty(q.shape[1:], np.float32)
+    mean_of_views(q, NAMES, (IDENTITY, "s0.75-none"), out)
+    np.testing.assert_allclose(out, (q[1] + q[0]) / 2, atol=1e-7)

@@ -1,0 +1,123 @@
+"""The logit store: bytes a label pixel, MB/s written and read against a raw copy of the same bytes, upsampling
+against torch.
+
+    python tests/benchmarks/bench_logits.py [NUM_IMAGES]     # 100 images of 512 x 512 at stride 4, 11 classes
+
+A raw copy is `write` of the same arrays into one file, and `read` of that file. Files lie in the system's folder
+for temporary files and are read back from the page cache, as they are right after the logits stage.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis.pixels import probabilities
+from trainables.logits import LogitHeader, LogitStore, LogitWriter, forecast_bytes
+
+NUM_CLASSES, GRID, SIZE = 11, (128, 128), (512, 512)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _write_store(folder: Path, grids: list[np.ndarray]) -> None:
+    header = LogitHeader(
+        trial="t", recipe_hash="r", family="f", split="val", view="s1.00-none", stride=4,
+        classes=tuple(f"c{k}" for k in range(NUM_CLASSES)), data_fingerprint="d", split_fingerprint="s",
+        checkpoint_fingerprint="c",
+    )  # fmt: skip
+    with LogitWriter(folder, header) as writer:
+        for i, grid in enumerate(grids):
+            writer.add(f"batch_01/{i:05d}.jpg", grid, SIZE)
+
+
+def _write_raw(path: Path, grids: list[np.ndarray]) -> None:
+    with path.open("wb", buffering=0) as file:
+        for grid in grids:
+            grid.tofile(file)
+
+
+def _read_store(folder: Path) -> int:
+    store = LogitStore(folder)
+    return sum(
+        int(np.array(store.logits("s1.00-none", i), copy=True).view(np.uint16)[0, 0, 0]) for i in store.image_ids
+    )
+
+
+def _read_raw(path: Path, num_bytes: int) -> int:
+    total = 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(num_bytes):
+            total += int(np.frombuffer(piece, np.uint16, 1)[0])
+    return total
+
+
+def _by_torch(grid: np.ndarray) -> torch.Tensor:
+    logits = torch.from_numpy(grid.astype(np.float32))[None]
+    return torch.nn.functional.interpolate(logits, SIZE, mode="bilinear", align_corners=False).softmax(1)
+
+
+def run(num_images: int = 100, repeats: int = 5) -> dict[str, Any]:
+    """Medians of paired ratios: our MB/s over the raw copy's, torch's milliseconds over ours for upsampling and
+    softmax."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    grids = [(4 * rng.standard_normal((NUM_CLASSES, *GRID), np.float32)).astype(np.float16) for _ in range(num_images)]
+    num_bytes = sum(grid.nbytes for grid in grids)
+    with tempfile.TemporaryDirectory() as name:
+        folder, raw = Path(name) / "store", Path(name) / "raw.bin"
+        times: dict[str, list[float]] = {"write": [], "write_raw": [], "read": [], "read_raw": []}
+        for _ in range(repeats):
+            times["write_raw"].append(_seconds(lambda: _write_raw(raw, grids)))
+            times["write"].append(_seconds(lambda: _write_store(folder, grids)))
+            times["read_raw"].append(_seconds(lambda: _read_raw(raw, grids[0].nbytes)))
+            times["read"].append(_seconds(lambda: _read_store(folder)))
+        on_disk = sum(path.stat().st_size for path in folder.iterdir())
+        store, memory = LogitStore(folder), np.empty((NUM_CLASSES, *SIZE), np.float32)
+        first = store.image_ids[0]
+        probabilities(store, ["s1.00-none"], first, memory)
+        ours = [_seconds(lambda: probabilities(store, ["s1.00-none"], first, memory)) for _ in range(4 * repeats)]
+        theirs = [_seconds(lambda: _by_torch(grids[0])) for _ in range(4 * repeats)]
+    rows = [
+        {
+            "what": what,
+            "mb_per_s": num_bytes / 1e6 / float(np.median(times[what])),
+            "raw_mb_per_s": num_bytes / 1e6 / float(np.median(times[f"{what}_raw"])),
+            "of_raw": float(np.median(np.array(times[f"{what}_raw"]) / np.array(times[what]))),
+        }
+        for what in ("write", "read")
+    ]
+    result = {
+        "rows": rows,
+        "bytes_a_label_pixel": on_disk / (num_images * SIZE[0] * SIZE[1]),
+        "forecast_over_written": forecast_bytes(num_images, NUM_CLASSES, [GRID]) / on_disk,
+        "upsample_ms": 1000 * float(np.median(ours)),
+        "torch_over_ours": float(np.median(np.array(theirs) / np.array(ours))),
+    }
+    print(f"{'':6} {'MB/s':>8} {'raw MB/s':>9} {'of raw':>7}")
+    for row in rows:
+        print(f"{row['what']:6} {row['mb_per_s']:8.0f} {row['raw_mb_per_s']:9.0f} {row['of_raw']:7.2f}")
+    print(
+        f"bytes a label pixel {result['bytes_a_label_pixel']:.3f}; forecast {result['forecast_over_written']:.3f} of it"
+    )
+    print(f"one image to probabilities {result['upsample_ms']:.1f} ms, torch {result['torch_over_ours']:.1f}x that")
+    return result
+
+
+if __name__ == "__main__":
+    run(*map(int, sys.argv[1:2]))

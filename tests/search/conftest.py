@@ -1,0 +1,120 @@
+"""One small Ray for every test of the search, and trials of milliseconds that need no data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from trainables.recipe import Recipe
+
+DEFAULTS: list[dict[str, Any]] = [
+    {"model/backbone": "convnext_atto", "model/backbone/convnext_atto/lr": 1e-3},
+    {"model/backbone": "swin_tiny", "model/backbone/swin_tiny/lr": 1e-4},
+]
+
+
+def recipe_with(lr: float = 1e-3, backbone: str = "convnext_atto", num_epochs: int = 9) -> Recipe:
+    values: Mapping[str, Any] = {
+        "backbone": {"name": backbone},
+        "head": {"name": "segformer"},
+        "optimizer": {"lr": lr},
+        "train": {"num_epochs": num_epochs},
+    }
+    return Recipe.model_validate(values)
+
+
+def suggest(trial: optuna.Trial) -> Recipe:
+    """Two families; the branch brings its own learning rate under its own name, as spaces do."""
+    backbone = trial.suggest_categorical("model/backbone", ["convnext_atto", "swin_tiny"])
+    return recipe_with(trial.suggest_float(f"model/backbone/{backbone}/lr", 1e-5, 1e-1, log=True), backbone)
+
+
+def curve(recipe: Recipe, epoch: int) -> float:
+    """A learning curve that is a function of the recipe alone; the best learning rate is 1e-3."""
+    return (1 - 0.8**epoch) / (1.0 + (math.log10(recipe.optimizer.lr) + 3) ** 2)
+
+
+def make_trainable(
+    *,
+    epoch_s: float = 0.0,
+    before_epoch: Callable[[Recipe, int], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> Callable[[dict[str, Any]], None]:
+    """A trial that follows `curve`, keeps its epoch and process in a checkpoint, and goes on from it.
+
+    An epoch of the swin family takes four times as long.
+    """
+
+    def train(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        recipe = Recipe.model_validate(config["recipe"])
+        checkpoint = tune.get_checkpoint()
+        folder = checkpoint.path if checkpoint else config["resume_from"]
+        done = json.loads((Path(folder) / "state.json").read_text())["epoch"] if folder else 0
+        try:
+            for epoch in range(done + 1, recipe.train.num_epochs + 1):
+                time.sleep(epoch_s * (4 if recipe.family == "swin" else 1))
+                if before_epoch:
+                    before_epoch(recipe, epoch)
+                with tempfile.TemporaryDirectory() as state:
+                    (Path(state) / "state.json").write_text(json.dumps({"epoch": epoch, "pid": os.getpid()}))
+                    metrics = {"val/miou": curve(recipe, epoch), "epoch": epoch, "val/iou": [0.5, None]}
+                    metrics |= {"threads": os.environ["OMP_NUM_THREADS"], "cwd": str(Path.cwd())}
+                    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(state))
+        finally:
+            if after:
+                after()
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def toy() -> Any:
+    """This module: what is above, for the tests beside it."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    import ray
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a conftest
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def search_in(local_ray: None, toy: Any, tmp_path: Path) -> Callable[..., Any]:
+    """`run_search` on the toy space under `tmp_path`; keywords change options or arguments."""
+    from search.options import Search
+    from search.tuner import run_search
+
+    def run(**changes: Any) -> Any:
+        options = {"num_trials": 6, "max_epochs": 9, "grace_epochs": 1, "reduction_factor": 3, "max_failures": 0}
+        options |= {key: changes.pop(key) for key in list(changes) if key in Search.model_fields}
+        arguments = {
+            "suggest": toy.suggest,
+            "defaults": toy.DEFAULTS,
+            "resources_of": lambda recipe: {"cpu": 1},
+            "trainable": toy.make_trainable(),
+            "study_path": tmp_path / "study.db",
+            "tune_dir": tmp_path / "tune",
+            "seed": 0,
+        }
+        return run_search(options=Search(**options), **(arguments | changes))
+
+    return run
