@@ -6,9 +6,11 @@ Order: the space, the data, the run directory, only then Ray; so a mistake costs
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -95,8 +97,27 @@ def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], s
         reporting.summary(run, say)
     except (KeyboardInterrupt, SearchInterrupted):
         raise Interrupted(run.root) from None
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        free_mib = shutil.disk_usage(run.root).free / 2**20
+        raise ValueError(
+            f"the run needs room on the disk of {run.root}, got {free_mib:.0f} MiB free; free some, then go on with: "
+            f"python search/run.py --resume {run.root}"
+        ) from error
     finally:
         ray.shutdown()
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error, however SQLite, Ray or a tracker dressed it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(sign in str(error) for sign in ("No space left on device", "disk is full")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _spaces(asked: Asked) -> dict[str | None, Space | SpaceProblems]:

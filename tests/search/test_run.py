@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from search.run import app
+from search.session import is_disk_full
 from search.trackers import read_events
 from trainables.data.card import read_card
 from trainables.data.coco import read
@@ -74,6 +76,20 @@ def test_a_resumed_run_keeps_its_question(tmp_path: Path) -> None:
     message = refused("--resume", str(tmp_path), "--space", "swin.yaml", "--set", "seed=1")
     assert "--space: 'swin.yaml', but the run was started with 'convnext.yaml'" in message
     assert "--set: ['seed=1']" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_a_full_disk_is_recognised_behind_other_errors(error: Exception, full: bool) -> None:
+    outer = RuntimeError("the search failed")
+    outer.__cause__ = error
+    assert is_disk_full(outer) is full
 
 
 def test_debug_shows_the_traceback() -> None:
