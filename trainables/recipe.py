@@ -54,13 +54,60 @@ class SegFormerHead(Part):
     dropout: Probability = 0.1
 
 
+class KNetHead(Part):
+    """K-Net's stages over a UPerNet, which makes the first kernels and the map that all stages read."""
+
+    name: Literal["knet"] = "knet"
+    channels: Annotated[int, Field(ge=8)] = 512
+    num_stages: Annotated[int, Field(ge=1)] = 3
+    dropout: Probability = 0.1
+    aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # 0 leaves the auxiliary FCN head out
+    aux_channels: Annotated[int, Field(ge=8)] = 256
+
+    @model_validator(mode="after")
+    def _channels_divide(self) -> KNetHead:
+        unit = 8 if self.channels <= 256 else 256  # attention heads; the width of the kernel update
+        if self.channels % unit:
+            low = self.channels // unit * unit
+            raise ValueError(
+                f"channels must be divisible by 8, above 256 by 256, got {self.channels}; use {low} or {low + unit}"
+            )
+        return self
+
+
+class SegmenterHead(Part):
+    """Segmenter's mask transformer, as wide as the plain transformer that it reads."""
+
+    name: Literal["segmenter"] = "segmenter"
+    num_layers: Annotated[int, Field(ge=1)] = 2
+    dropout: Probability = 0.1
+
+
+class SetrHead(Part):
+    """SETR's convolutions over a plain transformer: one at its stride (naive), or four with upsampling (pup)."""
+
+    name: Literal["setr_naive", "setr_pup"]
+    channels: Annotated[int, Field(ge=8)] = 256
+    aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # of each of three; 0 leaves them out
+
+
+class DptHead(Part):
+    """DPT's reassembly of a plain transformer's features, and its convolutional fusion."""
+
+    name: Literal["dpt"] = "dpt"
+    channels: Annotated[int, Field(ge=8)] = 256
+    dropout: Probability = 0.1
+
+
 class SmpHead(Part):
     """A decoder of segmentation-models-pytorch over the same pyramid, with smp's own defaults."""
 
     name: Literal["unet", "unetplusplus", "fpn", "pan", "deeplabv3plus", "manet", "linknet", "pspnet"]
 
 
-Head = Annotated[UPerNetHead | SegFormerHead | SmpHead, Field(discriminator="name")]
+Head = Annotated[
+    UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | SmpHead, Field(discriminator="name")
+]
 
 
 class Augmentation(Part):

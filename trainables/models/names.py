@@ -1,9 +1,9 @@
-"""Which backbones there are, answered without importing timm or torch.
+"""Which backbones there are, answered without importing timm, smp or torch.
 
-Enters: a backbone's name as a recipe writes it, 'convnext_tiny' or 'convnext_tiny.fb_in22k_ft_in1k'. Leaves: nothing,
-or a ValueError with the three nearest names. Importing timm takes seconds, and a misspelt name should be told at once;
-so timm's model files are found on disk and their `@register_model` functions and `'name.tag':` keys are read as text
-(about 0.1 s, once a process). `build_backbone` asks timm itself again.
+Enters: a backbone's name as a recipe writes it, 'convnext_tiny', 'convnext_tiny.fb_in22k_ft_in1k' or 'mit_b0'. Leaves:
+nothing, or a ValueError with the three nearest names. Importing timm takes seconds, and a misspelt name should be told
+at once; so timm's model files are found on disk and their `@register_model` functions and `'name.tag':` keys are read
+as text (about 0.1 s, once a process). `build_backbone` asks timm itself again. The Mix Transformers are smp's.
 """
 
 from __future__ import annotations
@@ -14,35 +14,31 @@ import re
 from functools import cache
 from pathlib import Path
 
+MIX_TRANSFORMERS = tuple(f"mit_b{size}" for size in range(6))
 _REGISTERED = re.compile(r"^@register_model\s*\n(?:@[^\n]*\n)*def (\w+)\(", re.MULTILINE)
 _TAGGED = re.compile(r"""['"](\w+)\.([\w.-]+)\*?['"]\s*:""")
 # timm writes these models' tags in a loop over their siblings', so that no text holds them.
 _TAGS_FROM_SIBLINGS = re.compile(r"_quickgelu_|_(?:enc|merge|align)$")
 
 
-@cache
-def backbone_tags() -> dict[str, frozenset[str]]:
-    """Model name -> tags of its pretrained weights, for every model of the installed timm.
+def backbone_files() -> dict[str, str]:
+    """Model name -> stem of the timm file that defines it ('convnext'); 'mix_transformer' for smp's MiT.
 
     Raises ImportError where timm is not installed.
     """
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("timm is needed for the backbones; run: pip install timm")
-    tags: dict[str, set[str]] = {}
-    keys: list[tuple[str, str]] = []
-    for path in sorted(Path(spec.submodule_search_locations[0], "models").glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        tags |= {name: set() for name in _REGISTERED.findall(text)}
-        keys += _TAGGED.findall(text)
-    for name, tag in keys:
-        if name in tags:
-            tags[name].add(tag)
-    return {name: frozenset(found) for name, found in tags.items()}
+    return _registry()[0]
+
+
+def backbone_tags() -> dict[str, frozenset[str]]:
+    """Model name -> tags of its pretrained weights, for every model of the installed timm, and smp's MiT.
+
+    Raises ImportError where timm is not installed.
+    """
+    return _registry()[1]
 
 
 def check_backbone_name(name: str) -> None:
-    """Raise ValueError with the three nearest names where `name` is no timm model or `.tag` none of its weights."""
+    """Raise ValueError with the three nearest names where `name` is no backbone or `.tag` none of its weights."""
     known = backbone_tags()
     model, _, tag = name.partition(".")
     if model not in known:
@@ -53,6 +49,24 @@ def check_backbone_name(name: str) -> None:
         raise ValueError(f"{model!r} has no tagged weights in timm, got {name!r}; use {model!r}")
     nearest = _nearest(name, {f"{model}.{other}" for other in known[model]})
     raise ValueError(f"timm's {model!r} has no weights tagged {tag!r}; nearest: {nearest}")
+
+
+@cache
+def _registry() -> tuple[dict[str, str], dict[str, frozenset[str]]]:
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("timm is needed for the backbones; run: pip install timm")
+    files: dict[str, str] = dict.fromkeys(MIX_TRANSFORMERS, "mix_transformer")
+    keys: list[tuple[str, str]] = [(name, "imagenet") for name in MIX_TRANSFORMERS]
+    for path in sorted(Path(spec.submodule_search_locations[0], "models").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        files |= dict.fromkeys(_REGISTERED.findall(text), path.stem)
+        keys += _TAGGED.findall(text)
+    tags: dict[str, set[str]] = {name: set() for name in files}
+    for name, tag in keys:
+        if name in tags:
+            tags[name].add(tag)
+    return files, {name: frozenset(found) for name, found in tags.items()}
 
 
 def _nearest(name: str, names: dict[str, frozenset[str]] | set[str]) -> str:

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
-from trainables.models.heads import build_head, levels_read
+from trainables.models.heads import build_head, features_read
+from trainables.models.sizes import MULTIPLE_PX
 from trainables.models.weights import LoadReport
 from trainables.recipe import Recipe
-
-_MULTIPLE_PX = 32
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Segmentor(nn.Module):
 
     def forward_all(self, image: Tensor) -> Outputs:
         height, width = image.shape[2:]
-        below, right = -height % _MULTIPLE_PX, -width % _MULTIPLE_PX
+        self.backbone.check_size(height, width)
+        below, right = -height % MULTIPLE_PX, -width % MULTIPLE_PX
         if below or right:
             image = functional.pad(image, (0, right, 0, below))
         padded = image.shape[2:]
@@ -74,7 +74,9 @@ class Segmentor(nn.Module):
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay}
 
 
-def build_segmentor(recipe: Recipe, num_classes: int, *, pretrained: bool | None = None) -> Segmentor:
+def build_segmentor(
+    recipe: Recipe, num_classes: int, *, pretrained: bool | None = None, in_chans: int = 3
+) -> Segmentor:
     """The network of `recipe` for `num_classes` classes, on torch's default device, in training mode.
 
     `pretrained` overrides the recipe's: False where other weights are loaded right after. Random values come from
@@ -86,7 +88,7 @@ def build_segmentor(recipe: Recipe, num_classes: int, *, pretrained: bool | None
     cfg = recipe.backbone
     if pretrained is not None:
         cfg = cfg.model_copy(update={"pretrained": pretrained})
-    backbone = build_backbone(cfg, levels=levels_read(recipe.head))
+    backbone = build_backbone(cfg, features_read(recipe.head), in_chans=in_chans)
     head = build_head(recipe.head, backbone.channels, backbone.strides, num_classes)
     return Segmentor(backbone, head, num_classes)
 

@@ -1,4 +1,4 @@
-"""Pretrained weights for a timm feature extractor, and the record of what was loaded.
+"""Pretrained weights for a feature extractor, and the record of what was loaded.
 
 Enters: the feature extractor (random), the whole model it was cut from, and either timm's own weights or a local
 .safetensors or .pth file. Leaves: the extractor filled in place, and a `LoadReport`. A file that does not fill every
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -68,19 +70,27 @@ def load_timm_weights(extractor: nn.Module, name: str, model_args: Mapping[str, 
     try:
         whole = timm.create_model(name, pretrained=True, **model_args)
     except Exception as error:  # the hub, the network and the disk each raise their own kinds
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(
-            f"the pretrained weights of {name!r} could not be had; tried {tried}: {type(error).__name__}: {reason}. "
-            "Give a local file as `model.weights_file` (a .safetensors or .pth of this timm model), or train from "
-            "scratch with `model.pretrained: false`"
-        ) from error
+        raise not_had(name, tried, error) from error
     return _fill(extractor, dict(whole.state_dict()), (), source=f"timm weights of {name}", name=name)
 
 
-def load_file(extractor: nn.Module, whole: nn.Module, path: Path, name: str) -> LoadReport:
+def not_had(name: str, tried: str, error: Exception) -> ValueError:
+    """The error for weights that could not be had from `tried`, with the two ways out."""
+    reason = str(error).strip().split("\n")[0][:200]
+    return ValueError(
+        f"the pretrained weights of {name!r} could not be had; tried {tried}: {type(error).__name__}: {reason}. "
+        "Give a local file as `model.weights_file` (a .safetensors or .pth of this model), or train from "
+        "scratch with `model.pretrained: false`"
+    )
+
+
+def load_file(
+    extractor: nn.Module, whole: nn.Module, path: Path, name: str, *, source: str | None = None
+) -> LoadReport:
     """Fill `extractor` from a file; `whole` is the model it was cut from (the meta device will do), for shapes.
 
-    Raises ValueError where the file is missing, unreadable, or of another model.
+    `source` names what the file is, where it is not one that the user gave. Raises ValueError where the file is
+    missing, unreadable, or of another model.
     """
     state = _read(path)
     original = {key: tuple(value.shape) for key, value in state.items()}
@@ -92,8 +102,9 @@ def load_file(extractor: nn.Module, whole: nn.Module, path: Path, name: str) -> 
             f"weights_file {path} is not of {name!r}: {fitting} of {len(whole.state_dict())} names fit and timm's "
             f"reading of it failed ({type(error).__name__}: {error}); give a file of {name.split('.')[0]!r}"
         ) from error
+    _adapt_input(state, {key: value.shape for key, value in whole.state_dict().items()})
     resized = [key for key, value in state.items() if original.get(key, value.shape) != tuple(value.shape)]
-    return _fill(extractor, state, resized, source=f"weights_file {path}", name=name)
+    return _fill(extractor, state, resized, source=source or f"weights_file {path}", name=name)
 
 
 def _fill(
@@ -135,8 +146,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _adapt_input(state: dict[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    """RGB filters, in place, for a model of other input channels: repeated, or summed for one, as timm does."""
+    for key, value in state.items():
+        wanted = shapes.get(key)
+        if wanted is not None and value.ndim == len(wanted) == 4 and value.shape[1] == 3 != wanted[1]:
+            state[key] = adapt_input_conv(wanted[1], value)
+
+
 def _from_foreign(state: dict[str, Tensor], whole: nn.Module, name: str) -> dict[str, Tensor]:
     """`state` as timm reads other people's checkpoints of this model; as it is where timm has no such reader."""
+    if not timm.is_model(name):
+        return state
     module = sys.modules[timm.models.model_entrypoint(name.split(".")[0]).__module__]
     for filter_name in _FILTERS:
         reader: Any = getattr(module, filter_name, None)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
 from timm.layers.drop import DropPath
 
-from trainables.models.backbones import build_backbone
+from trainables.models.backbones import PyramidBackbone, build_backbone
+from trainables.models.pairs import Reads
+from trainables.models.segmentor import Segmentor
 from trainables.recipe import Backbone
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -48,7 +52,7 @@ def test_features_are_those_of_timm() -> None:
 
 
 def test_levels_of_layer_norm_models_are_normalised_where_read() -> None:
-    backbone = build_backbone(scratch("test_convnext"), levels=(0, 3)).eval()
+    backbone = build_backbone(scratch("test_convnext"), Reads(levels=(0, 3))).eval()
     read, left = (backbone(torch.randn(2, 3, 64, 64))[i] for i in (0, 1))
     torch.testing.assert_close(read.mean(dim=1), torch.zeros(2, 16, 16), atol=1e-4, rtol=0.0)
     assert not torch.allclose(left.mean(dim=1), torch.zeros(2, 8, 8), atol=1e-4)
@@ -87,14 +91,49 @@ def test_unknown_backbone_is_told_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("test_vit", r"strides \[16, 16, 16\]"),
-        ("inception_v3", "must give features of"),  # unpadded convolutions
-        ("maxvit_rmlp_pico_rw_256", "does not work on 96 x 160 px"),  # its windows divide one size only
+        ("efficientvit_m0", r"strides \[16, 32, 64\]"),
+        ("inception_v3", "does not work on images of any size.*features of"),  # unpadded convolutions
+        ("volo_d1_224", r"strides \[16, 16, 16\]"),
     ],
 )
 def test_models_without_a_pyramid_are_told_what_they_have(name: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+    with torch.device("meta"), pytest.raises(ValueError, match=told):
         build_backbone(scratch(name))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "mit_b0"])
+def test_a_hierarchy_has_no_plain_features(name: str) -> None:
+    with pytest.raises(ValueError, match=f"backbone '{name}' has no features at one stride"):
+        build_backbone(scratch(name), Reads(depths=(1.0,)))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224", "test_vit", "mit_b0"])
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_images_may_have_other_channels(name: str, in_chans: int) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(scratch(name), in_chans=in_chans)
+        features = backbone(torch.empty(1, in_chans, 64, 64))
+    assert len(features) == 4
+    assert len(backbone.mean) == len(backbone.std) == in_chans
+    assert backbone.mean[-1] == backbone.mean[0]
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "vit_tiny_patch16_224", "beit_base_patch16_224", "mit_b0"])
+def test_checkpointing_changes_no_gradient(small_model: Callable[..., Segmentor], name: str) -> None:
+    backbone = small_model(name, "segformer").backbone
+    image = torch.randn(1, 3, 32, 64)
+    plain = gradients(backbone, image)
+    assert backbone.set_grad_checkpointing()
+    again = gradients(backbone, image)
+    backbone.set_grad_checkpointing(False)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient)
+
+
+def gradients(backbone: PyramidBackbone, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    backbone.train().zero_grad()
+    torch.stack([feature.square().mean() for feature in backbone(image)]).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in backbone.named_parameters()}
 
 
 def test_layers_are_ordered_from_the_stem() -> None:

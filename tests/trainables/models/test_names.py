@@ -7,12 +7,23 @@ import sys
 
 import pytest
 import timm
+from segmentation_models_pytorch.encoders.mix_transformer import mix_transformer_encoders
 
-from trainables.models.names import backbone_tags, check_backbone_name
+from trainables.models.names import MIX_TRANSFORMERS, backbone_files, backbone_tags, check_backbone_name
 
 
-def test_names_are_those_of_timm() -> None:
-    assert set(backbone_tags()) == set(timm.list_models())
+def test_names_are_those_of_timm_and_the_mix_transformers_of_smp() -> None:
+    assert set(backbone_tags()) == set(timm.list_models()) | set(mix_transformer_encoders)
+
+
+def test_files_are_those_that_timm_takes_them_from() -> None:
+    files = {name: timm.models.model_entrypoint(name).__module__.split(".")[-1] for name in timm.list_models()}
+    assert backbone_files() == files | dict.fromkeys(MIX_TRANSFORMERS, "mix_transformer")
+
+
+def test_tags_of_the_mix_transformers_are_those_of_smp() -> None:
+    for name in MIX_TRANSFORMERS:
+        assert backbone_tags()[name] == set(mix_transformer_encoders[name]["pretrained_settings"])
 
 
 def test_every_name_and_tag_of_timm_is_accepted() -> None:
@@ -24,6 +35,7 @@ def test_every_name_and_tag_of_timm_is_accepted() -> None:
     ("name", "nearest"),
     [
         ("convnxt_tiny", "convnext_tiny"),
+        ("mit_b6", "mit_b5"),
         ("convnxt_tiny.fb_in22k", "convnext_tiny"),
         ("swin_base_patch4_window7", "swin_base_patch4_window7_224"),
         ("convnext_tiny.fb_in22k_ft_in2k", "convnext_tiny.fb_in22k_ft_in1k"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
-from trainables.models.segmentor import Segmentor, build_segmentor, upsample
+from trainables.models.segmentor import Outputs, Segmentor, build_segmentor, upsample
 from trainables.recipe import Backbone, Recipe, SegFormerHead, UPerNetHead
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -70,6 +75,48 @@ def test_channels_last_gives_the_same_logits() -> None:
     expected = model(image)
     got = model.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
     torch.testing.assert_close(got, expected)
+
+
+def test_images_may_have_other_channels() -> None:
+    recipe = Recipe(backbone=Backbone(name="test_convnext", pretrained=False), head=SegFormerHead(channels=16))
+    assert build_segmentor(recipe, 5, in_chans=4)(torch.randn(1, 4, 64, 64)).shape == (1, 5, 16, 16)
+
+
+class Everything(nn.Module):
+    """What training wraps: one call that gives the auxiliaries too."""
+
+    def __init__(self, model: Segmentor) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Outputs:
+        return self.model.forward_all(image)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"), [("test_convnext", "upernet"), ("test_vit", "knet"), ("test_vit", "setr_pup")]
+)
+def test_gradients_go_through_ddp(
+    small_model: Callable[..., Segmentor], backbone: str, head: str, tmp_path: Path
+) -> None:
+    model = Everything(small_model(backbone, head))
+    image = torch.randn(2, 3, 64, 64)
+    expected = gradients(model, model, image)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        found = gradients(model, DistributedDataParallel(model), image)
+    finally:
+        torch.distributed.destroy_process_group()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def gradients(model: nn.Module, wrapped: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    model.train().zero_grad(set_to_none=True)
+    torch.manual_seed(0)  # dropout's
+    outputs = wrapped(image)
+    torch.stack([x.square().mean() for x, _ in [(outputs.logits, 1.0), *outputs.aux]]).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 def test_timm_reads_layer_wise_decay_from_the_segmentor() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,25 @@ def test_position_tables_of_another_window_are_resized(tmp_path: Path) -> None:
     report = load_file(extractor, timm.create_model(name, **tiny), tmp_path / "w.safetensors", name)
     assert len(report.resized) == 4
     assert all(key.endswith("relative_position_bias_table") for key in report.resized)
+
+
+@pytest.mark.parametrize(
+    ("in_chans", "expected"), [(1, lambda w: w.sum(1, keepdim=True)), (4, lambda w: w[:, [0, 1, 2, 0]] * 3 / 4)]
+)
+def test_rgb_filters_are_adapted_to_other_channels(
+    state: dict[str, Tensor], in_chans: int, expected: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    backbone = build_backbone(write(state, tmp_path / "w.safetensors"), in_chans=in_chans)
+    torch.testing.assert_close(backbone.body["stem_0"].weight, expected(state["stem.0.weight"]))
+    assert backbone.load_report.resized == ("stem_0.weight",)
+
+
+def test_a_plain_transformer_takes_a_file_of_another_size(tmp_path: Path) -> None:
+    whole = timm.create_model("test_vit", img_size=96)
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    backbone = build_backbone(Backbone(name="test_vit", weights_file=str(tmp_path / "w.safetensors")))
+    torch.testing.assert_close(backbone.body.model.blocks[2].mlp.fc1.weight, whole.blocks[2].mlp.fc1.weight)
+    assert backbone.load_report.resized == ("model.pos_embed",)
 
 
 def test_a_file_of_another_model_is_refused_with_counts(tmp_path: Path) -> None:

@@ -1,25 +1,44 @@
-"""The heads by name. A head is built from (its config, channels and strides of the pyramid, number of classes).
+"""The heads by name. A head is built from (its config, channels and strides of the features, number of classes).
 
 Its forward takes the features and gives logits (B,K,h,w) at `.stride`, and a list of auxiliary (logits, loss weight)
-pairs, which is empty outside training. A new head is one file, one config in `trainables.recipe` and one line here.
+pairs, which is empty outside training. `reads(cfg)` says which features it takes: levels of the pyramid, or plain ones
+after some depths. A new head is one file, one config in `trainables.recipe` and one line here (and its name in
+`trainables.models.pairs.PLAIN_HEADS`, where it takes plain features).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
-from trainables.models.heads import smp_decoders
+from trainables.models.heads.dpt import Dpt
+from trainables.models.heads.knet import KNet
 from trainables.models.heads.segformer import SegFormer
+from trainables.models.heads.segmenter import Segmenter
+from trainables.models.heads.setr import Setr
 from trainables.models.heads.smp_decoders import SmpDecoder
 from trainables.models.heads.upernet import UPerNet
+from trainables.models.pairs import Reads
 from trainables.recipe import Head
 
-HEADS: dict[str, Callable[[Any, list[int], list[int], int], nn.Module]] = {
+
+class HeadBuilder(Protocol):
+    """A head's class."""
+
+    def __call__(self, cfg: Any, channels: list[int], strides: list[int], num_classes: int, /) -> nn.Module: ...
+
+    def reads(self, cfg: Any, /) -> Reads: ...
+
+
+HEADS: dict[str, HeadBuilder] = {
     "upernet": UPerNet,
+    "knet": KNet,
     "segformer": SegFormer,
+    "segmenter": Segmenter,
+    "setr_naive": Setr,
+    "setr_pup": Setr,
+    "dpt": Dpt,
     "unet": SmpDecoder,
     "unetplusplus": SmpDecoder,
     "fpn": SmpDecoder,
@@ -36,6 +55,6 @@ def build_head(cfg: Head, channels: list[int], strides: list[int], num_classes: 
     return HEADS[cfg.name](cfg, channels, strides, num_classes)
 
 
-def levels_read(cfg: Head) -> Sequence[int]:
-    """Which of the pyramid's levels (0 is stride 4) the head reads."""
-    return smp_decoders.levels(cfg.name)
+def features_read(cfg: Head) -> Reads:
+    """What the head takes from a backbone."""
+    return HEADS[cfg.name].reads(cfg)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
+from trainables.models.pairs import PYRAMID, Reads
 from trainables.recipe import SegFormerHead
 
 
@@ -27,6 +28,10 @@ class SegFormer(nn.Module):
         init_head(self)
         for projection in projections:  # not classifiers, though they have a bias
             nn.init.xavier_uniform_(projection.weight)
+
+    @staticmethod
+    def reads(cfg: SegFormerHead) -> Reads:  # noqa: ARG004
+        return PYRAMID
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
         size = features[0].shape[2:]

@@ -9,7 +9,7 @@ blocks would have no feature to merge. Widths and dropout are smp's defaults. Ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.heads.conv_norm import PooledBatchNorm2d
+from trainables.models.pairs import PYRAMID, Reads
 from trainables.recipe import SmpHead
 
 _WIDTHS = (256, 128, 64)  # at strides 16, 8, 4: the first three of smp's (256, 128, 64, 32, 16)
@@ -108,7 +109,7 @@ _FITTED: dict[str, Callable[[list[int]], _Fitted]] = {
     "pspnet": _pspnet,
 }
 # The levels that these two read; the rest read all.
-LEVELS: dict[str, tuple[int, ...]] = {"deeplabv3plus": (0, 3), "pspnet": (3,)}
+_READS: dict[str, Reads] = {"deeplabv3plus": Reads(levels=(0, 3)), "pspnet": Reads(levels=(3,))}
 
 
 class SmpDecoder(nn.Module):
@@ -127,6 +128,10 @@ class SmpDecoder(nn.Module):
         self._leading = fitted.leading
         initialize_decoder(self.decoder)
         initialize_head(self.classifier)
+
+    @staticmethod
+    def reads(cfg: SmpHead) -> Reads:
+        return _READS.get(cfg.name, PYRAMID)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
         # What leads is skipped by every decoder; only its place counts.
@@ -160,7 +165,3 @@ def _with_pooled_norms(module: nn.Module) -> nn.Module:
         else:
             _with_pooled_norms(child)
     return module
-
-
-def levels(name: str) -> Sequence[int]:
-    return LEVELS.get(name, (0, 1, 2, 3))

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.heads.fcn import FCNHead
+from trainables.models.pairs import PYRAMID, Reads
 from trainables.recipe import UPerNetHead
 
 _POOL_PX = (1, 2, 3, 6)
@@ -39,11 +40,23 @@ class UPerNet(nn.Module):
         )
         init_head(self)
 
+    @staticmethod
+    def reads(cfg: UPerNetHead) -> Reads:  # noqa: ARG004
+        return PYRAMID
+
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
-        logits = self.classifier(self.dropout(self.fused(features)))
+        return self.classify(self.fused(features)), self.auxiliary(features)
+
+    def classify(self, fused: Tensor) -> Tensor:
+        """(B,channels,H/4,W/4) -> logits (B,K,H/4,W/4)."""
+        logits: Tensor = self.classifier(self.dropout(fused))
+        return logits
+
+    def auxiliary(self, features: list[Tensor]) -> list[tuple[Tensor, float]]:
+        """The auxiliary logits with their weight, while training."""
         if self.aux_head is None or not self.training:
-            return logits, []
-        return logits, [(self.aux_head(features[_AUX_LEVEL]), self.aux_weight)]
+            return []
+        return [(self.aux_head(features[_AUX_LEVEL]), self.aux_weight)]
 
     def fused(self, features: list[Tensor]) -> Tensor:
         """The map before the classifier, (B,channels,H/4,W/4)."""
