@@ -23,6 +23,7 @@ from trainables.augmentation import Augmentation
 from trainables.data.crop import PAD_RGB as PAD_RGB
 from trainables.data.crop import Pixels as Pixels
 from trainables.data.crop import ScaledCrop, base_factor
+from trainables.data.mixing import Mix
 from trainables.data.steps import Step, appearance_steps, geometry_steps
 
 STRIDE_PX = 32  # the coarsest feature of the pyramid
@@ -31,9 +32,13 @@ STRIDE_PX = 32  # the coarsest feature of the pyramid
 def train_transform(aug: Augmentation, seed: int) -> A.Compose:
     """The training pipeline of a recipe: call it with image= (H,W,3) and mask= (H,W), `reseed` it before each sample.
 
+    Where the recipe mixes images, also with sources= (a `Sources`) and position= (of the image in its ids).
+
     Colours come last: they then touch crop_px x crop_px pixels, whatever the source's size.
     """
     steps: list[Step] = [ScaledCrop(aug.crop_px, aug.short_px, aug.scale_min, aug.scale_max, aug.cat_max_ratio)]
+    if aug.mixes:
+        steps.append(Mix.of(aug))
     if aug.hflip_p > 0:
         steps.append(A.HorizontalFlip(p=aug.hflip_p))
     if aug.vflip_p > 0:
