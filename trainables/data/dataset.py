@@ -43,7 +43,7 @@ class TrainSet(Dataset[Item]):
         self.cache = cache
         self.ids = tuple(ids)
         self.seed = seed
-        self._transform = train_transform(augmentation, seed)
+        self.transform = train_transform(augmentation, seed)
         self._rare = augmentation.rare_class_weight
         self._mixes = augmentation.mixes
         wanted = self._mixes or self._rare > 0
@@ -65,14 +65,14 @@ class TrainSet(Dataset[Item]):
 
     def __getitem__(self, position: int) -> Item:
         """The sample at a position: its own image, or one drawn for it where rare classes are to come more often."""
-        reseed(self._transform, self.seed, self.epoch, position)
+        reseed(self.transform, self.seed, self.epoch, position)
         mixing: dict[str, Any] = {}
         if self._sources is not None:
             if self._rare > 0:
-                position = self._sources.draw(self._transform.py_random, self._rare)
+                position = self._sources.draw(self.transform.py_random, self._rare)
             mixing = {"sources": self._sources, "position": position} if self._mixes else {}
         image_id = self.ids[position]
-        changed = self._transform(image=self.cache.image(image_id), mask=self.cache.label(image_id), **mixing)
+        changed = self.transform(image=self.cache.image(image_id), mask=self.cache.label(image_id), **mixing)
         image = torch.from_numpy(np.ascontiguousarray(changed["image"].transpose(2, 0, 1)))  # (3,h,w)
         return image, torch.from_numpy(changed["mask"]).long(), position
 
