@@ -49,7 +49,9 @@ def main(
     rare_class_weight: Annotated[
         float, typer.Option(min=0, max=2, help="0: as they come; 1: rare ones made up for.")
     ] = 1.0,
-    scale_min: Annotated[float, typer.Option(min=0.05, max=4)] = 0.5,
+    scale_min: Annotated[
+        float, typer.Option(min=0.05, max=4)
+    ] = 1.0,  # below it, images as large as size_px leave a padded rim
     scale_max: Annotated[float, typer.Option(min=0.05, max=4)] = 1.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the mixing.")] = 0,
     val_share: Annotated[float, typer.Option(help="As in the run that is to use the images.")] = 0.2,

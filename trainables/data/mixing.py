@@ -188,5 +188,4 @@ def lay_over(target: Pixels, source: Pixels, mask: Pixels, soft_edge_px: float) 
     alpha = mask.astype(np.float32)
     if soft_edge_px > 0:
         alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), soft_edge_px, borderType=cv2.BORDER_CONSTANT), np.float32)
-    blended = target + alpha[..., None] * (source.astype(np.float32) - target)
-    target[:] = np.rint(blended).astype(np.uint8)
+    target[:] = cv2.blendLinear(source, np.ascontiguousarray(target), alpha, 1 - alpha)
