@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -36,15 +36,19 @@ def middle(node: Searched) -> Any:
     return min(max(float(f"{centre:.4g}"), node.low), node.high)
 
 
-def recipe_problems(root: Group) -> list[str]:
-    """One line a broken rule, with the YAML path. Takes milliseconds: no model is built."""
+def recipe_problems(root: Group, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[str]:
+    """One line a broken rule, with the YAML path. Takes milliseconds: no model is built.
+
+    With the sizes of the training images (height, width) the rules that hold against the data are tried too.
+    """
+    context = {} if image_sizes is None else {"image_sizes": image_sizes}
     found: dict[tuple[str, str], list[str]] = {}
     waiting: deque[dict[str, Any]] = deque([{}])
     tried: set[str] = set()
     together: dict[tuple[Path, str], tuple[dict[str, Any], Searched]] = {}
     while waiting:
         picks = waiting.popleft()
-        for node in _try(root, picks, found):
+        for node in _try(root, picks, found, context):
             if node.parameter in tried:
                 continue
             tried.add(node.parameter)
@@ -54,11 +58,13 @@ def recipe_problems(root: Group) -> list[str]:
         (picks, one), (more, other) = together[left], together[right]
         if left[0] == right[0] and picks == more and not isinstance(one, Branches) | isinstance(other, Branches):
             for a, b in itertools.product(_ends(one), _ends(other)):
-                _try(root, {**picks, one.parameter: a, other.parameter: b}, found)
+                _try(root, {**picks, one.parameter: a, other.parameter: b}, found, context)
     return [_one_line(where, messages) for (where, _), messages in found.items()]
 
 
-def _try(root: Group, picks: Mapping[str, Any], found: dict[tuple[str, str], list[str]]) -> list[Searched]:
+def _try(
+    root: Group, picks: Mapping[str, Any], found: dict[tuple[str, str], list[str]], context: dict[str, Any]
+) -> list[Searched]:
     """The searched nodes that this recipe asked for; what is wrong with it goes to `found`."""
     asked: list[Searched] = []
 
@@ -69,7 +75,7 @@ def _try(root: Group, picks: Mapping[str, Any], found: dict[tuple[str, str], lis
     values = draw(root, pick)
     for _ in range(3):  # a faulty field hides its section's other rules, so look again without it
         try:
-            Recipe.model_validate(values)
+            Recipe.model_validate(values, context=context)
             break
         except ValidationError as error:
             for detail in error.errors(include_url=False):
@@ -81,6 +87,18 @@ def _try(root: Group, picks: Mapping[str, Any], found: dict[tuple[str, str], lis
                 if text not in messages:
                     messages.append(text)
     return asked
+
+
+def slow_operators(root: Group) -> list[str]:
+    """A line for each augmentation operator that some recipe would let starve a GPU."""
+
+    def most(node: Searched) -> Any:
+        if isinstance(node, Range):
+            return node.high if node.kind != "int" else int(node.high)
+        numbers = isinstance(node, Choice) and all(isinstance(item, int | float) for item in node.items)
+        return max(_edges(node)) if numbers else middle(node)
+
+    return Recipe.model_validate(draw(root, most)).augmentation.slow_operators()
 
 
 def _blamed(loc: tuple[int | str, ...], message: str) -> list[str]:

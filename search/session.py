@@ -85,6 +85,9 @@ def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], s
             say(f"Ray dashboard: {url} (where it asks for a token: ray get-auth-token)")
         num_gpus = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
         space = resumed.space if resumed else _chosen(asked, spaces, num_gpus, say)
+        for line in space.warnings():
+            say(f"warning: {line}")
+        space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
         split = stages.split_data(index, space.options, say)
         data = stages.Data(index, split, cache, asked.cache_dir)
         if resumed:

@@ -19,7 +19,7 @@ from search.expressions import parse_section
 from search.grammar import FIXED_SECTIONS, recipe_grammar
 from search.nodes import Branches, Choice, Fixed, Group, Node, Range, Searched, draw, searched
 from search.options import Options
-from search.probes import middle, recipe_problems
+from search.probes import middle, recipe_problems, slow_operators
 from search.space_file import NOT_OVERRIDDEN, is_search, read_space_file
 from search.space_problems import SpaceProblems, nearest
 from search.space_yaml import dump_yaml
@@ -83,6 +83,16 @@ class Space:
             else:
                 table[node.parameter] = Parameter(node.parameter, "branch", tuple(node.bodies))
         return list(table.values())
+
+    def check_images(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """SpaceProblems where a recipe does not suit training images of these sizes (height, width in px)."""
+        problems = recipe_problems(self.root, sorted(set(sizes)))
+        if problems:
+            raise SpaceProblems(self.name, problems)
+
+    def warnings(self) -> list[str]:
+        """What is allowed and probably not meant, a line each."""
+        return slow_operators(self.root)
 
     def to_yaml(self) -> str:
         """The resolved space: one file that stands alone and reads back as this space."""

@@ -41,12 +41,15 @@ from trainables.data.coco import read
 from trainables.data.dataset import TrainSet, stop_workers, train_loader
 from trainables.data.index import Split
 from trainables.data.splits import make_split
+from trainables.data.transforms import write_pipeline
 from trainables.epoch import Diverged, train_epoch
 from trainables.infer import autocast_dtype
 from trainables.losses import SegmentationLoss
 from trainables.recipe import Recipe
 from trainables.training_state import TrainingState, prepare, steps_per_epoch
 from trainables.validate import validate
+
+AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
 
 __all__ = ["Diverged", "EpochReport", "OutOfMemory", "fit"]
 
@@ -82,7 +85,7 @@ def fit(
     reports diverged 1 with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory, and ValueError
     for a batch larger than the train split, an empty split, or a `resume_from` that is another trial's.
     """
-    _check(recipe, split)
+    _check(recipe, cache, split)
     out_dir.mkdir(parents=True, exist_ok=True)
     autocast = autocast_dtype(recipe.train.amp, device)
     try:
@@ -103,6 +106,7 @@ def fit(
                 _validate(state, loss, recipe, cache, split, device, out_dir)
                 folder = epoch_dir(out_dir, state.epoch)
                 save_state(folder, state.capture())
+                write_pipeline(dataset.transform, folder / AUGMENTATION_JSON)
                 report(EpochReport(state.epoch, dict(state.metrics), folder))
         except Diverged:
             _report_diverged(state, cache.index.num_classes, out_dir, report)
@@ -118,7 +122,8 @@ def fit(
     return state.metrics
 
 
-def _check(recipe: Recipe, split: Split) -> None:
+def _check(recipe: Recipe, cache: Cache, split: Split) -> None:
+    recipe.augmentation.check_sizes([cache.size(image_id) for image_id in split.train_ids])
     if recipe.train.batch_size > len(split.train_ids):
         raise ValueError(
             f"batch_size must not exceed the train split's images, got {recipe.train.batch_size} and "

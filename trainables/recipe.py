@@ -11,15 +11,11 @@ import json
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Part(BaseModel):
-    """A frozen section of a recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from trainables.augmentation import Augmentation as Augmentation
+from trainables.part import Part as Part
+from trainables.part import Probability
 
 
 class Backbone(Part):
@@ -108,32 +104,6 @@ class SmpHead(Part):
 Head = Annotated[
     UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | SmpHead, Field(discriminator="name")
 ]
-
-
-class Augmentation(Part):
-    """What happens to an image between the cache and the model while training.
-
-    `short_px` is the only part that also holds at inference: views scale relative to it.
-    """
-
-    short_px: Annotated[int, Field(ge=32)] | None = None  # resize so that the short side has this many pixels
-    crop_px: Annotated[int, Field(ge=32)] = 512
-    scale_min: Annotated[float, Field(gt=0.0, le=4.0)] = 0.5
-    scale_max: Annotated[float, Field(gt=0.0, le=4.0)] = 2.0
-    hflip_p: Probability = 0.5
-    vflip_p: Probability = 0.0
-    colour_p: Probability = 0.5  # brightness, contrast, saturation, hue
-
-    @model_validator(mode="after")
-    def _crop_and_scales(self) -> Augmentation:
-        if self.crop_px % 32:
-            low = self.crop_px // 32 * 32
-            raise ValueError(f"crop_px must be divisible by 32, got {self.crop_px}; use {low} or {low + 32}")
-        if self.scale_min > self.scale_max:
-            raise ValueError(
-                f"scale_min must not exceed scale_max, got {self.scale_min} and {self.scale_max}; swap them"
-            )
-        return self
 
 
 class Loss(Part):

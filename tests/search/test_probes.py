@@ -26,6 +26,20 @@ BRANCHES = "model.head={choice: {segformer: {}, upernet: {channels: {int: [4, 64
         ("optimizer.lr=fast", "optimizer.lr: must be a valid number"),
         ("train.amp=bf1", "train.amp: must be 'auto', 'bf16', 'fp16' or 'off', got 'bf1'; did you mean 'bf16'?"),
         (BRANCHES, "model.head.choice.upernet.channels: must be greater than or equal to 8, got 4 (and 3 more values)"),
+        (
+            "augmentation.elastic.PiecewiseAffine.p={float: [0, 1.5]}",
+            "augmentation.elastic.PiecewiseAffine.p: must be less than or equal to 1, got 1.5",
+        ),
+        ("augmentation.mosaic.p=-0.1", "augmentation.mosaic.p: must be greater than or equal to 0, got -0.1"),
+        (
+            "augmentation.geometric.Afine={p: 0.5}",
+            "augmentation.geometric.Afine: unknown key; did you mean 'Affine'?",
+        ),
+        (
+            "augmentation.copy_paste={scale_min: 2.0, scale_max: 1.0}",
+            "augmentation.copy_paste.scale_min: must not exceed scale_max",
+        ),
+        ("augmentation.preset=convnext", "augmentation.preset: must be 'none', 'convnext_knet'"),
         ("model.drop_path={float: [0, 2]}", "model.drop_path: must be less than or equal to 1, got 2.0"),
     ],
 )
@@ -60,3 +74,39 @@ def test_the_middle_of_a_range(kind: str, low: float, high: float, expected: flo
 
 def test_the_default_of_a_choice_is_its_first_item() -> None:
     assert middle(Choice((), "p", ([3, 4], [1, 2]))) == [3, 4]
+
+
+def test_every_operator_s_field_can_be_searched() -> None:
+    searched = [
+        "augmentation.preset={choice: [none, convnext_knet, swin_knet, beit, copy_paste]}",
+        "augmentation.geometric.Affine={p: {float: [0, 1]}, rotate_limit_deg: {float: [0, 45]}}",
+        "augmentation.elastic={one_of: {choice: [true, false]}, ElasticTransform: {alpha: {log: [10, 200]}}}",
+        "augmentation.policy={choice: {none: , trivial_augment: , rand_augment: {num_ops: {int: [1, 3]}}}}",
+        "augmentation.copy_paste={p: {float: [0.0, 0.7]}, rare_class_weight: {float: [0, 2]}}",
+        "augmentation.mosaic={p: {float: [0.0, 0.5]}}",
+    ]
+    space = load_space("convnext.yaml", overrides=searched)
+    names = {parameter.name for parameter in space.parameters()}
+    assert {
+        "augmentation/preset",
+        "augmentation/geometric/Affine/rotate_limit_deg",
+        "augmentation/elastic/ElasticTransform/alpha",
+        "augmentation/policy/name",
+        "augmentation/policy/rand_augment/num_ops",
+        "augmentation/copy_paste/rare_class_weight",
+        "augmentation/mosaic/p",
+    } <= names
+
+
+def test_a_crop_larger_than_the_images_is_refused_with_its_path() -> None:
+    space = load_space("convnext.yaml", overrides=["augmentation.crop_px={choice: [512, 1280]}"])
+    with pytest.raises(SpaceProblems, match=r"augmentation.crop_px: must not be larger than the images, got 1280"):
+        space.check_images([(512, 512), (480, 360)])
+    space.check_images([(512, 640)])
+
+
+def test_an_operator_that_starves_a_gpu_is_told_of() -> None:
+    override = "augmentation.elastic.PiecewiseAffine={p: {float: [0, 0.3]}, exact: {choice: [false, true]}}"
+    (line,) = load_space("convnext.yaml", overrides=[override]).warnings()
+    assert line.startswith("augmentation.elastic.PiecewiseAffine: takes 1080 ms a sample on average")
+    assert load_space("convnext.yaml").warnings() == []

@@ -20,6 +20,7 @@ from trainables.data.dataset import Batch
 from trainables.data.index import Split
 from trainables.data.splits import make_split
 from trainables.data.synthetic import write_synthetic
+from trainables.data.transforms import read_pipeline
 from trainables.epoch import update
 from trainables.fit import Diverged, OutOfMemory, fit
 from trainables.infer import View, at_label_size, view_logits
@@ -300,6 +301,8 @@ def test_the_command_trains_and_resumes(card_path, tmp_path):
         "cache",
         "epoch-0002",
     ]
+    pipeline = read_pipeline(tmp_path / "out" / "epoch-0002" / "augmentation.json")
+    assert type(pipeline.transforms[0]).__name__ == "ScaledCrop"
 
 
 def test_the_commands_mistakes_are_one_line(card_path, tmp_path, capsys):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainables.data.cache import Cache
+from trainables.data.sources import Sources
 from trainables.data.transforms import reseed, train_transform
 from trainables.recipe import Augmentation
 
@@ -41,7 +43,11 @@ class TrainSet(Dataset[Item]):
         self.cache = cache
         self.ids = tuple(ids)
         self.seed = seed
-        self._transform = train_transform(augmentation, seed)
+        self.transform = train_transform(augmentation, seed)
+        self._rare = augmentation.rare_class_weight
+        self._mixes = augmentation.mixes
+        wanted = self._mixes or self._rare > 0
+        self._sources = Sources(cache, self.ids, augmentation) if wanted else None
         # in shared memory: workers that outlive an epoch must see the next one's number
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -58,9 +64,15 @@ class TrainSet(Dataset[Item]):
         return len(self.ids)
 
     def __getitem__(self, position: int) -> Item:
+        """The sample at a position: its own image, or one drawn for it where rare classes are to come more often."""
+        reseed(self.transform, self.seed, self.epoch, position)
+        mixing: dict[str, Any] = {}
+        if self._sources is not None:
+            if self._rare > 0:
+                position = self._sources.draw(self.transform.py_random, self._rare)
+            mixing = {"sources": self._sources, "position": position} if self._mixes else {}
         image_id = self.ids[position]
-        reseed(self._transform, self.seed, self.epoch, position)
-        changed = self._transform(image=self.cache.image(image_id), mask=self.cache.label(image_id))
+        changed = self.transform(image=self.cache.image(image_id), mask=self.cache.label(image_id), **mixing)
         image = torch.from_numpy(np.ascontiguousarray(changed["image"].transpose(2, 0, 1)))  # (3,h,w)
         return image, torch.from_numpy(changed["mask"]).long(), position
 

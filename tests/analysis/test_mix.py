@@ -1,0 +1,75 @@
+"""An off-line mixed set: reads back pixel for pixel, and is made of training images alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from analysis import mix
+from trainables.data.card import read_card
+from trainables.data.coco import read
+from trainables.data.raster import rasterise, read_image
+from trainables.data.splits import make_split
+from trainables.data.synthetic import write_synthetic
+
+KINDS = ["mosaic", "cutmix", "classmix", "copy_paste"]
+ONE = {"size_px": 64, "rare": 1.0, "scale_min": 0.3, "scale_max": 1.5}
+SHARES = {"val_share": 0.2, "holdout_share": 0.2}
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("mix") / "set", num_images=24, image_px=96, seed=0)
+
+
+def test_what_is_written_reads_back_pixel_for_pixel(
+    card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: dict[str, Any] = {}
+    add = mix.Writer.add
+
+    def watched(self: Any, stem: str, image: Any, label: Any, kind: str, used: list[str]) -> None:
+        labels[f"images/{stem}.jpg"] = (image.copy(), label.copy())
+        add(self, stem, image, label, kind, used)
+
+    monkeypatch.setattr(mix.Writer, "add", watched)
+    mix.write_mixed(card, tmp_path / "out", KINDS, 12, ONE, SHARES, 0, tmp_path / "cache")
+    index = read(read_card(tmp_path / "out" / "data.yaml"))
+    assert index.classes == read(read_card(card)).classes
+    assert len(index.images) == 12
+    for record in index.images:
+        image, label = labels[record.image_id]
+        assert np.array_equal(rasterise(record, index.ignore_index, background=index.background), label)
+        assert np.abs(read_image(record.path).astype(int) - image).mean() < 8  # JPEG
+    assert any((label == 255).any() for _, label in labels.values())
+
+
+def test_sources_come_from_the_train_part_alone(card: Path, tmp_path: Path) -> None:
+    mix.write_mixed(card, tmp_path / "out", KINDS, 40, ONE, SHARES, 5, tmp_path / "cache")
+    split = make_split(read(read_card(card)), seed=5, **SHARES)
+    used = {s for each in json.loads((tmp_path / "out" / "mix.json").read_text())["images"] for s in each["sources"]}
+    assert used <= set(split.train_ids)
+    assert len(used) > 1
+    assert not used & {*split.val_ids, *split.holdout_ids}
+
+
+def test_the_command_writes_a_preview_and_refuses_a_folder_that_is_there(card: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(card), "--out", str(tmp_path / "m"), "--num-images", "4", "--size-px", "64"]
+    done = CliRunner().invoke(mix.app, arguments)
+    assert (done.exit_code, "4 mixed images" in done.output) == (0, True)
+    assert read_image(tmp_path / "m" / "preview.jpg").shape == (2 * 192, 3 * 384, 3)
+    again = CliRunner().invoke(mix.app, arguments)
+    assert again.exit_code == 2
+    assert "--out must name a folder that does not exist yet" in again.output
+
+
+def test_equal_seeds_write_equal_sets(card: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        mix.write_mixed(card, tmp_path / name, ["copy_paste"], 3, ONE, SHARES, 1, tmp_path / "cache")
+    a, b = ((tmp_path / name / "train.json").read_text() for name in ("a", "b"))
+    assert a == b

@@ -1,0 +1,15 @@
+"""What every section of a recipe is made from. Imports pydantic alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Part(BaseModel):
+    """A frozen section of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
