@@ -148,9 +148,8 @@ def test_a_model_is_asked_for(tmp_path: Path) -> None:
 def test_a_weights_file_is_found_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.safetensors").touch()
-    backbone = space_of(tmp_path, SPACE + "\n", overrides=["model.weights_file=w.safetensors"]).root.children[
-        "backbone"
-    ]  # type: ignore[arg-type]
+    overrides = ["model.pretrained=true", "model.weights_file=w.safetensors"]
+    backbone = space_of(tmp_path, SPACE, overrides=overrides).root.children["backbone"]
     assert isinstance(backbone, Group)
     assert backbone.children["weights_file"] == Fixed(("model", "weights_file"), str(tmp_path / "w.safetensors"))
     with pytest.raises(SpaceProblems, match=r"model.weights_file: no such file, got 'v.pth'"):

@@ -1,0 +1,170 @@
+"""The command line: what it refuses, at once and in one message, and one whole run on real parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from search.run import app
+from search.trackers import read_events
+from trainables.data.card import read_card
+from trainables.data.coco import read
+from trainables.data.raster import rasterise
+from trainables.data.synthetic import write_synthetic
+from trainables.metrics import confusion, miou
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    *("--set", "model.backbone={choice: [test_convnext, test_convnext2]}"),
+    *("--set", "model.head={name: segformer, channels: 16}"),
+    *("--set", "augmentation={short_px: 64, crop_px: 64, scale_min: 1.0, scale_max: 1.0}"),
+    *("--set", "train.batch_size=4", "--set", "search.max_epochs=2", "--set", "search.grace_epochs=1"),
+    *("--set", "tta={scales: [1.0], flips: [none, horizontal]}", "--set", "ensemble.sample_mb=4"),
+    *("--set", "ensemble.resamples=200", "--no-dashboard", "--profile", "cpu"),
+)
+
+
+def refused(*arguments: str) -> str:
+    """The message of a command that must end with exit code 2."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "optimzer.lr=1"), "did you mean 'optimizer'"),
+        (("--set", "model.backbone=convnext_atoo"), "nearest: convnext_atto"),
+        (("--set", "train.batch_size=8", "--set", "train.accumulate=3"), "use a divisor of 8"),
+        (("--set", "augmentation.crop_px=500"), "use 480 or 512"),
+        (("--profile", "gpux"), "unknown profile 'gpux'"),
+        (("--data", "nowhere.yaml"), "the data card cannot be read"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(arguments: Sequence[str], message: str) -> None:
+    profile = () if "--profile" in arguments else ("--profile", "cpu")
+    assert message in refused("--space", "convnext.yaml", *profile, *arguments)
+
+
+def test_a_run_needs_a_space() -> None:
+    assert "give --space" in refused()
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    assert "run.json" in refused("--resume", str(tmp_path))
+
+
+def test_a_resumed_run_keeps_its_question(tmp_path: Path) -> None:
+    asked = {"space": "convnext.yaml", "data": None, "assignments": [], "profile": None}
+    (tmp_path / "run.json").write_text(json.dumps({"asked": asked, "profile": "cpu", "space": "convnext"}))
+    message = refused("--resume", str(tmp_path), "--space", "swin.yaml", "--set", "seed=1")
+    assert "--space: 'swin.yaml', but the run was started with 'convnext.yaml'" in message
+    assert "--set: ['seed=1']" in message
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = CliRunner().invoke(app, ["--space", "convnxt.yaml", "--debug"])
+    assert isinstance(result.exception, ValueError)
+
+
+def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from search.run import app;"
+        "CliRunner().invoke(app, ['--space', 'convnext.yaml', '--set', 'a=1']);"
+        "print({'torch', 'ray', 'timm', 'optuna'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+def start(*arguments: str, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "search/run.py", *arguments, "--cache-dir", str(cache)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 200) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.2)
+
+
+def ended_trials(run: Path) -> list[dict[str, Any]]:
+    events = run / "events.jsonl"
+    return [event for event in read_events(events) if event["event"] == "trial_ended"] if events.exists() else []
+
+
+def miou_of_pngs(card: Path, folder: Path) -> float:
+    """Of label PNGs against the card's hold-out, painted anew: nothing of the ensemble stage is used."""
+    index = read(read_card(card))
+    counts = np.zeros((index.num_classes, index.num_classes), np.int64)
+    for record in index.images:
+        if record.role == "holdout":
+            label = np.asarray(Image.open((folder / record.image_id).with_suffix(".png")))
+            counts += confusion(rasterise(record, 255, background=True), label, index.num_classes)
+    return float(miou(counts))
+
+
+@pytest.mark.slow
+def test_killed_resumed_and_shipped(tmp_path: Path) -> None:
+    """SIGKILL after the first trial; the resumed run loses nothing; its bundle reproduces the verdict."""
+    card = write_synthetic(tmp_path / "data", num_images=40, image_px=64, seed=1)
+    run = tmp_path / "run"
+    arguments = ("--space", "convnext.yaml", "--data", str(card), "--set", "search.num_trials=4", *TINY)
+    killed = start(*arguments, "--run-dir", str(run), cache=tmp_path / "cache")
+    wait_for(lambda: len(ended_trials(run)) >= 1, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    before = ended_trials(run)
+
+    output = finish(start(*arguments, "--resume", str(run), cache=tmp_path / "cache"))
+
+    after = ended_trials(run)
+    assert after[: len(before)] == before
+    assert sorted(event["trial"] for event in after) == ["00000", "00001", "00002", "00003"]
+    assert "report.html" in output
+    again = finish(start("--resume", str(run), cache=tmp_path / "cache"))
+    assert "search: done at" in again
+    assert "report: done at" in again
+
+    predict = [sys.executable, "analysis/predict.py", "--bundle", str(run / "bundle"), "--images", str(card.parent)]
+    subprocess.run([*predict, "--out", str(tmp_path / "out")], cwd=ROOT, check=True, capture_output=True)
+    ensemble = json.loads((run / "ensemble.json").read_text())
+    shipped = next(rule for rule in ensemble["rules"] if rule["name"] == ensemble["verdict"]["rule"])
+    assert miou_of_pngs(card, tmp_path / "out") == pytest.approx(shipped["holdout"]["miou"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["camvid", "trash_sample"])
+def test_real_data_runs_through(name: str, shared_data: Path, tmp_path: Path) -> None:
+    """About 200 updates on the real sets, to a verdict and a bundle."""
+    card = shared_data / name / "data.yaml"
+    arguments = ("--space", "convnext.yaml", "--data", str(card), "--run-dir", str(tmp_path / "run"))
+    fewer = ("--set", "search.num_trials=2", "--set", "model.backbone=test_convnext2")
+    output = finish(start(*arguments, *TINY, *fewer, cache=tmp_path / "cache"))
+    assert "ship the single model" in output or "ship the ensemble" in output
+    assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
