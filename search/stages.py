@@ -150,7 +150,7 @@ def search(context: Context) -> None:
 def open_gate(context: Context) -> Gate:
     """What decides whether a recipe may take a device, and how many: by the data's sizes and the cluster's GPUs."""
     data, options = context.data, context.space.options
-    sizes = [data.cache.size(record.image_id) for record in data.index.images]
+    sizes = [(record.height, record.width) for record in data.index.images]
     device_gb = options.resources.memory_gb or (cluster_gpu_gb() if options.resources.gpu else None)
     return Gate(options, data.index.num_classes, some_sizes(sizes), device_gb)
 
