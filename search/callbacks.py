@@ -47,12 +47,17 @@ class TrialRow:
     device: str = "cpu"  # what `device_s` counts
     device_s: float = 0.0  # GPU-seconds, or CPU-seconds where a trial holds no GPU
     error: str | None = None
+    params_m: float | None = None  # millions
+    memory_gb: float | None = None  # GiB that a training step takes of a device, as estimated beforehand
+    peak_gb: float | None = None  # GiB that it took
+    accumulate: int | None = None  # micro-batches a batch was split in
+    grad_checkpointing: bool = False
     checkpoint: str | None = None  # folder of the last one; its best.safetensors is the best epoch's
     params: dict[str, Any] = field(default_factory=dict)  # as suggested, flat
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
-PROGRESS = ("epochs", "best_miou", "best_epoch", "iou", "device", "device_s", "error")
+PROGRESS = ("epochs", "best_miou", "best_epoch", "iou", "device", "device_s", "error", "peak_gb", "accumulate")
 
 
 class Observer:
@@ -85,6 +90,7 @@ def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any]) -> TrialRow:
     """The row of one trial in the study."""
     attrs = frozen.user_attrs
     identity, progress = attrs["identity"], attrs.get("progress", {})
+    train = identity["recipe"].get("train", {})
     row = TrialRow(
         trial=trial_name(frozen.number),
         number=frozen.number,
@@ -96,6 +102,9 @@ def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any]) -> TrialRow:
         checkpoint=attrs.get("checkpoint", {}).get("path"),
         params=dict(frozen.params),
         recipe=identity["recipe"],
+        grad_checkpointing=train.get("grad_checkpointing", False),
+        **({"accumulate": train.get("accumulate")} if "accumulate" not in progress else {}),
+        **attrs.get("footprint", {}),
         **{key: progress[key] for key in PROGRESS if key in progress},
     )
     if row.state == "FAIL":
@@ -152,7 +161,17 @@ class TrialTable(tune.Callback):
             # an actor that could not be reset in time: Ray marks the next trial ERROR and tells nobody
             if trial.status == "ERROR" and self.search.is_live(trial.trial_id):
                 self.limiter.on_trial_complete(trial.trial_id)
+        self.take_refused()
         self.tell("tick")
+
+    def take_refused(self) -> None:
+        """Rows of the trials that failed before Ray heard of them."""
+        while self.search.refused:
+            number = self.search.refused.popleft()
+            frozen = self.search.study.get_trials(deepcopy=False)[number]
+            row = self.rows[number] = row_of(frozen, self.search.study.user_attrs)
+            self.tell("trial_started", row)
+            self.tell("trial_ended", row)
 
     @override
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -174,6 +193,8 @@ class TrialTable(tune.Callback):
     def _update(self, row: TrialRow, result: Mapping[str, Any], seconds: float) -> None:
         row.device_s += seconds
         row.epochs = max(row.epochs, int(result.get("epoch", 0)))
+        row.accumulate = int(result.get("accumulate") or 0) or row.accumulate
+        row.peak_gb = result.get("peak_gb", row.peak_gb)
         diverged = False
         if is_broken(result, self.metric):
             diverged = self.metric in result and not result.get("failed")

@@ -46,7 +46,7 @@ class Choice:
 class Branches:
     path: Path
     parameter: str
-    bodies: Mapping[str, Group]  # each with its `name`
+    bodies: Mapping[str, Node]  # groups, each with its `name`; or, in a table of models, a row's node
 
 
 @dataclass(frozen=True)

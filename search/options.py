@@ -63,11 +63,21 @@ class Tta(Part):
         return values
 
 
+class LargeResources(Part):
+    """What a trial holds instead whose network has more parameters."""
+
+    over_params_m: Annotated[float, Field(gt=0.0)]  # millions
+    gpu: Annotated[int, Field(ge=1)]
+    cpu: Annotated[int, Field(ge=1)]
+
+
 class Resources(Part):
-    """What one trial holds while it runs. Below 1, a device is shared."""
+    """What one trial holds while it runs. Below 1, a device is shared; above, each GPU trains a share of the batch."""
 
     gpu: Annotated[float, Field(ge=0.0)] = 0.0
     cpu: Annotated[float, Field(gt=0.0)] = 1.0
+    large: LargeResources | None = None
+    memory_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB of one device; None: the cluster's GPUs are asked
 
     @field_validator("gpu", "cpu")
     @classmethod

@@ -136,7 +136,7 @@ def _follow(root: Group, loc: list[str], pick: Pick) -> tuple[Path, Node | None]
     node: Node = root
     path: Path = ()
     for key in loc:
-        if isinstance(node, Branches):
+        while isinstance(node, Branches):
             node = node.bodies[pick(node)]
         if isinstance(node, Group) and key in node.children:
             node = node.children[key]

@@ -23,7 +23,10 @@ def json_schema() -> Schema:
     """A schema that stands alone; its `$defs` hold the options and the search expressions."""
     options = Options.model_json_schema(ref_template="#/$defs/{model}")
     searched = {key: _part(inside) for key, inside in recipe_grammar().keys.items()}
-    sections = {key: {"$ref": f"#/$defs/{key}"} for key in searched} | options["properties"]
+    rows = {"type": "object", "minProperties": 1, "additionalProperties": searched["model"]}
+    searched["model"] = {"anyOf": [searched["model"], _mapping({"choice": rows}, ["choice"])]}
+    points = {"type": "array", "items": {"type": "object"}, "description": "parameters of the trials to begin with"}
+    sections = {key: {"$ref": f"#/$defs/{key}"} for key in searched} | options["properties"] | {"points": points}
     whole = {**RANGE, "items": {"type": "integer"}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

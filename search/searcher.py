@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 from typing_extensions import override
 
+from search.admission import Admission
 from search.asha import is_broken
 from trainables.recipe import Recipe
 
@@ -91,10 +92,12 @@ class FamilySearch(OptunaSearch):
         seed: int,
         metric: str,
         check: Callable[[Recipe], None] | None = None,
+        admit: Callable[[Recipe], Admission] | None = None,
     ) -> None:
         super().__init__(space=suggest, metric=metric, mode="max", storage=storage, study_name=STUDY_NAME)  # type: ignore[arg-type]
         self._suggest_recipe = suggest
         self._check = check
+        self._admit = admit
         self._defaults = list(defaults)[:num_trials]
         self._num_trials = num_trials
         self._num_random = len(self._defaults) + min(MAX_STARTUP, num_trials // 4)
@@ -105,6 +108,7 @@ class FamilySearch(OptunaSearch):
         self._reported: dict[int, set[int]] = {}  # number -> epochs in the study
         self._live: dict[str, int] = {}  # Ray's trial id -> number
         self._waiting: deque[int] = deque()
+        self.refused: deque[int] = deque()  # numbers that failed before Ray heard of them; emptied by the table
         self._position = 0
         self._adopt()
 
@@ -149,20 +153,30 @@ class FamilySearch(OptunaSearch):
         recipe = self._suggest_recipe(trial)
         if self._check:
             self._check(recipe)
+        self._note_admission(trial, recipe)
         identity = {"recipe": recipe.model_dump(mode="json"), "hash": recipe.hash, "family": recipe.family}
         trial.set_user_attr("identity", identity)
         self._position += 1
         self._trials[trial.number], self._reported[trial.number] = trial, set()
         return int(trial.number)
 
+    def _note_admission(self, trial: optuna.Trial, recipe: Recipe) -> None:
+        if self._admit:
+            admission = self._admit(recipe)
+            trial.set_user_attr("footprint", {"params_m": admission.params_m, "memory_gb": admission.memory_gb})
+            if admission.refusal:
+                self.study.set_user_attr(f"error/{trial.number}", admission.refusal)
+                self.refused.append(trial.number)
+
     @override
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self._waiting:
             number = self._waiting.popleft()
-        elif self._position < self._num_trials:
-            number = self._ask()
         else:
-            return None if self._live else str(Searcher.FINISHED)
+            asked = self._ask_admitted()
+            if asked is None:
+                return None if self._live else str(Searcher.FINISHED)
+            number = asked
         self._live[trial_id] = number
         attrs = self._trials[number].user_attrs
         checkpoint = attrs.get("checkpoint", {}).get("path")
@@ -170,6 +184,15 @@ class FamilySearch(OptunaSearch):
             warnings.warn(f"trial {number} starts over: its checkpoint {checkpoint} is gone", stacklevel=2)
             checkpoint = None
         return {"recipe": attrs["identity"]["recipe"], "number": number, "resume_from": checkpoint}
+
+    def _ask_admitted(self) -> int | None:
+        """A new trial that may take a device; those that may not fail on the way. None where there are no more."""
+        while self._position < self._num_trials:
+            number = self._ask()
+            if number not in self.refused:
+                return number
+            self._tell(number, "FAIL")
+        return None
 
     def is_live(self, trial_id: str) -> bool:
         """Ray has the trial, and it has no outcome yet."""

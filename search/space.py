@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from search.expressions import parse_section
 from search.grammar import FIXED_SECTIONS, recipe_grammar
-from search.nodes import Branches, Choice, Fixed, Group, Node, Range, Searched, draw, searched
+from search.model_rows import PARTS, family_firsts, parse_model
+from search.nodes import Branches, Choice, Fixed, Group, Range, Searched, draw, searched
 from search.options import Options
+from search.points import read_points
 from search.probes import middle, recipe_problems, slow_operators
 from search.space_file import NOT_OVERRIDDEN, is_search, read_space_file
 from search.space_problems import SpaceProblems, nearest
@@ -27,6 +30,8 @@ from trainables.recipe import Recipe, backbone_family
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
+
+POINTS = "points"
 
 __all__ = ["Parameter", "Space", "SpaceProblems", "load_space", "profile_names"]
 
@@ -48,6 +53,7 @@ class Space:
     options: Options
     tree: dict[str, Any]  # resolved, with every option spelt out
     root: Group = field(repr=False)  # shaped like a recipe
+    points: tuple[dict[str, Any], ...] = ()  # settings to try first; what they leave out is at its default
 
     def suggest(self, trial: Trial) -> Recipe:
         """The recipe of a trial; the trial keeps the parameters that it was asked for."""
@@ -64,13 +70,14 @@ class Space:
         return Recipe.model_validate(draw(self.root, pick))
 
     def defaults(self) -> list[dict[str, Any]]:
-        """Flat parameters of one sensible recipe for each backbone family, to be tried first.
+        """Flat parameters of the recipes to be tried first: the space's `points`, then one of each other family.
 
         The family's first backbone; the first item or branch of a choice; the middle of a range, geometric for log.
         """
-        return [self._parameters_at({node.parameter: name}) for node, name in _family_firsts(self.root)] or [
-            self._parameters_at({})
-        ]
+        first = [self._parameters_at(point) for point in self.points]
+        covered = {self._family_at(point) for point in self.points}
+        rest = [picks for family, picks in family_firsts(self.root) if family not in covered]
+        return first + [self._parameters_at(picks) for picks in rest]
 
     def parameters(self) -> list[Parameter]:
         """Every searched parameter once, in the order of the file."""
@@ -99,6 +106,10 @@ class Space:
         origin = f"# {self.name}.yaml" + (f", profile {self.profile}" if self.profile else "")
         return f"{origin}, resolved\n{dump_yaml(self.tree)}"
 
+    def _family_at(self, picks: Mapping[str, Any]) -> str:
+        values = draw(self.root, lambda node: picks.get(node.parameter, middle(node)))
+        return backbone_family(values["backbone"]["name"])
+
     def _parameters_at(self, picks: Mapping[str, Any]) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
 
@@ -121,16 +132,20 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     problems = list(file.problems)
     tree = _absolute_weights(file.tree, (), problems)
     for key in tree:
-        if key not in (*recipe_grammar().keys, *FIXED_SECTIONS):
-            known = [*recipe_grammar().keys, *FIXED_SECTIONS, *NOT_OVERRIDDEN]
+        if key not in (*recipe_grammar().keys, *FIXED_SECTIONS, POINTS):
+            known = [*recipe_grammar().keys, *FIXED_SECTIONS, POINTS, *NOT_OVERRIDDEN]
             problems.append(f"{key}: unknown key{nearest(key, known)}")
     options = _read_options({key: tree[key] for key in FIXED_SECTIONS if key in tree}, problems)
     root = _recipe_nodes({key: tree[key] for key in tree if key in recipe_grammar().keys}, options, problems)
+    whole = all(part in root.children for part in PARTS)
     problems += recipe_problems(root)
+    points = read_points(tree.get(POINTS) or [], root, problems) if whole else []
     if problems:
         raise SpaceProblems(file.name, list(dict.fromkeys(problems)))
     resolved = {key: tree[key] for key in tree if key in recipe_grammar().keys} | options.model_dump(mode="json")
-    return Space(file.name, file.profile, file.profiles, options, resolved, root)
+    if points:
+        resolved[POINTS] = tree[POINTS]
+    return Space(file.name, file.profile, file.profiles, options, resolved, root, tuple(points))
 
 
 def profile_names(spec: str) -> tuple[str, ...]:
@@ -140,48 +155,18 @@ def profile_names(spec: str) -> tuple[str, ...]:
 
 def _recipe_nodes(tree: dict[str, Any], options: Options, problems: list[str]) -> Group:
     """Nodes in the recipe's own shape: `model` opened up, what the options decide filled in."""
-    parsed = parse_section(recipe_grammar(), tree, (), problems)
-    assert isinstance(parsed, Group)
-    children = dict(parsed.children)
-    model = children.pop("model", Group(("model",), {}))
-    assert isinstance(model, Group)
-    beside = dict(model.children)
-    for part in ("backbone", "head"):
-        node = beside.pop(part, None)
-        if node is not None:
-            children[part] = node
+    model = recipe_grammar().keys["model"]
+    assert not isinstance(model, FieldInfo)
     given = tree.get("model")
-    for part in ("backbone", "head"):
-        if part not in (given if isinstance(given, dict) else {}):
-            problems.append(f"model.{part}: missing; write the name of a {part}, or {{choice: [...]}}")
-    if "backbone" in children:
-        children["backbone"] = _with_siblings(children["backbone"], beside)
+    parsed = parse_section(recipe_grammar(), {key: tree[key] for key in tree if key != "model"}, (), problems)
+    assert isinstance(parsed, Group)
+    children = {**parsed.children, **parse_model(model, given, problems)}
     train = children.get("train", Group(("train",), {}))
     assert isinstance(train, Group)
     epochs = Fixed(("search", "max_epochs"), options.search.max_epochs)
     children["train"] = Group(train.path, {**train.children, "num_epochs": epochs})
     children["seed"] = Fixed(("seed",), options.seed)
     return Group((), children)
-
-
-def _with_siblings(backbone: Node, beside: Mapping[str, Node]) -> Node:
-    """What stands beside `model.backbone` holds for every backbone that does not say otherwise."""
-    if isinstance(backbone, Branches):
-        bodies = {name: Group(body.path, {**beside, **body.children}) for name, body in backbone.bodies.items()}
-        return Branches(backbone.path, backbone.parameter, bodies)
-    assert isinstance(backbone, Group)
-    return Group(backbone.path, {**beside, **backbone.children})
-
-
-def _family_firsts(root: Group) -> list[tuple[Branches | Choice, str]]:
-    """The first backbone of each family, with the node that chooses it; empty where the backbone is fixed."""
-    backbone = root.children["backbone"]
-    node = backbone.children["name"] if isinstance(backbone, Group) else backbone
-    if not isinstance(node, Branches | Choice):
-        return []
-    names = list(node.bodies) if isinstance(node, Branches) else list(node.items)
-    first = {backbone_family(name): name for name in reversed(names)}
-    return [(node, name) for name in names if first[backbone_family(name)] == name]
 
 
 def _read_options(tree: dict[str, Any], problems: list[str]) -> Options:

@@ -20,6 +20,7 @@ from analysis.candidates import Candidate
 from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.export import BundleFacts, export
 from search import reporting
+from search.admission import Gate, cluster_gpu_gb, some_sizes
 from search.callbacks import CsvTable, study_rows
 from search.options import Options
 from search.progress import build_progress
@@ -130,11 +131,13 @@ def search(context: Context) -> None:
         *build_trackers(options.trackers, run.root),
         build_progress(sys.stdout, clock=clock),
     ]
+    gate = open_gate(context)
     run_search(
         suggest=space.suggest,
         defaults=space.defaults(),
         options=options.search,
-        resources_of=lambda _recipe: options.resources.model_dump(),
+        resources_of=gate.resources_of,
+        admit=gate.admit,
         trainable=make_trainable(data.index, data.split, data.cache_root),
         study_path=run.study_db,
         tune_dir=run.tune,
@@ -142,6 +145,14 @@ def search(context: Context) -> None:
         observers=observers,
         resume=run.study_db.exists(),
     )
+
+
+def open_gate(context: Context) -> Gate:
+    """What decides whether a recipe may take a device, and how many: by the data's sizes and the cluster's GPUs."""
+    data, options = context.data, context.space.options
+    sizes = [(record.height, record.width) for record in data.index.images]
+    device_gb = options.resources.memory_gb or (cluster_gpu_gb() if options.resources.gpu else None)
+    return Gate(options, data.index.num_classes, some_sizes(sizes), device_gb)
 
 
 def write_logits(context: Context) -> None:
@@ -153,12 +164,10 @@ def write_logits(context: Context) -> None:
         f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
         f"{free / 2**20:.0f} MiB free"
     )
-    task = ray.remote(num_cpus=options.resources.cpu, num_gpus=options.resources.gpu, max_retries=2)(_write_one)
+    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # one device looks at an image
+    task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_write_one)
     cache = ray.put(data.cache)
-    waiting = {
-        task.remote(c, cache, data.split, views, folders_of(run, c), options.resources.cpu, options.resources.gpu): c
-        for c in chosen
-    }
+    waiting = {task.remote(c, cache, data.split, views, folders_of(run, c), cpu, gpu): c for c in chosen}
     failed: dict[str, str] = {}
     while waiting:
         ready, _ = ray.wait(list(waiting))

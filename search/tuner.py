@@ -24,6 +24,7 @@ from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search import ConcurrencyLimiter
 
+from search.admission import Admission
 from search.asha import FamilyASHA
 from search.callbacks import Observer, TrialRow, TrialTable, study_rows
 from search.options import Search
@@ -74,6 +75,7 @@ def run_search(
     seed: int,
     observers: Sequence[Observer] = (),
     resume: bool = False,
+    admit: Callable[[Recipe], Admission] | None = None,
     reuse_actors: bool = True,
 ) -> list[TrialRow]:
     """Runs trials until `options.num_trials` have ended, in this session and earlier ones; returns all rows.
@@ -84,6 +86,7 @@ def run_search(
         resources_of: A recipe -> {"cpu": ..., "gpu": ...}.
         trainable: `config` -> reports `val/miou` and `epoch` once an epoch, with a checkpoint. It starts from
             `tune.get_checkpoint()`, else from `config["resume_from"]`.
+        admit: Asked of each new recipe before it is placed; one that it refuses fails with the reason, unplaced.
         observers: Told of every trial and epoch, in this order.
 
     Raises:
@@ -105,6 +108,7 @@ def run_search(
         seed=seed,
         metric=METRIC,
         check=lambda recipe: check_resources(resources_of(recipe), total),
+        admit=admit,
     )
     limiter = ConcurrencyLimiter(search, max_concurrent=slots)
     table = TrialTable(search, limiter, observers, METRIC)
@@ -112,6 +116,7 @@ def run_search(
     try:
         if not search.is_done:
             tune_trials(search, limiter, table, options, resources_of, trainable, tune_dir, reuse_actors)
+        table.take_refused()
     finally:
         table.tell("end")
         rows = study_rows(search.study)

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 STATE_NAME = "state.pt"
+LAST = "last"  # the folder of the last finished epoch's state
 BEST_WEIGHTS, BEST_JSON = "best.safetensors", "best.json"
 
 
@@ -116,6 +117,14 @@ def link_best(source: Path, target: Path) -> None:
     """
     for name in (BEST_WEIGHTS, BEST_JSON):
         write_atomically(target / name, partial(_link_or_copy, source / name))
+
+
+def keep_last(folder: Path, out_dir: Path) -> None:
+    """Keep an epoch's state under `out_dir`/last too, where it stays when the owner of `folder` removes that."""
+    last = out_dir / LAST
+    if (folder / BEST_WEIGHTS).exists():
+        link_best(folder, last)
+    write_atomically(last / STATE_NAME, partial(_link_or_copy, folder / STATE_NAME))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -6,6 +6,8 @@ loss and speed.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from trainables.data.dataset import Batch, Item, to_batch
 from trainables.losses import SegmentationLoss
-from trainables.models.segmentor import Segmentor, upsample
 from trainables.recipe import Recipe
 from trainables.training_state import TrainingState
 
@@ -35,8 +36,11 @@ def train_epoch(
     autocast: torch.dtype | None,
     clock: Callable[[], float],
 ) -> dict[str, Any]:
-    """Make one update a batch; Diverged as soon as a loss is seen that is not finite (within 16 updates on a GPU)."""
-    model = state.model.train()
+    """Make one update a batch; Diverged as soon as a loss is seen that is not finite (within 16 updates on a GPU).
+
+    All ranks see the same loss, so they go on or stop together; `loader` gives each its share.
+    """
+    model, ranks = state.model.train(), state.ranks
     device = next(model.parameters()).device
     check_every = 1 if device.type == "cpu" else _GPU_CHECK_EVERY
     total = torch.zeros((), dtype=torch.float64, device=device)
@@ -46,29 +50,33 @@ def train_epoch(
         lr = max(group["lr"] for group in state.optimizer.param_groups)
         total += update(state, batch, loss, recipe, autocast)
         num_images += len(batch.label)
-        if num_batches % check_every == 0 and not torch.isfinite(total):
+        if num_batches % check_every == 0 and not torch.isfinite(ranks.sum(total.clone())):
             break
-    mean = float(total) / num_batches
-    if not torch.isfinite(total):
+    mean = float(ranks.sum(total)) / num_batches
+    if not math.isfinite(mean):
         raise Diverged(f"the training loss was {mean} in epoch {state.epoch + 1}, update {state.num_updates}")
-    return {"train/loss": mean, "lr": lr, "images_per_s": num_images / max(clock() - start_s, 1e-9)}
+    return {"train/loss": mean, "lr": lr, "images_per_s": ranks.count * num_images / max(clock() - start_s, 1e-9)}
 
 
 def update(
     state: TrainingState, batch: Batch, loss: SegmentationLoss, recipe: Recipe, autocast: torch.dtype | None
 ) -> Tensor:
-    """One optimiser step on one batch; the batch's loss, detached.
+    """One optimiser step on one batch, of which `batch` is this rank's share; the share's part of the loss, detached.
 
-    The gradients of `accumulate` micro-batches sum to the whole batch's, but for what a batch norm or a loss over
-    classes takes from its micro-batch alone.
+    The gradients of `accumulate` micro-batches, and of ranks, sum to the whole batch's, but for what a batch norm (of
+    a micro-batch, over all ranks) or a loss over classes (of a rank's micro-batch) takes from its part alone.
     """
-    parts = recipe.train.accumulate
+    parts, ranks = state.accumulate, state.ranks
+    whole = ranks.sum(loss.weight(batch.label)) if parts * ranks.count > 1 else None
     total = torch.zeros((), device=batch.label.device)
-    for image, label in zip(batch.image.chunk(parts), batch.label.chunk(parts), strict=True):
-        whole = batch.label if parts > 1 else None
-        with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
-            part = _loss(state.model, image, label, loss, whole)
-        state.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+    for left, image, label in zip(
+        range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), strict=True
+    ):
+        apart = getattr(state.step, "no_sync", contextlib.nullcontext) if left else contextlib.nullcontext
+        with apart():  # ranks exchange gradients once, with the last part's
+            with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
+                part = state.step(image, label, whole)
+            state.scaler.scale(part * ranks.count).backward()  # type: ignore[no-untyped-call]  # ranks average
         total += part.detach()
     if recipe.optimizer.clip_norm is not None:
         state.scaler.unscale_(state.optimizer)
@@ -80,14 +88,4 @@ def update(
     state.schedule.step_update(state.num_updates)
     if state.ema is not None:
         state.ema.update(state.model, step=state.num_updates)
-    return total
-
-
-def _loss(model: Segmentor, image: Tensor, label: Tensor, loss: SegmentationLoss, whole: Tensor | None) -> Tensor:
-    outputs = model.forward_all(image)
-    size = (label.shape[1], label.shape[2])
-    total: Tensor = loss(upsample(outputs.logits.float(), model.stride, size), label, whole)
-    for logits, weight in outputs.aux:
-        stride = image.shape[2] // logits.shape[2]  # crops are multiples of 32 px
-        total = total + weight * loss(upsample(logits.float(), stride, size), label, whole)
     return total

@@ -3,7 +3,8 @@
 Enters: a recipe, the cache and a split. Leaves: a report an epoch, whose folder holds `state.pt` (to resume) and the
 best epoch's weights. From the shell:
 
-    python -m trainables.fit --recipe recipe.json --data data.yaml --out DIR [--device cuda] [--resume DIR/epoch-0003]
+    python -m trainables.fit --recipe recipe.json --data data.yaml --out DIR [--resume DIR/epoch-0003]
+        [--device cuda] [--ranks 4]
 
 Equal recipes give equal numbers, bit for bit on a CPU with the same number of threads, resumed or not. On a GPU the
 bilinear upsampling's backward pass adds in no fixed order; torch's deterministic mode is slower there, and left to the
@@ -13,58 +14,34 @@ caller, as is the number of threads.
 from __future__ import annotations
 
 import argparse
-import json
+import gc
+import logging
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from trainables.checkpoint import (
-    BEST_JSON,
-    BEST_WEIGHTS,
-    epoch_dir,
-    link_best,
-    save_state,
-    save_weights,
-    write_atomically,
-)
+from trainables.attempt import DoesNotFit, EpochReport, Report, Trial, attempt
+from trainables.checkpoint import LAST
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
-from trainables.data.dataset import TrainSet, stop_workers, train_loader
 from trainables.data.index import Split
 from trainables.data.splits import make_split
-from trainables.data.transforms import write_pipeline
-from trainables.epoch import Diverged, train_epoch
-from trainables.infer import autocast_dtype
-from trainables.losses import SegmentationLoss
+from trainables.distributed import attempt_on_ranks
+from trainables.epoch import Diverged
 from trainables.recipe import Recipe
-from trainables.training_state import TrainingState, prepare, steps_per_epoch
-from trainables.validate import validate
-
-AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
 
 __all__ = ["Diverged", "EpochReport", "OutOfMemory", "fit"]
 
 
 class OutOfMemory(RuntimeError):
     """The device's memory does not hold the trial."""
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """A finished epoch. Whoever gets it owns `checkpoint_dir` and moves or removes it."""
-
-    epoch: int
-    metrics: dict[str, Any]
-    checkpoint_dir: Path
 
 
 def fit(
@@ -74,122 +51,84 @@ def fit(
     *,
     out_dir: Path,
     device: str,
-    report: Callable[[EpochReport], None],
+    report: Report,
     resume_from: Path | None = None,
+    num_ranks: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Train to the last epoch and return its metrics; `report` is called after each.
 
+    A batch that the device does not hold is split in more micro-batches, and the epoch starts again from the last
+    state. `num_ranks` processes share each batch, on as many devices (see `trainables.distributed`).
+
     Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there
-    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged. A trial whose loss is not finite
-    reports diverged 1 with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory, and ValueError
-    for a batch larger than the train split, an empty split, or a `resume_from` that is another trial's.
+    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches a
+    batch), and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports
+    diverged 1 with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where one image is too
+    much, and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an
+    empty split, or a `resume_from` that is another trial's.
     """
-    _check(recipe, cache, split)
+    _check(recipe, cache, split, num_ranks)
     out_dir.mkdir(parents=True, exist_ok=True)
-    autocast = autocast_dtype(recipe.train.amp, device)
+    last = out_dir / LAST
+    shutil.rmtree(last, ignore_errors=True)  # another trial's, where a worker uses one folder again
+    trial = Trial(recipe, cache, split, out_dir, device)
+    train: Callable[..., dict[str, Any]] = (
+        partial(attempt, clock=clock) if num_ranks == 1 else partial(attempt_on_ranks, num_ranks=num_ranks)
+    )
+    parts, start = recipe.train.accumulate, resume_from
     try:
-        state, loss = prepare(recipe, cache, split, device=device, autocast=autocast, resume_from=resume_from)
-        if resume_from is not None and state.best_epoch:
-            link_best(resume_from, out_dir)
-        else:  # another trial's, where a worker uses one folder again
-            (out_dir / BEST_WEIGHTS).unlink(missing_ok=True)
-            (out_dir / BEST_JSON).unlink(missing_ok=True)
-        dataset = TrainSet(cache, split.train_ids, recipe.augmentation, recipe.seed)
-        loader = train_loader(dataset, recipe.train.batch_size, recipe.train.num_workers, recipe.seed, state.epoch)
-        assert len(loader) == steps_per_epoch(recipe, split), "the schedule must know how many batches there are"
-        try:
-            while state.epoch < recipe.train.num_epochs:
-                dataset.set_epoch(state.epoch)
-                state.metrics = {}  # those of a diverged epoch must not be the last one's
-                state.metrics = train_epoch(state, loader, loss, recipe, autocast=autocast, clock=clock)
-                _validate(state, loss, recipe, cache, split, device, out_dir)
-                folder = epoch_dir(out_dir, state.epoch)
-                save_state(folder, state.capture())
-                write_pipeline(dataset.transform, folder / AUGMENTATION_JSON)
-                report(EpochReport(state.epoch, dict(state.metrics), folder))
-        except Diverged:
-            _report_diverged(state, cache.index.num_classes, out_dir, report)
-            raise
-        finally:
-            stop_workers(loader)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"{device} ran out of memory with batch_size {recipe.train.batch_size} in {recipe.train.accumulate} parts,"
-            f" crop_px {recipe.augmentation.crop_px} and backbone {recipe.backbone.name}; use a larger"
-            " train.accumulate, a smaller crop_px or a smaller backbone"
-        ) from error
-    return state.metrics
+        while True:
+            try:
+                return train(trial, report, accumulate=parts, resume_from=start)
+            except DoesNotFit as error:
+                parts, reason = error.accumulate, error.reason  # the error itself holds the frames that fill the device
+            _release(device)
+            parts = _more_parts(recipe, num_ranks, parts, reason, device)
+            start = last if last.exists() else resume_from
+    finally:
+        shutil.rmtree(last, ignore_errors=True)
 
 
-def _check(recipe: Recipe, cache: Cache, split: Split) -> None:
+def _check(recipe: Recipe, cache: Cache, split: Split, num_ranks: int) -> None:
     recipe.augmentation.check_sizes([cache.size(image_id) for image_id in split.train_ids])
-    if recipe.train.batch_size > len(split.train_ids):
+    batch_size = recipe.train.batch_size
+    if batch_size > len(split.train_ids):
         raise ValueError(
-            f"batch_size must not exceed the train split's images, got {recipe.train.batch_size} and "
+            f"batch_size must not exceed the train split's images, got {batch_size} and "
             f"{len(split.train_ids)}; use at most {len(split.train_ids)}"
+        )
+    unit = num_ranks * recipe.train.accumulate
+    if num_ranks > 1 and batch_size % unit:
+        raise ValueError(
+            f"batch_size must be divisible by {num_ranks} GPUs x {recipe.train.accumulate} micro-batches, got "
+            f"{batch_size}; use {max(1, batch_size // unit) * unit}, or another resources.gpu or train.accumulate"
         )
     if not split.val_ids:
         raise ValueError("a trial needs images to validate on, got an empty val split; give `val` or carve one")
 
 
-def _validate(
-    state: TrainingState,
-    loss: SegmentationLoss,
-    recipe: Recipe,
-    cache: Cache,
-    split: Split,
-    device: str,
-    out_dir: Path,
-) -> None:
-    """Score the epoch that was just trained, count it, and keep its weights where they are the best so far."""
-    scores = validate(
-        state.evaluated,
-        loss,
-        cache,
-        split.val_ids,
-        short_px=recipe.augmentation.short_px,
-        device=device,
-        batch_size=recipe.train.batch_size,
-        amp=recipe.train.amp,
+def _more_parts(recipe: Recipe, num_ranks: int, parts: int, reason: str, device: str) -> int:
+    """The next number of micro-batches after `parts`: twice as many where that divides a rank's share of a batch."""
+    share = recipe.train.batch_size // num_ranks
+    more = [n for n in range(parts + 1, share + 1) if share % n == 0]
+    if not more:
+        raise OutOfMemory(
+            f"{device} ran out of memory with batch_size {recipe.train.batch_size} in {parts} parts on {num_ranks} "
+            f"device(s), crop_px {recipe.augmentation.crop_px} and backbone {recipe.backbone.name}; use "
+            f"train.grad_checkpointing, a smaller crop_px or a smaller backbone ({reason.partition(chr(10))[0]})"
+        )
+    chosen = 2 * parts if 2 * parts in more else more[0]
+    logging.getLogger(__name__).warning(
+        "a batch of %d in %d parts does not fit %s; going on with %d parts", share, parts, device, chosen
     )
-    if not np.isfinite(scores.loss):
-        raise Diverged(f"the validation loss was {scores.loss} after epoch {state.epoch + 1}")
-    state.epoch += 1
-    if scores.miou > state.best_miou:
-        state.best_miou, state.best_epoch = scores.miou, state.epoch
-        _write_best(state, recipe, cache, split, out_dir)
-    state.metrics |= {"val/loss": scores.loss, "val/miou": scores.miou, "val/iou": scores.iou, "diverged": 0}
-    state.metrics |= {"epoch": state.epoch, "best/miou": state.best_miou, "best/epoch": state.best_epoch}
+    return chosen
 
 
-def _write_best(state: TrainingState, recipe: Recipe, cache: Cache, split: Split, out_dir: Path) -> None:
-    about = {
-        "recipe": recipe.model_dump(mode="json"),
-        "classes": list(cache.index.classes),
-        "miou": state.best_miou,
-        "epoch": state.best_epoch,
-        "data_fingerprint": cache.index.fingerprint,
-        "split_fingerprint": split.fingerprint,
-    }
-    save_weights(out_dir / BEST_WEIGHTS, state.evaluated.state_dict())
-    text = json.dumps(about, indent=1) + "\n"
-    write_atomically(out_dir / BEST_JSON, partial(_write_text, text))
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _report_diverged(
-    state: TrainingState, num_classes: int, out_dir: Path, report: Callable[[EpochReport], None]
-) -> None:
-    nan = float("nan")
-    state.epoch += 1
-    metrics = {"train/loss": nan, "lr": nan, "images_per_s": nan, "val/loss": nan, **state.metrics}
-    metrics |= {"val/miou": 0.0, "val/iou": [0.0] * num_classes, "epoch": state.epoch, "diverged": 1}
-    metrics |= {"best/miou": max(state.best_miou, 0.0), "best/epoch": state.best_epoch}
-    report(EpochReport(state.epoch, metrics, epoch_dir(out_dir, state.epoch)))
+def _release(device: str) -> None:
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -199,6 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="data card (YAML)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cache and the checkpoints")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--ranks", type=int, default=1, help="GPUs to train on")
     parser.add_argument("--resume", type=Path, help="an epoch's folder in --out")
     args = parser.parse_args(argv)
     try:
@@ -214,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
             device=args.device,
             report=_print_epoch,
             resume_from=args.resume,
+            num_ranks=args.ranks,
         )
     except (ValueError, OSError, OutOfMemory) as error:  # pydantic's ValidationError is a ValueError
         print(f"error: {error}", file=sys.stderr)

@@ -52,15 +52,16 @@ class SegmentationLoss(nn.Module):
         return self.class_weight[torch.where(counts, label, 0)].masked_fill(~counts, 0.0).sum()
 
     def forward(self, logits: Tensor, label: Tensor, whole: Tensor | None = None) -> Tensor:  # (B,K,H,W), (B,H,W) -> ()
-        """The loss of these labels or, given the labels of the `whole` batch, their part in the batch's loss.
+        """The loss of these labels or, given the `weight` () of the whole batch, their part in the batch's loss.
 
         The parts of a batch's micro-batches sum to its loss: exactly for terms over pixels; for terms over classes,
-        which no sum over pixels can give, to the mean over micro-batches weighted by their pixels.
+        which no sum over pixels can give, to the mean over micro-batches weighted by their pixels. A part of a batch
+        is also what one of several ranks sees.
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()  # softmax and sums over millions of pixels need float32 under AMP
             own = self.weight(label)
-            share = 1.0 if whole is None else own / self.weight(whole).clamp_min(1e-12)
+            share = 1.0 if whole is None else own / whole.clamp_min(1e-12)
             total = torch.stack([self._term(name, logits, label, own) for name in self.terms]).sum()
             return total * share
 

@@ -137,6 +137,8 @@ class Train(Part):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.999
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     num_workers: Annotated[int, Field(ge=0)] = 4
+    compile: bool = False  # torch.compile the training step: quicker, the same numbers but for rounding
+    grad_checkpointing: bool = False  # the backbone's activations are computed again in the backward pass: less memory
 
     @model_validator(mode="after")
     def _divides(self) -> Train:

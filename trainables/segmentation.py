@@ -123,6 +123,7 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
                 split,
                 out_dir=Path(out_dir),
                 device="cuda" if resources.get("GPU") else "cpu",
+                num_ranks=max(1, int(resources.get("GPU", 0.0))),
                 report=report,
                 resume_from=Path(checkpoint.path) if checkpoint else as_path(config.get("resume_from")),
             )

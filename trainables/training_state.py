@@ -15,14 +15,18 @@ import numpy as np
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
+from torch import nn
 
+from trainables.batch_norm import synchronise
 from trainables.checkpoint import load_state, random_states, restore_random_states
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.losses import SegmentationLoss, build_loss
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.optim import build_optimizer, build_schedule
+from trainables.ranks import ALONE, Ranks
 from trainables.recipe import Recipe
+from trainables.step import TrainingStep, compiled
 
 
 @dataclass
@@ -30,11 +34,14 @@ class TrainingState:
     """A trial between two updates. `identity` says what it trains on what; only an equal trial may resume it."""
 
     model: Segmentor
+    step: nn.Module  # a micro-batch -> its loss, through `model`
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     schedule: CosineLRScheduler
     scaler: torch.amp.GradScaler
     identity: dict[str, str]
+    accumulate: int  # micro-batches that a batch is split in, by the recipe or because the device holds no larger ones
+    ranks: Ranks = ALONE
     num_updates: int = 0
     epoch: int = 0  # finished ones
     best_miou: float = -1.0  # below any score, so that the first epoch is the best so far
@@ -55,6 +62,7 @@ class TrainingState:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "identity": self.identity,
+            "accumulate": self.accumulate,
             "num_updates": self.num_updates,
             "epoch": self.epoch,
             "best": [self.best_miou, self.best_epoch],
@@ -77,6 +85,7 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.scaler.load_state_dict(saved["scaler"])
+        self.accumulate = max(self.accumulate, saved["accumulate"])
         self.num_updates, self.epoch = saved["num_updates"], saved["epoch"]
         self.best_miou, self.best_epoch = saved["best"]
         self.metrics = saved["metrics"]
@@ -91,10 +100,13 @@ def prepare(
     device: str,
     autocast: torch.dtype | None,
     resume_from: Path | None,
+    accumulate: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[TrainingState, SegmentationLoss]:
     """Seed every global generator, build the trial and, where asked, go on from the checkpoint folder `resume_from`.
 
-    `autocast` float16 turns gradient scaling on.
+    `autocast` float16 turns gradient scaling on; `accumulate` overrides the recipe's. Raises ValueError where
+    activations shall be recomputed in a backbone that has no switch for it.
     """
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)
@@ -104,23 +116,44 @@ def prepare(
     # tensor cores read channels-last; a CPU gains by it in some layers only
     layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
+    if ranks.count > 1:
+        synchronise(model, device)
+    if recipe.train.grad_checkpointing:
+        checkpoint_gradients(model)
     weighted = recipe.loss.class_weights != "none"
     pixels = cache.class_pixels(split.train_ids) if weighted else None
     loss = build_loss(recipe.loss, index.num_classes, pixels, index.ignore_index).to(device)
     cfg, train = recipe.optimizer, recipe.train
     optimizer = build_optimizer(model, cfg)
+    # without a warm-up the average of a short run would mostly hold its random start
+    ema = None if train.ema_decay is None else ModelEmaV3(model, decay=train.ema_decay, use_warmup=True)
+    step = ranks.averaging(TrainingStep(model, loss), device)
     state = TrainingState(
         model=model,
-        # without a warm-up the average of a short run would mostly hold its random start
-        ema=None if train.ema_decay is None else ModelEmaV3(model, decay=train.ema_decay, use_warmup=True),
+        step=compiled(step, device) if train.compile else step,
+        ema=ema,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, split)),
         scaler=torch.amp.GradScaler(torch.device(device).type, enabled=autocast == torch.float16),
         identity={"recipe": recipe.hash, "data": index.fingerprint, "split": split.fingerprint},
+        accumulate=accumulate or train.accumulate,
+        ranks=ranks,
     )
     if resume_from is not None:
         state.restore(resume_from)
     return state, loss
+
+
+def checkpoint_gradients(model: Segmentor) -> None:
+    """Let the backbone recompute its activations in the backward pass (Chen et al., 2016, sublinear memory)."""
+    for module in (model.backbone, model.backbone.body):
+        switch: Any = getattr(module, "set_grad_checkpointing", None)
+        if switch is not None and switch(True) is not False:
+            return
+    raise ValueError(
+        "train.grad_checkpointing must be false for a backbone without timm's switch for it, got true; use a larger "
+        "train.accumulate instead"
+    )
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:

@@ -19,6 +19,7 @@ from trainables.infer import Amp, View, at_label_size, view_batches
 from trainables.losses import SegmentationLoss
 from trainables.metrics import confusion, confusion_torch, iou, miou
 from trainables.models.segmentor import Segmentor
+from trainables.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,15 @@ def validate(
     device: str,
     batch_size: int,
     amp: Amp,
+    ranks: Ranks = ALONE,
 ) -> Scores:
-    """Score `model` on `ids`. Raises ValueError where no labelled pixel counts."""
+    """Score `model` on `ids`, which the `ranks` share. Raises ValueError where no labelled pixel counts."""
     num_classes, ignore_index = cache.index.num_classes, cache.index.ignore_index
-    conf = np.zeros((num_classes, num_classes), dtype=np.int64)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss times weight, weight
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    batches = view_batches(model, cache, ids, View(), short_px=short_px, device=device, batch_size=batch_size, amp=amp)
+    batches = view_batches(
+        model, cache, ranks.share(ids), View(), short_px=short_px, device=device, batch_size=batch_size, amp=amp
+    )
     for batch_ids, logits in batches:
         for image_id, one in zip(batch_ids, logits, strict=True):  # (K,h,w)
             true = np.array(cache.label(image_id))  # (H,W); own memory, as torch takes no read-only arrays
@@ -63,15 +66,15 @@ def validate(
             sums += _weighted(loss, full, label[None].long())
             pred = full[0].argmax(0).to(torch.uint8)  # (H,W)
             if device == "cpu":
-                conf += confusion(true, pred.numpy(), num_classes, ignore_index)
+                counts += torch.from_numpy(confusion(true, pred.numpy(), num_classes, ignore_index))
             else:
                 counts += confusion_torch(label, pred, num_classes, ignore_index)
-    conf += counts.cpu().numpy()
+    conf: NDArray[np.int64] = ranks.sum(counts).cpu().numpy()
     if not conf.any():
         raise ValueError(
             f"a validation split must have labelled pixels, got {len(ids)} images with none; check the labels"
         )
-    total, weight = sums.tolist()
+    total, weight = ranks.sum(sums).tolist()
     return Scores(total / weight if weight else 0.0, conf)
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from trainables import attempt as attempt_module
 from trainables import epoch as epoch_module
 from trainables import fit as fit_module
+from trainables import step as step_module
 from trainables.checkpoint import load_state, load_weights
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
@@ -83,7 +85,7 @@ def test_a_run_reports_every_epoch_and_learns(data, tmp_path):
     assert last == reports[-1].metrics
     assert set(last) == {
         *("train/loss", "val/loss", "val/miou", "val/iou", "lr", "images_per_s", "epoch"),
-        *("best/miou", "best/epoch", "diverged"),
+        *("best/miou", "best/epoch", "diverged", "accumulate"),
     }
     assert last["images_per_s"] == len(data[1].train_ids) // 2 * 2  # in one tick
     assert last["best/miou"] == max(r.metrics["val/miou"] for r in reports)
@@ -275,10 +277,107 @@ def test_a_full_device_is_told_with_what_filled_it(data, tmp_path, monkeypatch):
         run(recipe_of(), data, tmp_path)
 
 
+class Device:
+    """Holds micro-batches of `largest` images; `full_at` counts the training passes that it refuses anyway."""
+
+    def __init__(self, monkeypatch, largest):
+        self.largest, self.sizes, self.refused = largest, [], 0
+        forward = Segmentor.forward_all
+
+        def holds(model, image):
+            if model.training:
+                self.sizes.append(len(image))
+                if len(image) > self.largest:
+                    self.refused += 1
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+            return forward(model, image)
+
+        monkeypatch.setattr(Segmentor, "forward_all", holds)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_run_is_that_of_halved_batches(data, tmp_path, monkeypatch):
+    wanted, _ = run(recipe_of(batch_size=4, accumulate=4), data, tmp_path / "small")
+    device = Device(monkeypatch, largest=1)
+    last, reports = run(recipe_of(batch_size=4), data, tmp_path / "large")
+    assert device.refused == 2
+    assert set(device.sizes[2:]) == {1}
+    assert _timeless(last) == _timeless(wanted)
+    assert [r.metrics["accumulate"] for r in reports] == [4, 4]
+    assert not (tmp_path / "large" / "last").exists()
+
+
+def test_a_device_that_fills_up_later_costs_the_epoch_and_no_more(data, tmp_path, monkeypatch):
+    device = Device(monkeypatch, largest=2)
+    updates = steps_per_epoch(recipe_of(), data[1])
+    reports = []
+
+    def fills_up(done):
+        reports.append(done)
+        shutil.rmtree(done.checkpoint_dir)  # its owner's right
+        device.largest = 1
+
+    fit(recipe_of(num_epochs=3), *data, out_dir=tmp_path, device="cpu", report=fills_up)
+    assert [(r.epoch, r.metrics["accumulate"]) for r in reports] == [(1, 1), (2, 2), (3, 2)]
+    assert device.sizes == [2] * (updates + 1) + [1] * 4 * updates
+    assert (tmp_path / "best.safetensors").exists()
+
+
+def test_halving_changes_nothing_beyond_rounding(data, tmp_path, monkeypatch):
+    quiet = {"optimizer": Optimizer(lr=1e-3), "batch_size": 4}  # batch norms see parts: SegFormer's one is left out
+    recipe = recipe_of(**quiet).model_copy(update={"head": SegFormerHead(channels=16, dropout=0.0)})
+    recipe = recipe.model_copy(update={"backbone": Backbone(name="test_convnext", pretrained=False)})
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: x)
+    whole, _ = run(recipe, data, tmp_path / "whole")
+    Device(monkeypatch, largest=2)
+    halved, _ = run(recipe, data, tmp_path / "halved")
+    assert halved["accumulate"] == 2
+    for key in ("train/loss", "val/loss", "val/miou"):
+        assert halved[key] == pytest.approx(whole[key], abs=1e-4)
+
+
+def test_recomputed_activations_give_the_same_gradients(data, tmp_path):
+    plain, _ = run(recipe_of(num_epochs=1), data, tmp_path / "plain")
+    recomputed, _ = run(recipe_of(num_epochs=1, grad_checkpointing=True), data, tmp_path / "recomputed")
+    for key in ("train/loss", "val/loss", "val/miou"):
+        assert recomputed[key] == pytest.approx(plain[key], abs=1e-5)
+
+
+@pytest.mark.parametrize("back_end", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_trial_is_the_same_but_for_rounding(data, tmp_path, monkeypatch, back_end):
+    compile_with = torch.compile
+    seen = []
+
+    def spy(step, **kwargs):
+        seen.append(kwargs)
+        chosen = {} if back_end == "inductor" else {"backend": back_end}
+        return compile_with(step, **({} if chosen else kwargs), **chosen)
+
+    eager, reports = run(recipe_of(num_epochs=1), data, tmp_path / "eager")
+    monkeypatch.setattr(torch, "compile", spy)
+    quick, quick_reports = run(recipe_of(num_epochs=1, compile=True), data, tmp_path / "compiled")
+    assert {"dynamic": False, "options": {"fallback_random": True}} in seen
+    for key in ("train/loss", "val/loss", "val/miou"):
+        assert quick[key] == pytest.approx(eager[key], abs=1e-4)
+    ours, plain = (load_state(r[-1].checkpoint_dir)["model"] for r in (quick_reports, reports))
+    assert list(ours) == list(plain)
+
+
+def test_a_machine_that_cannot_compile_says_so_and_goes_on(monkeypatch, caplog):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    step_module._what_compiling_lacks.cache_clear()
+    step = torch.nn.Identity()
+    assert step_module.compiled(step, "cpu") is step
+    assert "train.compile is left out on this machine: RuntimeError: no working C++ compiler" in caplog.text
+    step_module._what_compiling_lacks.cache_clear()
+
+
 def test_workers_end_when_the_callback_raises(data, tmp_path, monkeypatch):
     stopped = []
-    real = fit_module.stop_workers
-    monkeypatch.setattr(fit_module, "stop_workers", lambda loader: (stopped.append(loader), real(loader)))
+    real = attempt_module.stop_workers
+    monkeypatch.setattr(attempt_module, "stop_workers", lambda loader: (stopped.append(loader), real(loader)))
 
     def fails(done):
         raise KeyboardInterrupt

@@ -95,7 +95,14 @@ def test_fit_gets_the_recipe_the_cache_and_the_device(tune: FakeTune, monkeypatc
     assert seen["args"] == (RECIPE, ("cache", "toy", Path("/cache")), SPLIT)
     assert (seen["device"], seen["resume_from"]) == ("cpu", None)
     tune.context.get_trial_resources().required_resources["GPU"] = 0.5
-    assert run_with(monkeypatch, epochs(0.1))["device"] == "cuda"
+    seen = run_with(monkeypatch, epochs(0.1))
+    assert (seen["device"], seen["num_ranks"]) == ("cuda", 1)
+
+
+def test_every_gpu_of_a_trial_gets_a_process(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[16]"""
+    tune.context.get_trial_resources().required_resources["GPU"] = 4.0
+    assert run_with(monkeypatch, epochs(0.1))["num_ranks"] == 4
 
 
 def test_rays_checkpoint_goes_before_an_earlier_sessions(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:

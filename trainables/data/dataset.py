@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from trainables.data.cache import Cache
 from trainables.data.sources import Sources
 from trainables.data.transforms import reseed, train_transform
+from trainables.ranks import ALONE, Ranks
 from trainables.recipe import Augmentation
 
 Item = tuple[Tensor, Tensor, int]  # image (3,h,w) uint8, label (h,w) int64, position
@@ -77,23 +78,32 @@ class TrainSet(Dataset[Item]):
         return image, torch.from_numpy(changed["mask"]).long(), position
 
 
-class EpochOrder(Sampler[int]):
-    """All positions of a `TrainSet` in an order that is a function of (seed, epoch)."""
+class EpochBatches(Sampler[list[int]]):
+    """A rank's share of every batch of a `TrainSet`, in an order that is a function of (seed, epoch).
 
-    def __init__(self, dataset: TrainSet, seed: int) -> None:
+    The batches are the same for any number of ranks. A rank takes every `count`-th item of each: so all ranks' n-th
+    micro-batches together are the n-th micro-batch of one rank alone.
+    """
+
+    def __init__(self, dataset: TrainSet, batch_size: int, seed: int, ranks: Ranks) -> None:
         self.dataset = dataset
+        self.batch_size = batch_size
         self.seed = seed
+        self.ranks = ranks
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return max(1, len(self.dataset) // self.batch_size)
 
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.dataset.epoch]).permutation(len(self.dataset))
-        return iter(order.tolist())
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.dataset.epoch]).permutation(len(self.dataset)).tolist()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield list(self.ranks.share(order[start : start + self.batch_size]))
 
 
-def train_loader(dataset: TrainSet, batch_size: int, num_workers: int, seed: int, epoch: int) -> DataLoader[Item]:
-    """A loader of raw batches (for `to_batch`) that starts at `epoch`.
+def train_loader(
+    dataset: TrainSet, batch_size: int, num_workers: int, seed: int, epoch: int, ranks: Ranks = ALONE
+) -> DataLoader[Item]:
+    """A loader of raw batches (for `to_batch`) that starts at `epoch`; of each, `ranks` take their shares.
 
     Build it once: before each later epoch call `dataset.set_epoch`, and its workers stay. The last, short batch is left
     out where the set is larger than a batch. End with `stop_workers` in a `finally`.
@@ -101,9 +111,7 @@ def train_loader(dataset: TrainSet, batch_size: int, num_workers: int, seed: int
     dataset.set_epoch(epoch)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=EpochOrder(dataset, seed),
-        drop_last=len(dataset) > batch_size,
+        batch_sampler=EpochBatches(dataset, batch_size, seed, ranks),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=_one_thread,

@@ -1,0 +1,78 @@
+"""The `model` section: one model, or rows of a table of models, each with the backbones and heads that go together.
+
+Enters: the section's tree. Leaves: the nodes of a recipe's backbone and head. `model: {choice: {vit: {backbone: ...,
+head: ...}, swin: {...}}}` makes both branch by one parameter, `model/name`, so that a row is taken whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.expressions import parse_section
+from search.grammar import Section
+from search.nodes import Branches, Choice, Group, Node, Path
+from trainables.recipe import backbone_family
+
+PARTS = ("backbone", "head")
+PARAMETER = "model/name"
+
+
+def parse_model(section: Section, tree: Any, problems: list[str]) -> dict[str, Node]:
+    """'backbone' and 'head' with their nodes; what is faulty is left out and told in `problems`."""
+    path: Path = ("model",)
+    rows = tree.get("choice") if isinstance(tree, dict) and set(tree) == {"choice"} else None
+    if rows is None:
+        return _parse_one(section, tree, path, problems)
+    if not isinstance(rows, dict) or not rows:
+        problems.append(f"model.choice: must map the name of each row to its backbone and head, got {rows!r}")
+        return {}
+    parsed = {row: _parse_one(section, body, (*path, "choice", row), problems) for row, body in rows.items()}
+    bodies = {part: {row: nodes[part] for row, nodes in parsed.items() if part in nodes} for part in PARTS}
+    return {part: Branches((*path, "choice"), PARAMETER, bodies[part]) for part in PARTS if bodies[part]}
+
+
+def _parse_one(section: Section, tree: Any, path: Path, problems: list[str]) -> dict[str, Node]:
+    for part in PARTS:
+        if part not in (tree if isinstance(tree, dict) else {}):
+            problems.append(f"{'.'.join((*path, part))}: missing; write the name of a {part}, or {{choice: [...]}}")
+    model = parse_section(section, tree, path, problems)
+    if not isinstance(model, Group):
+        return {}
+    beside = {key: node for key, node in model.children.items() if key not in PARTS}
+    found = {part: model.children[part] for part in PARTS if part in model.children}
+    if "backbone" in found:
+        found["backbone"] = _with_siblings(found["backbone"], beside)
+    return found
+
+
+def _with_siblings(backbone: Node, beside: Mapping[str, Node]) -> Node:
+    """What stands beside `model.backbone` holds for every backbone that does not say otherwise."""
+    if isinstance(backbone, Branches):
+        return Branches(
+            backbone.path,
+            backbone.parameter,
+            {name: _with_siblings(body, beside) for name, body in backbone.bodies.items()},
+        )
+    assert isinstance(backbone, Group)
+    return Group(backbone.path, {**beside, **backbone.children})
+
+
+def family_firsts(root: Group) -> list[tuple[str, dict[str, Any]]]:
+    """The first backbone of each family, by family, with the picks that lead to it."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, picks in _backbones(root.children["backbone"], {}):
+        found.setdefault(backbone_family(name), picks)
+    return list(found.items())
+
+
+def _backbones(node: Node, picks: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(node, Branches):
+        return [
+            found for name, body in node.bodies.items() for found in _backbones(body, {**picks, node.parameter: name})
+        ]
+    assert isinstance(node, Group)
+    name = node.children["name"]
+    if isinstance(name, Choice):
+        return [(item, {**picks, name.parameter: item}) for item in name.items]
+    return [(str(getattr(name, "value", "")), picks)]
