@@ -19,7 +19,7 @@ from trainables.recipe import Part, Recipe
 FORMAT: Literal["segsearch-bundle/1"] = "segsearch-bundle/1"
 MANIFEST = "bundle.json"
 Rgb = tuple[int, int, int]
-Vote = Literal["soft", "hard"]
+Vote = Literal["soft", "geometric", "hard"]
 PlainFileName = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*\.safetensors$")]  # so: no folder, no ".."
 
 

@@ -8,6 +8,10 @@ the fitting sample (`sample_bytes`), the counts, and the probabilities of one im
 
     ensemble = fit_ensemble(val_stores, holdout_stores, cache, index, split, EnsembleOptions(), background=True,
                             out_dir=run_dir, opened_at="2025-01-31T12:00:00+00:00")
+
+As a command it judges predictions that any tool saved (`alone`, `foreign`):
+
+    python analysis/ensemble.py --logits A B C --labels data.yaml --out OUT
 """
 
 from __future__ import annotations
@@ -59,6 +63,7 @@ def fit_ensemble(
     out_dir: Path,
     opened_at: str,
     opened_by: str = "analysis/ensemble.py",
+    notes: Sequence[str] = (),  # further caveats
     report: Report = lambda _line: None,
 ) -> dict[str, Any]:
     """Fits, cross-fits and judges all rules; writes ensemble.json and confusions.safetensors into `out_dir`.
@@ -103,7 +108,7 @@ def fit_ensemble(
         "num_val": len(split.val_ids),
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
-        "caveats": caveats([folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores),
+        "caveats": caveats([*notes, folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores),
         "members": members_part(val, views, val_miou),
         "rules": rules_part(votes, views, scored),
         "verdict": verdict,
@@ -217,3 +222,9 @@ def _fit_val(
         chosen[name] = whole[name][pick]
         at += len(whole[name])
     return by_fit, by_fold, chosen
+
+
+if __name__ == "__main__":
+    from analysis.ensemble_command import app
+
+    app()

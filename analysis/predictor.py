@@ -59,8 +59,9 @@ class Predictor:
     def probabilities(self, image: Image) -> Float:
         """image (H,W,3) uint8 RGB -> (K,H,W) float32 that sum to 1 at every pixel.
 
-        Soft votes: the weighted scores over their sum. Hard votes: the share of the members that voted for the class,
-        where a tie, which `predict` gives to the best member, stays a tie.
+        Soft votes: the weighted scores over their sum; geometric ones: the weighted geometric means over theirs. Hard
+        votes: the share of the members that voted for the class, where a tie, which `predict` gives to the best
+        member, stays a tie.
         """
         return next(found for _, found in self.probabilities_many({"image": image}))
 
@@ -138,13 +139,18 @@ def resolve_device(name: str) -> str:
 
 
 def class_scores(q: Float, vote: voting.Vote) -> Float:
-    """(M,K,P) -> (K,P): soft, the weighted sums that the vote compares; hard, each class's number of votes."""
+    """(M,K,P) -> (K,P): soft, the weighted sums that the vote compares; geometric, the weighted means; hard, each
+    class's number of votes."""
     _, num_classes, num_pixels = q.shape
     scores = np.zeros((num_classes, num_pixels), dtype=np.float32)
     if vote.kind == "soft":
         for k in range(num_classes):
             voting.class_scores(q, vote.weights, k, 0, num_pixels, scores[k])
         return scores
+    if vote.kind == "geometric":
+        logs = voting.log_scores(q, vote.weights) / np.maximum(vote.weights.sum(axis=0), np.float32(1e-12))[:, None]
+        means: Float = np.exp(logs - logs.max(axis=0))  # the scale does not matter, and this one cannot vanish
+        return means
     for m in vote.used:
         alone = voting.vote_labels(q[m : m + 1], voting.Vote("soft", np.ones((1, num_classes), dtype=np.float32)))
         for k in range(num_classes):

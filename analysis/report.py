@@ -27,6 +27,7 @@ RULE_LABELS = {
     "best_single_class": "Best single, class weights",
     "hard_vote": "Hard vote",
     "soft_vote": "Soft vote",
+    "geometric_mean": "Geometric mean",
     "greedy": "Greedy selection",
     "soft_class": "Soft vote, class weights",
     "member": "A weight a member",

@@ -80,6 +80,10 @@ def soft_vote(sample: Sample) -> list[Vote]:
     return [Vote("soft", sample.uniform)]
 
 
+def geometric_mean(sample: Sample) -> list[Vote]:
+    return [Vote("geometric", sample.uniform)]
+
+
 def greedy(sample: Sample) -> list[Vote]:
     return [Vote("soft", select_members(sample.q, sample.truth))]
 
@@ -108,6 +112,7 @@ RULES: dict[str, Callable[[Sample], list[Vote]]] = {
     "best_single_class": best_single_class,
     "hard_vote": hard_vote,
     "soft_vote": soft_vote,
+    "geometric_mean": geometric_mean,
     "greedy": greedy,
     "soft_class": soft_class,
     "member": member,

@@ -1,9 +1,8 @@
 """Where along a line of weights each pixel changes its label: the kernels of the exact search.
 
-Enters: scores (K,P), a sample's probabilities (M,K,P) float32, labels (P,) uint8. Leaves: for one class the pixels
-that it can win, with their best other score; histograms (B+1,..) of thresholds as u = t / (1 + t), and the events
-of flagged bins. Single thread, and written so that the compiler turns the loops over a block of pixels into SIMD
-code.
+Enters: the pixels that a class can win with their best other score (`toptwo`), or a sample's probabilities (M,K,P)
+float32 and labels (P,) uint8. Leaves: histograms (B+1,..) of thresholds as u = t / (1 + t), and the events of flagged
+bins. Single thread, and written so that the compiler turns the loops over a block of pixels into SIMD code.
 """
 
 from __future__ import annotations
@@ -20,64 +19,6 @@ def scores_of(q, weights, k, out):  # type: ignore[no-untyped-def] # (M,K,P), (M
     for start in range(0, out.size, BLOCK):
         stop = min(start + BLOCK, out.size)
         class_scores(q, weights, k, start, stop, out[start:stop])
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def contested(scores, q, truth, k, cap, index, rival, kind):  # type: ignore[no-untyped-def]
-    """The pixels that class k can win with weights up to `cap`: position, best other score, and kind = 3 * best
-    other class + (0: that class is the truth, 1: k is, 2: neither is). -> how many."""
-    best, reach = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    who = np.empty(BLOCK, np.int32)
-    num = 0
-    for start in range(0, truth.size, BLOCK):
-        size = min(BLOCK, truth.size - start)
-        best[:] = -1
-        who[:] = 0
-        for j in range(scores.shape[0]):
-            if j != k:
-                row = scores[j, start : start + size]
-                for i in range(size):
-                    better = row[i] > best[i]
-                    best[i] = row[i] if better else best[i]
-                    who[i] = np.int32(j) if better else who[i]
-        reach[:] = 0
-        for m in range(q.shape[0]):
-            values = q[m, k, start : start + size]
-            for i in range(size):
-                reach[i] += cap * values[i]
-        labels = truth[start : start + size]
-        for i in range(size):
-            t = np.int32(labels[i])
-            who[i] = 3 * who[i] + (np.int32(0) if t == who[i] else (np.int32(1) if t == k else np.int32(2)))
-        for i in range(size):  # without a branch: which pixels stay cannot be predicted
-            index[num] = start + i
-            rival[num] = best[i]
-            kind[num] = who[i]
-            num += (reach[i] >= best[i]) & (labels[i] != 255)
-    return num
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def sort_by_kind(index, rival, kind, starts, index_out, rival_out):  # type: ignore[no-untyped-def]
-    """Pixels of one kind side by side: every later loop is then free of branches. starts (3K+1,) is filled."""
-    starts[:] = 0
-    for i in range(kind.size):
-        starts[kind[i] + 1] += 1
-    for j in range(1, starts.size):
-        starts[j] += starts[j - 1]
-    free = starts[:-1].copy()
-    for i in range(kind.size):
-        to = free[kind[i]]
-        free[kind[i]] = to + 1
-        index_out[to], rival_out[to] = index[i], rival[i]
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def gather(q, k, index, out):  # type: ignore[no-untyped-def] # (M,K,P), (n,) -> (M,1,n)
-    for m in range(q.shape[0]):
-        values, target = q[m, k], out[m, 0]
-        for i in range(index.size):
-            target[i] = values[index[i]]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -115,11 +56,12 @@ def weight_bins(values, score, rival, starts, w, end, k, scale, bins, hist):  # 
     num_rows = hist.shape[0]
     last = np.int32(num_rows - 1)
     row = np.empty(BLOCK, np.int32)
-    table = np.zeros(num_rows + 1, np.int32)
+    table, twin = np.zeros(num_rows + 1, np.int32), np.zeros(num_rows + 1, np.int32)
     for kind in range(starts.size - 1):
         if starts[kind] == starts[kind + 1]:
             continue
         table[:] = 0
+        twin[:] = 0
         tie = k < kind // 3
         for start in range(starts[kind], starts[kind + 1], BLOCK):
             size = min(BLOCK, starts[kind + 1] - start)
@@ -135,12 +77,16 @@ def weight_bins(values, score, rival, starts, w, end, k, scale, bins, hist):  # 
                 row[i] = b if inside else (np.int32(0) if now else last + np.int32(1))
             for i in range(size):
                 target[i] = row[i]
-            for i in range(size):
+            for i in range(0, size - 1, 2):  # neighbours often share a row: two tables, so that neither waits
                 table[row[i]] += 1
+                twin[row[i + 1]] += 1
+            if size % 2:
+                table[row[size - 1]] += 1
         lose, gain = LOSE_HIT if kind % 3 == 0 else LOSE_FALSE, GAIN_HIT if kind % 3 == 1 else GAIN_FALSE
         for at_row in range(num_rows):
-            hist[at_row, kind // 3, lose] += table[at_row]
-            hist[at_row, k, gain] += table[at_row]
+            num = table[at_row] + twin[at_row]
+            hist[at_row, kind // 3, lose] += num
+            hist[at_row, k, gain] += num
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -158,12 +104,12 @@ def weight_events(bins, flagged, values, score, rival, starts, w, k, u, old, new
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def member_ends(row, values, speed, w, end, c, a, b, low, high, first, final):  # type: ignore[no-untyped-def] # (s,) each
-    """Class c scores a + x * b when the member has weights x * along; keeps the winners at x = 0 and x = end so
-    far."""
-    for i in range(row.size):
+def member_ends(values, speed, w, end, c, a, b, low, high, first, final):  # type: ignore[no-untyped-def] # (s,) each
+    """Class c, whose scores are in a, scores a + x * b when the member has weights x * along; keeps the winners at
+    x = 0 and x = end so far."""
+    for i in range(values.size):
         rise = speed * values[i]
-        start = row[i] - w * rise
+        start = a[i] - w * rise
         stop = start + end * rise
         a[i], b[i] = start, rise
         better = start > low[i]
@@ -175,10 +121,10 @@ def member_ends(row, values, speed, w, end, c, a, b, low, high, first, final):  
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def member_events(scores, q, along, w, end, truths, base):  # type: ignore[no-untyped-def]
-    """All events of a member's line: a pixel's label is the upper envelope of K lines, walked crossing by crossing.
+def member_events(q, weights, m, along, w, end, truths, base):  # type: ignore[no-untyped-def]
+    """All events of member m's line: a pixel's label is the upper envelope of K lines, walked crossing by crossing.
     Counts the labels at x = 0 in base (K,4). -> u, old, new, truth, each (E,)."""
-    num_classes, num = scores.shape[0], 0
+    num_classes, num = q.shape[1], 0
     row = BLOCK + 16  # rows a power of two apart would all want the same few lines of the first cache
     a, b = np.empty((num_classes, row), np.float32), np.empty((num_classes, row), np.float32)
     low, high = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -194,7 +140,8 @@ def member_events(scores, q, along, w, end, truths, base):  # type: ignore[no-un
         final[:] = 0
         for c in range(num_classes):
             lines = a[c, :size], b[c, :size]
-            member_ends(scores[c, start:stop], q[c, start:stop], along[c], w, end, c, *lines, low, high, first, final)
+            class_scores(q, weights, c, start, stop, lines[0])
+            member_ends(q[m, c, start:stop], along[c], w, end, c, *lines, low, high, first, final)
         if num + size * num_classes > u.size:
             more = u.size + BLOCK * num_classes
             u = np.concatenate((u, np.empty(more, np.float32)))

@@ -1,4 +1,4 @@
-"""Labels from several members' probabilities: soft votes with weights, and the hard vote.
+"""Labels from several members' probabilities: soft votes with weights, geometric means, and the hard vote.
 
 Enters: probabilities (M,K,P) float32, members best first, and weights (M,K). Leaves: labels (P,) uint8, or the
 counts (K,K) of a labelled sample. Every score is one float32 sum over the members in their order, and the lowest
@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 Labels = NDArray[np.uint8]
+LEAST = np.float32(1e-6)  # a probability counts for no less in a geometric mean: 0 would be a veto
 BLOCK = 1024  # pixels worked on at once: the scores of a block stay in the first caches
 
 
 @dataclass(frozen=True)
 class Vote:
     """How members are joined. Soft: class k scores sum over m of weights[m,k] * probability, the highest wins.
-    Hard: each member with any weight casts one vote for its own label; ties go to the label of the best (first)
-    member among them."""
+    Geometric: the same of log probabilities, so that one member's firm no outweighs several lukewarm ones. Hard:
+    each member with any weight casts one vote for its own label; ties go to the label of the best (first) member
+    among them."""
 
-    kind: Literal["soft", "hard"]
+    kind: Literal["soft", "geometric", "hard"]
     weights: Float  # (M,K)
 
     @property
@@ -126,6 +128,11 @@ def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
         _soft_labels(q, weights, labels)
         if labels is not out:
             out[soft] = labels
+    for v, vote in enumerate(votes):
+        if vote.kind == "geometric":
+            for start in range(0, num_pixels, 64 * BLOCK):  # bounds the memory of the logarithms
+                part = slice(start, start + 64 * BLOCK)
+                out[v, part] = log_scores(q[:, :, part], vote.weights).argmax(0)
     hard = [v for v, vote in enumerate(votes) if vote.kind == "hard"]
     if hard:
         alone = np.stack([single(num_members, num_classes, m) for m in range(num_members)])
@@ -134,6 +141,15 @@ def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
         for v in hard:
             _majority(ballots[votes[v].used], num_classes, out[v])
     return out
+
+
+def log_scores(q: Float, weights: Float) -> Float:
+    """(M,K,P), (M,K) -> (K,P): the weighted sums of log probabilities that a geometric vote compares."""
+    scores = np.zeros(q.shape[1:], np.float32)
+    for m in range(q.shape[0]):
+        if (weights[m] != 0).any():
+            scores += weights[m][:, None] * np.log(np.maximum(q[m], LEAST))
+    return scores
 
 
 def sample_confusion(q: Float, weights: Float, truth: Labels) -> NDArray[np.int64]:

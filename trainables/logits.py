@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import mmap
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -46,7 +47,8 @@ class TruncatedShard(ValueError):
     """A shard that is shorter than its own header says, or whose header cannot be read."""
 
     def __init__(self, path: Path, reason: str, image_ids: Sequence[str] = ()) -> None:
-        lost = f" ({len(image_ids)} images: {', '.join(image_ids[:3])}, ...)" if image_ids else ""
+        named = ", ".join(image_ids[:10]) + (", ..." if len(image_ids) > 10 else "")
+        lost = f" (images cut off: {len(image_ids)}, {named})" if image_ids else ""
         super().__init__(
             f"{path} is cut short{lost}: {reason}; delete it and let the logits stage write this view again"
         )
@@ -140,17 +142,21 @@ class LogitStore:
     """All views of one trial on one split. Opening reads headers only; `logits` maps the file's memory.
 
     Raises ValueError where the folder holds no shard or shards that do not belong together, and `TruncatedShard`
-    where one was cut short. Travels between processes as its folder alone.
+    where one was cut short; with `allow_missing`, what is left of such a shard is used, and `lost` names its images
+    that are not. Travels between processes as its folder alone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, allow_missing: bool = False) -> None:
+        self.folder, self.allow_missing = folder, allow_missing
+        self.lost: dict[Path, tuple[str, ...]] = {}  # shard -> its images that are cut off
         self._maps: dict[Path, mmap.mmap] = {}
         self._entries: dict[str, dict[str, _Entry]] = {}  # view -> image_id -> where
         self._sizes: dict[str, tuple[int, int]] = {}
         headers: dict[str, LogitHeader] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            header, entries = _read_shard(path)
+            header, entries, lost = _read_shard(path, allow_missing)
+            if lost:
+                self.lost[path] = lost
             known = self._entries.setdefault(header.view, {})
             twice = known.keys() & entries.keys()
             if twice:
@@ -163,8 +169,8 @@ class LogitStore:
             raise ValueError(f"{folder} holds no logits (*.safetensors); run the logits stage first")
         self._headers = headers
 
-    def __reduce__(self) -> tuple[type[LogitStore], tuple[Path]]:
-        return LogitStore, (self.folder,)
+    def __reduce__(self) -> tuple[Callable[..., LogitStore], tuple[Path]]:
+        return partial(LogitStore, allow_missing=self.allow_missing), (self.folder,)
 
     @property
     def header(self) -> LogitHeader:
@@ -188,6 +194,10 @@ class LogitStore:
     def has(self, view: str, ids: Iterable[str]) -> bool:
         """Whether every image of `ids` is there in this view."""
         return set(ids) <= self._entries.get(view, {}).keys()
+
+    def ids_of(self, view: str) -> tuple[str, ...]:
+        """The images of one view, sorted."""
+        return tuple(sorted(self._entries.get(view, {})))
 
     def missing(self, view: str, ids: Iterable[str]) -> list[str]:
         return sorted(set(ids) - self._entries.get(view, {}).keys())
@@ -243,7 +253,8 @@ def _check_headers(first: LogitHeader, there: Path, other: LogitHeader, here: Pa
             )
 
 
-def _read_shard(path: Path) -> tuple[LogitHeader, dict[str, _Entry]]:
+def _read_shard(path: Path, allow_missing: bool) -> tuple[LogitHeader, dict[str, _Entry], tuple[str, ...]]:
+    """Its header, where its images lie, and which of them are cut off."""
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         lead = file.read(8)
@@ -255,11 +266,13 @@ def _read_shard(path: Path) -> tuple[LogitHeader, dict[str, _Entry]]:
     if meta.get("format") != FORMAT:
         raise ValueError(f"{path} must have format {FORMAT}, got {meta.get('format')}; it is no shard of logits")
     needed = 8 + length + max((entry["data_offsets"][1] for entry in raw.values()), default=0)
-    if num_bytes < needed:
-        raise TruncatedShard(path, f"it has {num_bytes} of {needed} bytes", sorted(raw))
+    lost = tuple(sorted(name for name, entry in raw.items() if 8 + length + entry["data_offsets"][1] > num_bytes))
+    if lost and not allow_missing:
+        raise TruncatedShard(path, f"it has {num_bytes} of {needed} bytes", lost)
+    raw = {name: entry for name, entry in raw.items() if name not in lost}
     header_values = json.loads(meta["header"])
     header = LogitHeader(**{**header_values, "classes": tuple(header_values["classes"])})
-    return header, dict(_entries_of(path, raw, json.loads(meta["sizes"]), 8 + length))
+    return header, dict(_entries_of(path, raw, json.loads(meta["sizes"]), 8 + length)), lost
 
 
 def _entries_of(

@@ -34,7 +34,7 @@ def _score(miou: float, num_classes: int) -> dict[str, Any]:
 
 
 def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: str = "member_class") -> dict[str, Any]:
-    """ensemble.json of three rules over `members` (the second is left out by the last rule)."""
+    """ensemble.json of four rules over `members` (the second is left out by the last rule)."""
     num_members, num_classes = len(members), len(classes)
     rng = np.random.default_rng(1)
     single = np.zeros((num_members, num_classes))
@@ -45,7 +45,7 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
     rules = [
         {
             "name": name,
-            "vote": "hard" if name == "hard_vote" else "soft",
+            "vote": {"hard_vote": "hard", "geometric_mean": "geometric"}.get(name, "soft"),
             "weights": weights.tolist(),
             "views": [member["views"] for member in members],
             "val_fitted": _score(0.6, num_classes),
@@ -57,6 +57,7 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
         for name, weights in (
             ("best_single", single),
             ("hard_vote", np.ones((num_members, num_classes))),
+            ("geometric_mean", np.ones((num_members, num_classes))),
             ("member_class", rich),
         )
     ]

@@ -32,12 +32,15 @@ SCRIPT = Path(__file__).parents[2] / "analysis" / "predict.py"
 FACTS = BundleFacts("trash", "data", "split")
 
 
+JUDGED = ("best_single", "hard_vote", "geometric_mean", "member_class")
+
+
 @pytest.fixture(scope="module")
 def bundles(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A bundle a rule."""
     folder = tmp_path_factory.mktemp("bundles")
     found = {}
-    for name in ("best_single", "hard_vote", "member_class"):
+    for name in JUDGED:
         ensemble = {**tiny_run.ensemble, "verdict": {**tiny_run.ensemble["verdict"], "rule": name}}
         found[name] = export(FACTS, ensemble, tiny_run.checkpoints, folder / name)
     return found
@@ -95,7 +98,7 @@ def stores(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Logi
     return [LogitStore(root / member["trial"]) for member in tiny_run.ensemble["members"]]
 
 
-@pytest.mark.parametrize("rule", ["best_single", "hard_vote", "member_class"])
+@pytest.mark.parametrize("rule", JUDGED)
 def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
     tiny_run: Any, predictors: dict[str, Predictor], stores: list[LogitStore], rule: str
 ) -> None:
@@ -133,7 +136,11 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         stores["val"], stores["holdout"], cache, cache.index, split, options,
         background=True, out_dir=tmp_path, opened_at="2026-05-01T12:00:00+00:00",
     )  # fmt: skip
-    for rule in (one for one in ensemble["rules"] if one["name"] in ("best_single", "hard_vote", "member_class")):
+    for rule in (
+        one
+        for one in ensemble["rules"]
+        if one["name"] in ("best_single", "hard_vote", "geometric_mean", "member_class")
+    ):
         shipped = {**ensemble, "verdict": {**ensemble["verdict"], "rule": rule["name"]}}
         bundle = read_bundle(export(FACTS, shipped, tiny_run.checkpoints, tmp_path / "bundle"))
         predicted = Predictor(bundle, device="cpu").predict_many({name: images[name] for name in split.holdout_ids})
@@ -144,7 +151,7 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
 
 def test_probabilities_sum_to_one_and_agree_with_the_labels(tiny_run: Any, predictors: dict[str, Predictor]) -> None:
     image = tiny_run.images["a.png"]
-    for rule in ("member_class", "hard_vote"):
+    for rule in ("member_class", "hard_vote", "geometric_mean"):
         predictor = predictors[rule]
         found, label = predictor.probabilities(image), predictor.predict(image)  # (K,H,W), (H,W)
         assert found.shape == (3, 70, 90)

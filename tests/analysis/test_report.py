@@ -187,7 +187,7 @@ def test_numbers_are_written_for_readers() -> None:
 
 def test_the_forest_puts_zero_and_all_gains_on_one_axis(facts: ReportFacts) -> None:
     forest = report_tables.forest(facts.ensemble["rules"], "gain_holdout")
-    assert set(forest.bars) == {"hard_vote", "member_class"}
+    assert set(forest.bars) == {"hard_vote", "geometric_mean", "member_class"}
     bar = forest.bars["member_class"]
     assert 4 == bar.low < forest.zero < bar.gain < bar.high == 96
     assert not bar.certain

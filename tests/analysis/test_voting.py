@@ -28,6 +28,20 @@ def test_the_lowest_class_wins_a_soft_tie() -> None:
     assert (vote_labels(q, Vote("soft", np.ones((2, 4), np.float32))) == 0).all()
 
 
+def test_a_geometric_vote_is_the_argmax_of_the_product() -> None:
+    q = probabilities(4, num_pixels=70000)
+    found = vote_labels(q, Vote("geometric", np.ones((3, 5), np.float32)))
+    product = np.maximum(q, 1e-6).astype(np.float64).prod(0)  # (K,P)
+    np.testing.assert_array_equal(found, product.argmax(0))
+
+
+def test_one_firm_no_outweighs_lukewarm_others_in_a_geometric_vote_alone() -> None:
+    q = np.array([[0.6, 0.4], [0.6, 0.4], [0.0, 1.0]], np.float32)[:, :, None]  # (M,K,1)
+    weights = np.array([[1, 1], [1, 1], [0.1, 0.1]], np.float32)
+    assert vote_labels(q, Vote("geometric", weights)) == 1
+    assert vote_labels(q, Vote("soft", weights)) == 0
+
+
 def test_a_hard_vote_is_the_majority() -> None:
     q = probabilities(2, num_members=5)
     ballots = q.argmax(1)  # (M,P)
@@ -48,13 +62,13 @@ def test_members_without_weight_do_not_vote() -> None:
     q = probabilities(3)
     weights = np.ones((3, 5), np.float32)
     weights[0] = 0
-    for kind in ("soft", "hard"):
+    for kind in ("soft", "geometric", "hard"):
         with_it = vote_labels(q, Vote(kind, weights))  # type: ignore[arg-type]
         np.testing.assert_array_equal(with_it, vote_labels(q[1:].copy(), Vote(kind, weights[1:].copy())))  # type: ignore[arg-type]
     assert Vote("soft", weights).used == [1, 2]
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard"])
+@pytest.mark.parametrize("kind", ["soft", "geometric", "hard"])
 def test_identical_members_vote_like_one(kind: str) -> None:
     q = probabilities(4, num_members=1)
     alone = vote_labels(q, Vote("soft", np.ones((1, 5), np.float32)))
@@ -81,5 +95,5 @@ def test_shrinking_goes_from_the_fitted_to_the_plain_weights_whatever_their_scal
 
 def test_many_votes_at_once_are_each_vote_alone() -> None:
     q, rng = probabilities(7), np.random.default_rng(7)
-    votes = [Vote("hard" if v == 1 else "soft", rng.uniform(0, 2, (3, 5)).astype(np.float32)) for v in range(4)]
+    votes = [Vote(("soft", "hard", "geometric")[v % 3], rng.uniform(0, 2, (3, 5)).astype(np.float32)) for v in range(4)]
     np.testing.assert_array_equal(labels_by_vote(q, votes), [vote_labels(q, vote) for vote in votes])

@@ -1,0 +1,166 @@
+"""The ledger of submissions: what a leaderboard said of a run beside what the run said of itself.
+
+    python analysis/submission.py record --run RUN --public 0.8205 [--private 0.7475] [--note "..."]
+    python analysis/submission.py show --run RUN
+
+Enters: a run's ensemble.json, and a score from outside. Leaves: a line in submissions.jsonl beside the run (runs in one
+folder share a ledger), a table, the rank correlation of local and public scores, and a warning where the public score
+is being chosen on: a maximum over many readings of one small public part flatters itself, as every maximum does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+LEDGER = "submissions.jsonl"
+FEWEST = 4  # submissions from which a rank correlation is worth saying
+OFTEN = 5  # submissions from which the best public score is mostly luck's
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def local_scores(run: Path) -> dict[str, Any]:
+    """A run's shipped rule, its cross-fitted and its hold-out mIoU. Raises ValueError where there is no verdict."""
+    path = run / "ensemble.json"
+    try:
+        ensemble = json.loads(path.read_text(encoding="utf-8"))
+        shipped = ensemble["verdict"]["rule"]
+        rule = next(rule for rule in ensemble["rules"] if rule["name"] == shipped)
+    except (OSError, json.JSONDecodeError, KeyError, StopIteration) as error:
+        raise ValueError(
+            f"a submission belongs to a run with a verdict, got no whole {path} ({type(error).__name__}); give the "
+            "directory of a finished run"
+        ) from error
+    return {"rule": shipped, "val_crossfit": rule["val_crossfit"]["miou"], "holdout": rule["holdout"]["miou"]}
+
+
+def record(run: Path, public: float, at: str, private: float | None = None, note: str = "") -> list[dict[str, Any]]:
+    """Adds a line to the ledger beside `run` and returns all of it, oldest first. Scores lie in [0, 1]."""
+    for name, score in (("public", public), ("private", private)):
+        if score is not None and not 0 <= score <= 1:
+            raise ValueError(f"{name} must be a mIoU in [0, 1], got {score}; write 82.05% as 0.8205")
+    run = run.resolve()
+    line = {"at": at, "run": run.name, **local_scores(run), "public": public, "private": private, "note": note}
+    with (run.parent / LEDGER).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return read_ledger(run.parent)
+
+
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's ledger, oldest first; none where there is no ledger. Raises ValueError naming a broken
+    line."""
+    path = folder / LEDGER
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}, must be JSON, got a broken one ({error}); mend or delete it"
+            ) from None
+    return rows
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's, equal values sharing their mean rank; None where one side does not vary."""
+    ranks = [_ranks(np.asarray(values, np.float64)) for values in (first, second)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ends: np.ndarray[Any, np.dtype[np.float64]] = np.cumsum(count) - (count - 1) / 2
+    return ends[place]
+
+
+def correlations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How well the local scores foretell the public ones, in words; nothing while there are too few."""
+    words = []
+    for key, name in (("holdout", "hold-out"), ("val_crossfit", "cross-fitted val")):
+        known = [row for row in rows if row[key] is not None]
+        found = rank_correlation([row[key] for row in known], [row["public"] for row in known]) if known else None
+        if len(known) >= FEWEST and found is not None:
+            words.append(f"rank correlation of {name} and public over {len(known)} submissions: {found:+.2f}")
+    return words
+
+
+def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Signs that the public score is being chosen on, in words."""
+    words = []
+    if len(rows) >= OFTEN:
+        spread = float(np.std([row["public"] for row in rows]))
+        words.append(
+            f"{len(rows)} submissions were scored on one public part: the best of them is the luckiest as well as the "
+            f"best (their spread is {spread:.4f}); choose by the hold-out"
+        )
+    known = [row for row in rows if row["holdout"] is not None]
+    if len(known) >= 2:
+        publicly, locally = (max(known, key=lambda row, key=key: row[key]) for key in ("public", "holdout"))  # type: ignore[misc]
+        if publicly["holdout"] < locally["holdout"] and publicly["public"] > locally["public"]:
+            words.append(
+                f"the highest public score, {publicly['public']:.4f}, is that of {publicly['run']}, but "
+                f"{locally['run']} is higher on the hold-out ({locally['holdout']:.4f} against "
+                f"{publicly['holdout']:.4f}): who picks the first picks by the public part"
+            )
+    return words
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line a submission, oldest first."""
+    lines = [f"{'at':25}  {'run':32} {'rule':18} {'cross-fitted':>12} {'hold-out':>9} {'public':>8} {'private':>8}"]
+    for row in rows:
+        scores = [_written(row[key]) for key in ("val_crossfit", "holdout", "public", "private")]
+        lines.append("{:25}  {:32} {:18} {:>12} {:>9} {:>8} {:>8}".format(row["at"], row["run"], row["rule"], *scores))
+    return lines
+
+
+def _written(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    for line in [*table(rows), *correlations(rows), *(f"warning: {words}" for words in warnings(rows))]:
+        typer.echo(line)
+
+
+RunOption = Annotated[Path, typer.Option(help="The directory of a finished run.")]
+
+
+@app.command("record")
+def record_command(
+    run: RunOption,
+    public: Annotated[float, typer.Option(help="The public score, as a mIoU in [0, 1].")],
+    private: Annotated[float | None, typer.Option(help="The private score, once it is known.")] = None,
+    note: Annotated[str, typer.Option(help="What was different, in a few words.")] = "",
+) -> None:
+    """Write one submission's score down."""
+    try:
+        _show(record(run, public, datetime.now(UTC).isoformat(timespec="seconds"), private, note))
+    except (ValueError, OSError) as error:
+        typer.secho(f"segsearch: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+
+
+@app.command("show")
+def show_command(run: RunOption) -> None:
+    """Print the ledger that the run belongs to."""
+    try:
+        _show(read_ledger(run.resolve().parent))
+    except (ValueError, OSError) as error:
+        typer.secho(f"segsearch: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app()
