@@ -83,7 +83,7 @@ def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], s
             say(f"Ray dashboard: {url} (where it asks for a token: ray get-auth-token)")
         num_gpus = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
         space = resumed.space if resumed else _chosen(asked, spaces, num_gpus, say)
-        split = stages.split_data(index, space.options, say)
+        split = stages.split_data(index, cache, space.options, say)
         data = stages.Data(index, split, cache, asked.cache_dir)
         if resumed:
             _same_data(resumed.record, data)
