@@ -72,8 +72,13 @@ def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[s
     if options.split.file is not None:
         split = read_split(Path(options.split.file), index, options.split.fold)
     else:
-        shares = {"val_share": options.split.val_share, "holdout_share": options.split.holdout_share}
-        split = make_split(index, seed=options.seed, **shares, known=look(index, cache))
+        split = make_split(
+            index,
+            seed=options.seed,
+            val_share=options.split.val_share,
+            holdout_share=options.split.holdout_share,
+            known=look(index, cache),
+        )
     for note in split.notes:
         say(f"split: {note}")
     say(
