@@ -47,7 +47,10 @@ def bars(
         range=[len(names) - 0.5, -0.5],
         showgrid=False,
     )
-    figure.update_xaxes(title=axis_title(axis), type="log" if log else "linear", dtick=1 if log else None)
+    figure.update_xaxes(title=axis_title(axis), type="log" if log else "linear")
+    if log:
+        most = max((value or 1 for values in series.values() for value in values), default=1)
+        figure.update_xaxes(dtick=1, range=[0, float(np.log10(most)) + 0.1])  # from 1 on
     if percent:
         figure.update_xaxes(tickformat=".3~%")
     return safe_json(figure)
