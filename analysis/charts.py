@@ -50,7 +50,7 @@ def curves_figure(
     highlight: Sequence[str],
 ) -> str:
     """Metrics over epochs, a line a trial. `metrics` maps a metric's key to its dash style."""
-    figure = go.Figure(layout=_layout(height=380))
+    figure = go.Figure(layout=plain_layout(height=380))
     for trial in drawn_trials(curves, highlight):
         rank = highlight.index(trial) if trial in highlight else None
         for position, (metric, dash) in enumerate(metrics.items()):
@@ -62,8 +62,8 @@ def curves_figure(
         figure.add_annotation(
             x=rung, y=1, yref="paper", yanchor="bottom", text=f"rung {rung}", showarrow=False, font={"size": 11}
         )
-    figure.update_xaxes(title=_title("epoch"), rangemode="tozero")
-    figure.update_yaxes(title=_title(axis))
+    figure.update_xaxes(title=axis_title("epoch"), rangemode="tozero")
+    figure.update_yaxes(title=axis_title(axis))
     figure.update_layout(legend={"orientation": "h", "y": -0.22, "yanchor": "top", "traceorder": "reversed"})
     return safe_json(figure)
 
@@ -79,7 +79,7 @@ def class_iou_figure(classes: Sequence[str], rules: Sequence[Mapping[str, Any]],
     hues["best_single"] = GREY
     row_px = (26 if len(classes) <= MAX_NAMED_CLASSES else 10) + 8 * len(shown)
     height = 130 + max(len(classes), 3) * row_px
-    figure = go.Figure(layout=_layout(height=height))
+    figure = go.Figure(layout=plain_layout(height=height))
     offsets = np.linspace(-0.28, 0.28, len(rules)) if len(rules) > 1 else np.zeros(1)
     if 1 < len(shown) < len(rules):
         order = [rule["name"] for rule in rules if rule["name"] in shown]
@@ -107,7 +107,7 @@ def confusion_figure(classes: Sequence[str], counts: np.ndarray[Any, Any]) -> st
     names = [html.escape(shorten(name)) for name in classes]
     named = len(classes) <= MAX_NAMED_CLASSES
     size = 150 + max(len(classes) * 34, 200) if len(classes) <= MAX_LABELLED_CLASSES else 700
-    figure = go.Figure(layout=_layout(height=size))
+    figure = go.Figure(layout=plain_layout(height=size))
     figure.add_trace(go.Heatmap(
         z=share.round(5).tolist(), customdata=counts.tolist(), zmin=0, zmax=1, xgap=int(named), ygap=int(named),
         colorbar={"thickness": 10, "tickformat": ".0%", "outlinewidth": 0},
@@ -121,8 +121,8 @@ def confusion_figure(classes: Sequence[str], counts: np.ndarray[Any, Any]) -> st
     figure.data[0].y = ticks
     figure.update_xaxes(tickvals=ticks, ticktext=names, showticklabels=named, showgrid=False)
     figure.update_yaxes(tickvals=ticks, ticktext=names, showticklabels=named, showgrid=False)
-    figure.update_xaxes(title=_title("predicted"), tickangle=-45)
-    figure.update_yaxes(title=_title("true"), autorange="reversed")
+    figure.update_xaxes(title=axis_title("predicted"), tickangle=-45)
+    figure.update_yaxes(title=axis_title("true"), autorange="reversed")
     return safe_json(figure)
 
 
@@ -177,7 +177,7 @@ def _class_marks(
     )  # fmt: skip
 
 
-def _layout(height: int) -> go.Layout:
+def plain_layout(height: int) -> go.Layout:
     axis = {"automargin": True, "showline": False, "zeroline": False, "ticks": ""}
     return go.Layout(
         template="none", height=height, margin={"l": 8, "r": 8, "t": 28, "b": 8}, hovermode="closest",
@@ -185,7 +185,7 @@ def _layout(height: int) -> go.Layout:
     )  # fmt: skip
 
 
-def _title(text: str) -> dict[str, Any]:
+def axis_title(text: str) -> dict[str, Any]:
     return {"text": text, "standoff": 10}
 
 

@@ -93,14 +93,15 @@ def write_mixed(
     from trainables.data.coco import read
     from trainables.data.mixing import Mix
     from trainables.data.sources import Sources
-    from trainables.data.splits import make_split
+    from trainables.data.splits import look, make_split
     from trainables.data.transforms import reseed
 
     if out.exists():
         raise ValueError(f"--out must name a folder that does not exist yet, got {out}; remove it or name another")
     index = read(read_card(card))
-    split = make_split(index, seed=seed, **shares)
     cache = Cache.open(index, cache_dir)
+    val_share, holdout_share = shares["val_share"], shares["holdout_share"]
+    split = make_split(index, seed=seed, val_share=val_share, holdout_share=holdout_share, known=look(index, cache))
     size_px = settings["size_px"]
     if size_px % 32:
         raise ValueError(f"--size-px must be divisible by 32, got {size_px}; use {size_px // 32 * 32}")

@@ -88,10 +88,12 @@ class Resources(Part):
 
 
 class SplitShares(Part):
-    """The parts that are carved from `train` where the data card gives no file for them."""
+    """The parts that are carved from `train` where the data card gives no file for them, or a file that names them."""
 
     val_share: Share = 0.2
     holdout_share: Share = 0.2
+    file: str | None = None  # written by analysis/split.py; it then decides alone
+    fold: Annotated[int, Field(ge=0)] | None = None  # of that file: this fold tunes, the others train
 
     @model_validator(mode="after")
     def _leaves_train(self) -> SplitShares:
@@ -100,6 +102,12 @@ class SplitShares(Part):
                 f"val_share and holdout_share must leave something to train on, got {self.val_share} and "
                 f"{self.holdout_share}; keep their sum under 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fold_of_a_file(self) -> SplitShares:
+        if self.fold is not None and self.file is None:
+            raise ValueError(f"fold {self.fold} needs a file that has folds; set split.file as well")
         return self
 
 

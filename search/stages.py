@@ -33,7 +33,8 @@ from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import SegIndex, Split
-from trainables.data.splits import make_split
+from trainables.data.split_file import read_split
+from trainables.data.splits import look, make_split
 from trainables.infer import View
 from trainables.logits import LogitStore
 from trainables.recipe import Recipe
@@ -67,10 +68,18 @@ def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple
     return index, Cache.open(index, cache_root)
 
 
-def split_data(index: SegIndex, options: Options, say: Callable[[str], None]) -> Split:
+def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[str], None]) -> Split:
     """Who trains, who tunes, who stays sealed; what could not be had is said."""
-    shares = options.split.model_dump()
-    split = make_split(index, seed=options.seed, **shares)
+    if options.split.file is not None:
+        split = read_split(Path(options.split.file), index, options.split.fold)
+    else:
+        split = make_split(
+            index,
+            seed=options.seed,
+            val_share=options.split.val_share,
+            holdout_share=options.split.holdout_share,
+            known=look(index, cache),
+        )
     for note in split.notes:
         say(f"split: {note}")
     say(

@@ -32,7 +32,7 @@ from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import Split
-from trainables.data.splits import make_split
+from trainables.data.splits import look, make_split
 from trainables.distributed import attempt_on_ranks
 from trainables.epoch import Diverged
 from trainables.recipe import Recipe
@@ -144,8 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recipe = Recipe.model_validate_json(args.recipe.read_bytes())
         index = read(read_card(args.data))
-        split = make_split(index, seed=recipe.seed)
         cache = Cache.open(index, args.out / "cache")
+        split = make_split(index, seed=recipe.seed, known=look(index, cache))
         fit(
             recipe,
             cache,

@@ -109,7 +109,7 @@ class Decoding:
     """A cache that is none: the same views, decoded and painted each time."""
 
     def __init__(self, cache: Cache) -> None:
-        self.index, self.class_table, self.size = cache.index, cache.class_table, cache.size
+        self.index, self.class_pixels_by_image, self.size = cache.index, cache.class_pixels_by_image, cache.size
         self._records = cache.index.by_id()
 
     def image(self, image_id: str) -> np.ndarray:

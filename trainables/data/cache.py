@@ -108,16 +108,17 @@ class Cache:
 
     def class_pixels(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Labelled pixels of each class in these images: int64 (K,). ValueError for an unlabelled image."""
-        total: NDArray[np.int64] = self.class_table(ids).sum(axis=0, dtype=np.int64)
+        total: NDArray[np.int64] = self.class_pixels_by_image(ids).sum(axis=0, dtype=np.int64)
         return total
 
-    def class_table(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Labelled pixels of each class in each of these images: int64 (N,K). ValueError for an unlabelled image."""
+    def class_pixels_by_image(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Labelled pixels of each class in each of these images: int64 (N,K). ValueError for an unlabelled one."""
         rows = [self._row(image_id) for image_id in ids]
         for image_id, row in zip(ids, rows, strict=True):
             if self._layout[row, 1] < 0:
                 raise ValueError(f"image {image_id!r} has no label: it is from the card's unlabelled file")
-        return self._class_pixels[rows]
+        pixels: NDArray[np.int64] = self._class_pixels[rows]
+        return pixels
 
     def _row(self, image_id: str) -> int:
         try:

@@ -47,7 +47,7 @@ class Sources:
         self._check()
         index = cache.index
         self.background = index.background
-        self._shows = cache.class_table(self.ids) > 0  # (N,K)
+        self._shows = cache.class_pixels_by_image(self.ids) > 0  # (N,K)
         self._ends: dict[float, NDArray[np.float64]] = {}
         pasted = aug.copy_paste is not None and aug.copy_paste.p > 0
         self._objects = ObjectTable(cache, self.ids, aug.copy_paste.share_max) if pasted and aug.copy_paste else None

@@ -1,8 +1,9 @@
-"""From an index to the images that train, that are tuned on, and that stay sealed.
+"""From an index to the images that train, that are tuned on, and that stay sealed; and to K folds.
 
-Enters: a `SegIndex`. Leaves: a `Split` of image ids in the order of the index, with notes on what could not be had.
-Parts that the card gives are kept; missing ones are carved from train, stratified by which classes an image shows
-(iterative stratification: Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1, over groups in place of examples).
+Enters: a `SegIndex`, and where they are known the pixels of each class in each image and the near-duplicate clusters.
+Leaves: a `Split` of image ids in the order of the index, with notes on what could not be had. Parts that the card
+gives are kept (unless they are to be carved again); missing ones are carved from train, stratified by the classes that
+images show and by their pixels at once, in whole units: the card's groups, or else clusters of near-duplicates.
 """
 
 from __future__ import annotations
@@ -11,43 +12,106 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data.cache import Cache
+from trainables.data.hashes import cluster_names, hash_images
 from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.data.stratify import stratify
 
 PARTS = ("train", "val", "holdout")
-MAX_SWEEPS = 5
 
 
-def make_split(index: SegIndex, *, seed: int, val_share: float = 0.2, holdout_share: float = 0.2) -> Split:
+@dataclass(frozen=True)
+class Knowledge:
+    """What decoded images tell beyond the index; both parts may be missing."""
+
+    pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' areas are taken
+    clusters: Mapping[str, str] | None = None  # image_id -> near-duplicate cluster; counts where the card has no group
+
+
+def make_split(
+    index: SegIndex,
+    *,
+    seed: int,
+    val_share: float = 0.2,
+    holdout_share: float = 0.2,
+    known: Knowledge | None = None,
+    carve_again: Sequence[str] = (),
+) -> Split:
     """Split the labelled images; equal arguments give equal splits on every machine.
 
-    A share is a part of the images of the train file, and counts only where that part is carved. No group is
-    in two parts that were carved here; a group that a given part also holds stays in train. Where the groups
-    are too few, the train file's images are cut into contiguous blocks by name, and a note says so.
+    A share is a part of the images that may be dealt (the train file's, and those of parts to `carve_again`: 'val',
+    'holdout'), and counts only where that part is carved. No unit is in two parts that were carved here; a unit that
+    a given part also holds stays in train. Where the units are too few, the images are cut into contiguous blocks by
+    name, and a note says so.
 
-    Raises ValueError for shares that leave nothing to a part, and for a train file with fewer images than parts.
+    Raises ValueError for shares that leave nothing to a part, and for fewer images than parts.
     """
-    given = {part: index.ids(part) for part in ("val", "holdout")}
+    known = known or Knowledge()
+    given = {part: () if part in carve_again else index.ids(part) for part in ("val", "holdout")}
     wanted = {"val": val_share, "holdout": holdout_share}
     shares = {part: wanted[part] for part in ("val", "holdout") if not given[part]}
     _check_shares(shares)
-    pool = [image for image in index.images if image.role == "train"]
+    pool = [image for image in index.images if image.role == "train" or image.role in carve_again]
     if len(pool) <= len(shares):
         raise ValueError(
             f"train needs at least {len(shares) + 1} images to carve {' and '.join(shares)} from it, "
             f"got {len(pool)}; add images, or name the missing files in the card"
         )
+    units = units_of(index, known.clusters)
     part_of: dict[str, str] = {image.image_id: image.role for image in index.images}
     notes: list[str] = []
     if shares:
-        part_of |= _carve(index, pool, {"train": 1.0 - sum(shares.values()), **shares}, seed, notes)
+        elsewhere = {units[i.image_id] for i in index.images if i.role in given and i.role not in carve_again}
+        all_shares = {"train": 1.0 - sum(shares.values()), **shares}
+        part_of |= _deal(index, pool, all_shares, seed, notes, units, elsewhere, known)
     ids = {p: tuple(i.image_id for i in index.images if part_of[i.image_id] == p) for p in PARTS}
-    notes += _straddling(index, part_of) + _absent_classes(index, part_of)
-    digest = hashlib.blake2b(json.dumps([index.fingerprint, ids]).encode(), digest_size=12).hexdigest()
-    return Split(ids["train"], ids["val"], ids["holdout"], digest, tuple(notes))
+    notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS)
+    return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids), tuple(notes))
+
+
+def look(index: SegIndex, cache: Cache) -> Knowledge:
+    """What a decoded data set tells a split: pixels of each class, and, where the card names no group, clusters."""
+    labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
+    pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
+    return Knowledge(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
+
+
+def make_folds(
+    index: SegIndex, split: Split, num_folds: int, *, seed: int, known: Knowledge | None = None
+) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """K folds of the images that are not sealed (train and val of `split`), and notes on what could not be had.
+
+    Each image is in one fold, and no unit is in two: fold f tunes a model that the others train. Raises ValueError
+    for fewer than 2 folds or fewer images than folds.
+    """
+    known = known or Knowledge()
+    open_ids = {*split.train_ids, *split.val_ids}
+    pool = [image for image in index.images if image.image_id in open_ids]
+    if not 2 <= num_folds <= len(pool):
+        raise ValueError(f"folds must be 2 to {len(pool)}, the number of images outside the hold-out, got {num_folds}")
+    names = [f"fold {f}" for f in range(num_folds)]
+    units = units_of(index, known.clusters)
+    notes: list[str] = []
+    fold_of = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, notes, units, set(), known)
+    folds = tuple(tuple(i.image_id for i in pool if fold_of[i.image_id] == name) for name in names)
+    return folds, (*notes, *absent_classes(index, fold_of, names))
+
+
+def units_of(index: SegIndex, clusters: Mapping[str, str] | None) -> dict[str, str]:
+    """image_id -> what must stay on one side of a split: its group, else its cluster of near-duplicates."""
+    if index.grouped or clusters is None:
+        return {image.image_id: image.group for image in index.images}
+    return {image.image_id: clusters.get(image.image_id, image.image_id) for image in index.images}
+
+
+def split_fingerprint(index: SegIndex, ids: Mapping[str, Sequence[str]]) -> str:
+    content = [index.fingerprint, {part: ids[part] for part in PARTS}]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:
@@ -58,50 +122,71 @@ def _check_shares(shares: Mapping[str, float]) -> None:
         raise ValueError(f"val_share and holdout_share must leave images to train, got {dict(shares)}; lower them")
 
 
-def _carve(
-    index: SegIndex, pool: Sequence[ImageRecord], shares: Mapping[str, float], seed: int, notes: list[str]
+def _deal(
+    index: SegIndex,
+    pool: Sequence[ImageRecord],
+    shares: Mapping[str, float],
+    seed: int,
+    notes: list[str],
+    units: Mapping[str, str],
+    elsewhere: set[str],
+    known: Knowledge,
 ) -> dict[str, str]:
-    """The part of every image of the pool; `shares` has train and the parts to carve."""
-    elsewhere = {image.group for image in index.images if image.role in ("val", "holdout")}
-    groups = sorted({image.group for image in pool} - elsewhere)
+    """The part of every image of the pool. Units that a given part also holds (`elsewhere`) stay in the first."""
+    names = sorted({units[image.image_id] for image in pool} - elsewhere)
     parts = list(shares)
-    free = len(parts) if len(groups) == len({image.group for image in pool}) else len(parts) - 1
-    if len(groups) < free:  # train has images already where a group had to stay in it
+    free = len(parts) if len(names) == len({units[image.image_id] for image in pool}) else len(parts) - 1
+    if len(names) < free:  # the first part has images already where a unit had to stay in it
+        noun = "group" if index.grouped else "cluster of near-duplicates"
         notes.append(
-            f"the train file has {_count(len(groups), 'group')} that may be moved, and "
-            f"{free} are needed: its images were cut into {len(parts)} contiguous blocks by name instead, so "
+            f"there {'is' if len(names) == 1 else 'are'} {_count(len(names), noun)} that may be moved, and "
+            f"{free} are needed: the images were cut into {len(parts)} contiguous blocks by name instead, so "
             "neighbours on either side of a cut are in different parts"
         )
         return _blocks(pool, shares)
-    present, fixed = _presence(index, pool, groups)
-    start = np.zeros((len(parts), index.num_classes + 1))  # (S,K+1)
+    holds, fixed = _holdings(index, pool, names, units, known)
+    start = np.zeros((len(parts), holds.shape[1]))  # (S,2K+1)
     start[0] = fixed
-    target = np.outer(list(shares.values()), present.sum(axis=0) + fixed)  # (S,K+1)
-    chosen = _stratify(present, start, target, np.random.default_rng(seed))  # (J,)
-    sizes = start[:, -1] + np.bincount(chosen, weights=present[:, -1], minlength=len(parts))  # (S,)
+    target = np.outer(list(shares.values()), holds.sum(axis=0) + fixed)  # (S,2K+1)
+    chosen = stratify(holds, start, target, np.random.default_rng(seed))  # (J,)
+    sizes = start[:, -1] + np.bincount(chosen, weights=holds[:, -1], minlength=len(parts))  # (S,)
     for part, size, want in zip(parts, sizes, target[:, -1], strict=True):
         if abs(size - want) > max(1.0, 0.25 * want):
             notes.append(f"{part} has {size:.0f} images where {want:.0f} were wanted: groups are kept whole")
-    part_of_group = {group: parts[s] for group, s in zip(groups, chosen, strict=True)}
-    return {image.image_id: part_of_group.get(image.group, "train") for image in pool}
+    part_of_unit = {name: parts[s] for name, s in zip(names, chosen, strict=True)}
+    return {image.image_id: part_of_unit.get(units[image.image_id], parts[0]) for image in pool}
 
 
-def _presence(
-    index: SegIndex, pool: Sequence[ImageRecord], groups: Sequence[str]
+def _holdings(
+    index: SegIndex, pool: Sequence[ImageRecord], names: Sequence[str], units: Mapping[str, str], known: Knowledge
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Images of each group that show each class, and in the last column all of them: (J,K+1); and the same sum
-    over the images of groups not listed, which must stay in train: (K+1,)."""
-    row = {group: j for j, group in enumerate(groups)}
-    present = np.zeros((len(groups), index.num_classes + 1))
-    fixed = np.zeros(index.num_classes + 1)
+    """Of each unit the images that show each class, the pixels of each class, and its images: (J,2K+1); and the same
+    sum over the images of units not listed, which stay in the first part: (2K+1,)."""
+    row = {name: j for j, name in enumerate(names)}
+    holds = np.zeros((len(names), 2 * index.num_classes + 1))
+    fixed = np.zeros(2 * index.num_classes + 1)
     for image in pool:
-        counts = present[row[image.group]] if image.group in row else fixed
+        unit = units[image.image_id]
+        counts = holds[row[unit]] if unit in row else fixed
         counts[[*_classes_of(image, index), -1]] += 1
-    return present, fixed
+        pixels = _areas(image, index) if known.pixels is None else known.pixels[image.image_id]
+        counts[index.num_classes : -1] += pixels / (image.height * image.width)  # shares: large images weigh no more
+    return holds, fixed
 
 
 def _classes_of(image: ImageRecord, index: SegIndex) -> set[int]:
     return {a.class_index for a in image.annotations if a.class_index != index.ignore_index}
+
+
+def _areas(image: ImageRecord, index: SegIndex) -> NDArray[np.float64]:
+    """Pixels of each class by the annotations' own areas, the background the rest: (K,)."""
+    areas = np.zeros(index.num_classes)
+    for annotation in image.annotations:
+        if annotation.class_index != index.ignore_index:
+            areas[annotation.class_index] += annotation.area
+    if index.background:
+        areas[0] += max(0.0, image.height * image.width - areas.sum())
+    return areas
 
 
 def _blocks(pool: Sequence[ImageRecord], shares: Mapping[str, float]) -> dict[str, str]:
@@ -116,107 +201,35 @@ def _blocks(pool: Sequence[ImageRecord], shares: Mapping[str, float]) -> dict[st
     return {name: part for s, part in enumerate(shares) for name in names[bounds[s] : bounds[s + 1]]}
 
 
-def _stratify(
-    present: NDArray[np.float64],
-    start: NDArray[np.float64],
-    target: NDArray[np.float64],
-    rng: np.random.Generator,
-) -> NDArray[np.intp]:
-    """A part for every group: (J,). `present` (J,K+1), `start` and `target` (S,K+1); the last column is images.
-
-    The rarest class that is left goes first, and its groups, largest first, each to the part that still lacks
-    most of it; then single moves lower the deviation that is left, since groups differ in size.
-    """
-    chosen = np.full(len(present), -1, dtype=np.intp)
-    lacking = target - start  # (S,K+1)
-    while (chosen < 0).any():
-        left = present[chosen < 0].sum(axis=0)[:-1]  # (K,)
-        rarest = int(np.argmin(np.where(left > 0, left, np.inf))) if (left > 0).any() else -1
-        members = np.flatnonzero((chosen < 0) & (present[:, rarest] > 0))
-        for j in members[np.lexsort((rng.random(len(members)), -present[members, rarest]))]:
-            order = np.lexsort((rng.random(len(lacking)), -lacking[:, -1], -lacking[:, rarest]))
-            chosen[j] = order[0]
-            lacking[order[0]] -= present[j]
-    _fill_empty_parts(chosen, present, start)
-    _refine(chosen, present, start, target, rng)
-    return chosen
-
-
-def _fill_empty_parts(chosen: NDArray[np.intp], present: NDArray[np.float64], start: NDArray[np.float64]) -> None:
-    """Give an empty part the smallest group of the part that has most groups."""
-    for s in range(len(start)):
-        if start[s, -1] == 0 and not (chosen == s).any():
-            donor = int(np.bincount(chosen, minlength=len(start)).argmax())
-            members = np.flatnonzero(chosen == donor)
-            chosen[members[np.argmin(present[members, -1])]] = s
-
-
-def _deviation(sums: NDArray[np.float64], target: NDArray[np.float64]) -> float:
-    """How far the parts' counts (S,K+1) are from the wanted ones: squared, as shares of each class, plus a
-    penalty where a part lacks a class at all."""
-    total = np.maximum(target.sum(axis=0), 1e-12)  # (K+1,)
-    weight = np.ones(len(total))
-    weight[-1] = len(total)  # the size of a part matters as much as all its classes together
-    lacks = (sums == 0) & (target > 0)
-    return float((weight * ((sums - target) / total) ** 2).sum() + 0.1 * lacks.sum() + lacks[0].sum())
-
-
-def _refine(
-    chosen: NDArray[np.intp],
-    present: NDArray[np.float64],
-    start: NDArray[np.float64],
-    target: NDArray[np.float64],
-    rng: np.random.Generator,
-) -> None:
-    """Move single groups while that lowers the deviation; changes `chosen`."""
-    sums = start.copy()
-    np.add.at(sums, chosen, present)
-    cost = _deviation(sums, target)
-    for _ in range(MAX_SWEEPS):
-        before = cost
-        for j in rng.permutation(len(chosen)):
-            source = chosen[j]
-            if sums[source, -1] == present[j, -1]:
-                continue  # the part would be empty
-            for s in range(len(sums)):
-                moved = sums.copy()
-                moved[source] -= present[j]
-                moved[s] += present[j]
-                if s != source and (trial := _deviation(moved, target)) < cost - 1e-12:
-                    sums, cost, chosen[j], source = moved, trial, s, s
-                    break
-        if cost >= before - 1e-12:
-            return
-
-
-def _straddling(index: SegIndex, part_of: Mapping[str, str]) -> list[str]:
-    if not index.grouped:
-        return []
+def straddling(index: SegIndex, part_of: Mapping[str, str], units: Mapping[str, str]) -> list[str]:
+    """A note for every group, or cluster of near-duplicates, that two parts hold."""
     parts: dict[str, set[str]] = {}
     for image in index.images:
-        if part_of[image.image_id] in PARTS:
-            parts.setdefault(image.group, set()).add(part_of[image.image_id])
+        if part_of.get(image.image_id) in PARTS:
+            parts.setdefault(units[image.image_id], set()).add(part_of[image.image_id])
+    noun = "group" if index.grouped else "the near-duplicates of"
     return [
-        f"group {group!r} is in {' and '.join(p for p in PARTS if p in found)}: scores there may flatter"
-        for group, found in sorted(parts.items())
+        f"{noun} {unit!r} {'is' if index.grouped else 'are'} in {' and '.join(p for p in PARTS if p in found)}: "
+        "scores there may flatter"
+        for unit, found in sorted(parts.items())
         if len(found) > 1
     ]
 
 
-def _absent_classes(index: SegIndex, part_of: Mapping[str, str]) -> list[str]:
+def absent_classes(index: SegIndex, part_of: Mapping[str, str], parts: Sequence[str]) -> list[str]:
     """A note for every class that annotations show somewhere, or should, and that a part lacks."""
     images: Counter[tuple[str, int]] = Counter()
     groups: dict[int, set[str]] = {}
     for image in index.images:
-        for k in _classes_of(image, index):
+        for k in _classes_of(image, index) if image.image_id in part_of else ():
             images[part_of[image.image_id], k] += 1
             groups.setdefault(k, set()).add(image.group)
     notes = []
     for k, name in enumerate(index.classes):
-        lacks = [part for part in PARTS if not images[part, k]]
+        lacks = [part for part in parts if not images[part, k]]
         is_background = k == 0 and k not in groups  # its pixels are under no annotation
         if lacks and not is_background:
-            found = _count(sum(images[part, k] for part in PARTS), "image")
+            found = _count(sum(images[part, k] for part in parts), "image")
             where = f" in {_count(len(groups.get(k, ())), 'group')}" if index.grouped else ""
             notes.append(f"class {name!r} is absent from {' and '.join(lacks)}; shown by {found}{where} in all")
     return notes

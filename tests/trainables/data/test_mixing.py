@@ -42,7 +42,7 @@ class Plain:
     def size(self, _: str) -> tuple[int, int]:
         return 80, 80
 
-    def class_table(self, ids: tuple[str, ...]) -> np.ndarray:
+    def class_pixels_by_image(self, ids: tuple[str, ...]) -> np.ndarray:
         return np.eye(self.num_images, dtype=np.int64)[[int(n) for n in ids]]
 
 
@@ -171,7 +171,7 @@ def test_images_come_as_often_as_the_rare_class_weight_asks(cache: Cache, rare: 
     ids = cache.index.ids("train")
     aug = Augmentation(crop_px=32, rare_class_weight=rare)
     sources = Sources(cache, ids, aug)
-    shows = cache.class_table(ids) > 0  # (N,K)
+    shows = cache.class_pixels_by_image(ids) > 0  # (N,K)
     repeat = shows.mean(0).clip(1 / len(ids)) ** -rare
     expected = np.array([max([repeat[k] for k in np.flatnonzero(row)]) for row in shows])
     expected /= expected.sum()
@@ -208,7 +208,7 @@ def test_parts_come_from_the_train_ids_alone(cache: Cache) -> None:
 
     class Watched:
         index = cache.index
-        class_table, size = cache.class_table, cache.size
+        class_pixels_by_image, size = cache.class_pixels_by_image, cache.size
 
         def image(self, image_id: str) -> np.ndarray:
             asked.add(image_id)

@@ -1,0 +1,267 @@
+"""Find labels that look wrong to models that have not seen them, and write corrected COCO files.
+
+    python analysis/cleanse.py --run runs/fold-0 --run runs/fold-1 ... --out suspects/
+    python analysis/cleanse.py --data data.yaml --logits DIR --out suspects/
+    python analysis/cleanse.py --data data.yaml --apply list.csv --out corrected/
+
+Enters: runs, or folders of val logits; or a list of corrections. Leaves: suspects.html, suspects.csv and suspects.json;
+or corrected COCO files with a data card. A run judges only its val images, which its models did not train on: a run a
+fold (analysis/split.py --folds) judges every image outside the hold-out. Exit code 2 for what the user can mend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from analysis.suspicion import Float, Suspect
+    from trainables.data.cache import Cache
+    from trainables.data.index import SegIndex
+    from trainables.logits import LogitStore
+
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+MARGIN = 0.35  # of a suspect's box, shown around it
+MIN_SHOWN_PX = 96
+PICTURE_PX = 300
+NUM_IMAGES = 12
+
+
+@app.command()
+def main(
+    out: Annotated[Path, typer.Option(help="The folder to write to; made if absent.")],
+    run: Annotated[list[Path] | None, typer.Option(help="A finished run; may be repeated, a run a fold.")] = None,
+    logits: Annotated[
+        list[Path] | None, typer.Option(help="A folder of one trial's val logits; may be repeated.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The data card; a run names its own.")] = None,
+    apply: Annotated[Path | None, typer.Option(help="Rows of suspects.csv to apply.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Suspects on the page; the list has all.")] = 60,
+    cache_dir: Annotated[Path, typer.Option(help="Where decoded data is kept.")] = DEFAULT_CACHE,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+) -> None:
+    """Rank suspicious labels, or apply the corrections that a person agreed with."""
+    try:
+        if apply is not None:
+            lines = _apply(data, apply, out)
+        else:
+            lines = _judge(list(run or ()), list(logits or ()), data, out, top, cache_dir.expanduser())
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        typer.secho(f"cleanse: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+    typer.echo("\n".join(lines))
+
+
+def _apply(data: Path | None, listed: Path, out: Path) -> list[str]:
+    from analysis.corrections import apply_list, read_list
+    from trainables.data.card import read_card
+    from trainables.data.coco import read
+
+    if data is None:
+        raise ValueError("--apply needs the data card whose files it corrects; give --data data.yaml")
+    card = read_card(data)
+    index = read(card)
+    done = apply_list(card, index, read_list(listed, index), out)
+    said = ", ".join(f"{count} {action}" for action, count in sorted(done.items())) or "nothing"
+    return [f"applied: {said}", f"written: {out / 'data.yaml'} (the original files are as they were)"]
+
+
+def _judge(runs: list[Path], folders: list[Path], data: Path | None, out: Path, top: int, cache_dir: Path) -> list[str]:
+    import numpy as np
+
+    from analysis.corrections import csv_rows
+    from analysis.pages import write_facts, write_text
+    from analysis.pixels import probabilities
+    from analysis.suspicion import class_confidence, find_suspects
+    from trainables.data.cache import Cache
+    from trainables.data.card import read_card
+    from trainables.data.coco import read
+
+    if not runs and not folders:
+        raise ValueError("suspicion needs out-of-sample predictions, got none; give --run DIR or --logits DIR")
+    card = data or Path(json.loads(_text(runs[0] / "run.json"))["card"] if runs else "")
+    if not card.is_file():
+        raise ValueError(f"the data card must be a file, got {str(card)!r}; give --data data.yaml")
+    index = read(read_card(card))
+    stores = [store for folder in runs for store in _stores_of_run(folder)] + [_store(folder) for folder in folders]
+    holders = _holders(stores, index)
+    cache = Cache.open(index, cache_dir)
+    ids = [image.image_id for image in index.images if image.image_id in holders]
+
+    def predicted(image_id: str) -> Float:
+        maps = [probabilities(store, store.views, image_id) for store in holders[image_id]]
+        total: Float = np.add.reduce(maps) / np.float32(len(maps))
+        return total
+
+    confidence = class_confidence(index, ids, predicted, cache.label)
+    suspects, images = find_suspects(index, ids, predicted, cache.label, confidence)
+    write_text(out / "suspects.csv", csv_rows(suspects))
+    facts = {
+        "data": index.name,
+        "num_images": len(ids),
+        "counts": dict(Counter(s.kind for s in suspects)),
+        "class_confidence": dict(zip(index.classes, (round(float(t), 4) for t in confidence), strict=True)),
+        "images": {name: round(score, 4) for name, score in sorted(images.items(), key=lambda item: -item[1])},
+    }
+    write_facts(out / "suspects.json", facts)
+    _page(out, card, index, cache, ids, suspects, images, predicted, stores, top)
+    kinds = Counter(s.kind for s in suspects)
+    said = f"{kinds['relabel']} to relabel, {kinds['remove']} to remove, {kinds['add']} to add"
+    return [f"{len(ids)} images judged: {said}", f"written: {out / 'suspects.html'}, {out / 'suspects.csv'}"]
+
+
+def _stores_of_run(folder: Path) -> list[LogitStore]:
+    """Val logits of the run's candidates. Raises ValueError where an image of them was trained on."""
+    split = json.loads(_text(folder / "data.json"))
+    trained = set(split["train"])
+    found = [_store(each) for each in sorted((folder / "logits").glob("*/val"))]
+    if not found:
+        raise ValueError(f"{folder} has no logits of val; let its logits stage end, or resume the run")
+    for store in found:
+        seen = trained & set(store.image_ids)
+        if seen:
+            raise ValueError(
+                f"{store.folder} has image {min(seen)!r}, which its model trained on; write the logits again"
+            )
+    return found
+
+
+def _store(folder: Path) -> LogitStore:
+    from trainables.logits import LogitStore
+
+    store = LogitStore(folder)
+    if store.header.split != "val":
+        raise ValueError(f"{folder} has logits of the {store.header.split}, which stays sealed; give those of val")
+    return store
+
+
+def _holders(stores: list[LogitStore], index: SegIndex) -> dict[str, list[LogitStore]]:
+    """image_id -> the stores that have it. Raises ValueError for stores of other data."""
+    known = {image.image_id for image in index.images if image.role != "unlabelled"}
+    holders: dict[str, list[LogitStore]] = {}
+    for store in stores:
+        header = store.header
+        if header.classes != index.classes or header.data_fingerprint != index.fingerprint:
+            raise ValueError(
+                f"{store.folder} was written for another state of the data ({header.data_fingerprint}) than the card's "
+                f"({index.fingerprint}); name the card that the run was started with"
+            )
+        for image_id in store.image_ids:
+            if image_id not in known:
+                raise ValueError(f"{store.folder} has image {image_id!r}, which is not in the data; name its card")
+            holders.setdefault(image_id, []).append(store)
+    return holders
+
+
+def _page(
+    out: Path,
+    card: Path,
+    index: SegIndex,
+    cache: Cache,
+    ids: list[str],
+    suspects: list[Suspect],
+    images: dict[str, float],
+    predicted: Any,
+    stores: list[LogitStore],
+    top: int,
+) -> None:
+    import numpy as np
+
+    from analysis import data_charts, pages
+    from analysis.corrections import COLUMNS, csv_rows
+    from analysis.gallery import css
+    from analysis.palette import palette
+
+    colours = palette(index.num_classes, background=index.background)
+    shown: list[dict[str, Any]] = []
+    for s in suspects[:top]:
+        label, guess = cache.label(s.image_id), predicted(s.image_id).argmax(axis=0).astype(np.uint8)
+        window = _window(s.box, *label.shape)
+        photo = np.asarray(cache.image(s.image_id))
+        views = {
+            "given_uri": pages.tinted(photo, label, colours, background=index.background),
+            "predicted_uri": pages.tinted(photo, guess, colours, background=index.background),
+            "image_uri": photo,
+        }
+        uris = {key: pages.photograph(_framed(view, s.box)[window], PICTURE_PX) for key, view in views.items()}
+        shown.append({**vars(s), **uris, "row": csv_rows([s]).splitlines()[1]})
+    joint = np.zeros((index.num_classes, index.num_classes))
+    row = {name: k for k, name in enumerate(index.classes)}
+    for s in suspects:
+        joint[row[s.given], row[s.suggested]] += 1
+    hover = "labelled %{customdata[0]}<br>believed %{customdata[1]}<br>%{z:,} suspects<extra></extra>"
+
+    def labelled(name: str) -> Any:
+        return pages.tinted(cache.image(name), cache.label(name), colours, background=index.background)
+
+    worst = sorted(images, key=lambda name: -images[name])[:NUM_IMAGES]
+    values = {
+        "title": f"Suspicious labels of {index.name}",
+        "headline": f"{len(suspects):,} labels look wrong to models that have not seen them",
+        "num_images": len(ids),
+        "num_open": sum(image.role in ("train", "val") for image in index.images),
+        "num_annotations": sum(len(image.annotations) for image in index.images if image.image_id in set(ids)),
+        "num_suspects": len(suspects),
+        "counts": {"relabel": 0, "remove": 0, "add": 0} | Counter(s.kind for s in suspects),
+        "background": index.background,
+        "caveats": [
+            "the best epoch was chosen on these images, which flatters the models a little"
+        ] + (["a single model judged: its own weaknesses look like wrong labels"] if len(stores) == 1 else []),
+        "list_path": str(out / "suspects.csv"),
+        "card": str(card),
+        "suspects": shown,
+        "legend": [(name, css(colours[k])) for k, name in enumerate(index.classes)],
+        "images": [
+            {
+                "name": name,
+                "text": f"{images[name]:.3f}",
+                "uri": pages.photograph(labelled(name), 240),
+            }
+            for name in worst
+        ],
+        "csv_header": ",".join(COLUMNS),
+    }  # fmt: skip
+    figures = {"joint": data_charts.heat(joint, index.classes, index.classes, hover=hover, labels=".0f")}
+    pages.write_page(out / "suspects.html", "cleanse.html.j2", values, figures)
+
+
+def _window(box: tuple[int, int, int, int], height: int, width: int) -> tuple[slice, slice]:
+    """A suspect with its surroundings."""
+    x, y, w, h = box
+    side = max(MIN_SHOWN_PX, round((1 + 2 * MARGIN) * max(w, h)))
+    left, top = max(0, x + w // 2 - side // 2), max(0, y + h // 2 - side // 2)
+    left, top = max(0, min(left, width - side)), max(0, min(top, height - side))
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _framed(view: Any, box: tuple[int, int, int, int]) -> Any:
+    import cv2
+    import numpy as np
+
+    x, y, w, h = box
+    framed = np.ascontiguousarray(view).copy()
+    thick = max(1, round(min(framed.shape[:2]) / 250))
+    cv2.rectangle(framed, (x, y), (x + w - 1, y + h - 1), (0, 0, 0), thick + 2)
+    cv2.rectangle(framed, (x, y), (x + w - 1, y + h - 1), (255, 255, 255), thick)
+    return framed
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"a run has a {path.name}, got none at {path} ({error.strerror}); give the run's folder"
+        ) from error
+
+
+if __name__ == "__main__":
+    app()
