@@ -12,6 +12,7 @@ from typing import Any
 from search.expressions import parse_section
 from search.grammar import Section
 from search.nodes import Branches, Choice, Group, Node, Path
+from trainables.models.pairs import check_pair
 from trainables.recipe import backbone_family
 
 PARTS = ("backbone", "head")
@@ -61,18 +62,32 @@ def _with_siblings(backbone: Node, beside: Mapping[str, Node]) -> Node:
 def family_firsts(root: Group) -> list[tuple[str, dict[str, Any]]]:
     """The first backbone of each family, by family, with the picks that lead to it."""
     found: dict[str, dict[str, Any]] = {}
-    for name, picks in _backbones(root.children["backbone"], {}):
+    for name, picks, _ in _named(root.children["backbone"], {}):
         found.setdefault(backbone_family(name), picks)
     return list(found.items())
 
 
-def _backbones(node: Node, picks: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def pair_problems(root: Group) -> list[str]:
+    """A line for each head that some backbone of the same row cannot feed, at the head's YAML path."""
+    problems = []
+    for head, head_picks, path in _named(root.children["head"], {}):
+        for backbone, picks, _ in _named(root.children["backbone"], {}):
+            if any(head_picks.get(parameter, row) != row for parameter, row in picks.items()):
+                continue  # of another row
+            try:
+                check_pair(backbone, head)
+            except ValueError as error:
+                problems.append(f"{'.'.join(path)}: {error}")
+                break
+    return problems
+
+
+def _named(node: Node, picks: dict[str, Any]) -> list[tuple[str, dict[str, Any], Path]]:
+    """Each name that a backbone's or head's node can take, with the picks that lead to it and its path."""
     if isinstance(node, Branches):
-        return [
-            found for name, body in node.bodies.items() for found in _backbones(body, {**picks, node.parameter: name})
-        ]
+        return [found for name, body in node.bodies.items() for found in _named(body, {**picks, node.parameter: name})]
     assert isinstance(node, Group)
     name = node.children["name"]
     if isinstance(name, Choice):
-        return [(item, {**picks, name.parameter: item}) for item in name.items]
-    return [(str(getattr(name, "value", "")), picks)]
+        return [(item, {**picks, name.parameter: item}, node.path) for item in name.items]
+    return [(str(getattr(name, "value", "")), picks, node.path)]

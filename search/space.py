@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from search.expressions import parse_section
 from search.grammar import FIXED_SECTIONS, recipe_grammar
-from search.model_rows import PARTS, family_firsts, parse_model
+from search.model_rows import PARTS, family_firsts, pair_problems, parse_model
 from search.nodes import Branches, Choice, Fixed, Group, Range, Searched, draw, searched
 from search.options import Options
 from search.points import read_points
@@ -139,6 +139,7 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     root = _recipe_nodes({key: tree[key] for key in tree if key in recipe_grammar().keys}, options, problems)
     whole = all(part in root.children for part in PARTS)
     problems += recipe_problems(root)
+    problems += pair_problems(root) if whole and not problems else []
     points = read_points(tree.get(POINTS) or [], root, problems) if whole else []
     if problems:
         raise SpaceProblems(file.name, list(dict.fromkeys(problems)))

@@ -145,6 +145,13 @@ def test_a_model_is_asked_for(tmp_path: Path) -> None:
         space_of(tmp_path, "seed: 1")
 
 
+def test_a_head_that_cannot_take_a_backbone_is_refused_by_its_path(tmp_path: Path) -> None:
+    heads = "model.head={choice: {segformer: {channels: 64}, segmenter: {num_layers: 1}}}"
+    with pytest.raises(SpaceProblems, match=r"model\.head\.choice\.segmenter: head 'segmenter' needs a plain"):
+        space_of(tmp_path, overrides=["model.backbone={choice: [vit_tiny_patch16_224, convnext_atto]}", heads])
+    space_of(tmp_path, overrides=["model.backbone=vit_tiny_patch16_224", heads])
+
+
 def test_a_weights_file_is_found_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.safetensors").touch()
