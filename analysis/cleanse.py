@@ -191,7 +191,7 @@ def _page(
             "predicted_uri": pages.tinted(photo, guess, colours, background=index.background),
             "image_uri": photo,
         }
-        uris = {key: pages.photograph(_framed(view, s.box)[window], PICTURE_PX) for key, view in views.items()}
+        uris = {key: pages.photograph(_framed(view, s.box, window), PICTURE_PX) for key, view in views.items()}
         shown.append({**vars(s), **uris, "row": csv_rows([s]).splitlines()[1]})
     joint = np.zeros((index.num_classes, index.num_classes))
     row = {name: k for k, name in enumerate(index.classes)}
@@ -242,15 +242,20 @@ def _window(box: tuple[int, int, int, int], height: int, width: int) -> tuple[sl
     return slice(top, top + side), slice(left, left + side)
 
 
-def _framed(view: Any, box: tuple[int, int, int, int]) -> Any:
+def _framed(view: Any, box: tuple[int, int, int, int], window: tuple[slice, slice]) -> Any:
+    """The window, enlarged to the picture's size, with a fine frame around the suspect."""
     import cv2
     import numpy as np
 
-    x, y, w, h = box
-    framed = np.ascontiguousarray(view).copy()
-    thick = max(1, round(min(framed.shape[:2]) / 250))
-    cv2.rectangle(framed, (x, y), (x + w - 1, y + h - 1), (0, 0, 0), thick + 2)
-    cv2.rectangle(framed, (x, y), (x + w - 1, y + h - 1), (255, 255, 255), thick)
+    cut = np.ascontiguousarray(view[window])
+    factor = PICTURE_PX / max(cut.shape[:2])
+    size = (max(1, round(cut.shape[1] * factor)), max(1, round(cut.shape[0] * factor)))
+    framed = cv2.resize(cut, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    left, top = box[0] - window[1].start, box[1] - window[0].start
+    start = (round(left * factor), round(top * factor))
+    end = (round((left + box[2]) * factor) - 1, round((top + box[3]) * factor) - 1)
+    cv2.rectangle(framed, start, end, (0, 0, 0), 3)
+    cv2.rectangle(framed, start, end, (255, 255, 255), 1)
     return framed
 
 
