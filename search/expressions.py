@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from search.grammar import Section
 from search.nodes import Branches, Choice, Fixed, Group, Node, Path, Range
 from search.space_file import SEARCH_KEYS, is_search
-from search.space_problems import nearest
+from search.space_problems import nearest, nearest_three
 
 
 def parse_section(section: Section, tree: Any, path: Path, problems: list[str]) -> Group | Branches | None:
@@ -161,7 +161,7 @@ def _name_is_known(section: Section, name: Any, path: Path, problems: list[str])
             _add(problems, path, str(error))
             return False
     elif section.named is not None and name not in section.named:
-        _add(problems, path, f"unknown name {name!r}{nearest(name, section.named)}")
+        _add(problems, path, f"unknown name {name!r}{nearest_three(name, section.named)}")
         return False
     return True
 

@@ -17,19 +17,20 @@ from search.space_problems import nearest
 from trainables.recipe import Recipe
 
 
-def read_points(items: Any, root: Group, problems: list[str]) -> list[dict[str, Any]]:
-    """The points that hold; for each other one a line in `problems`."""
+def read_points(items: Any, root: Group, problems: list[str]) -> tuple[list[Mapping[str, Any]], list[dict[str, Any]]]:
+    """The points that hold, as they were written and as picks; for each other one a line in `problems`."""
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         problems.append(f"points: must be a list of mappings from parameters to values, got {items!r}")
-        return []
+        return [], []
     known = {node.parameter for node in searched(root)}
-    points = []
+    kept, points = [], []
     for position, item in enumerate(items):
         count = len(problems)
         point = _read_point(item, f"points[{position}]", root, known, problems)
         if len(problems) == count:
+            kept.append(item)
             points.append(point)
-    return points
+    return kept, points
 
 
 def _read_point(

@@ -54,6 +54,7 @@ class Space:
     tree: dict[str, Any]  # resolved, with every option spelt out
     root: Group = field(repr=False)  # shaped like a recipe
     points: tuple[dict[str, Any], ...] = ()  # settings to try first; what they leave out is at its default
+    lost: tuple[str, ...] = ()  # points of the file that --set made impossible, and why
 
     def suggest(self, trial: Trial) -> Recipe:
         """The recipe of a trial; the trial keeps the parameters that it was asked for."""
@@ -99,7 +100,7 @@ class Space:
 
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant, a line each."""
-        return slow_operators(self.root)
+        return [f"left out, since --set changed the space: {line}" for line in self.lost] + slow_operators(self.root)
 
     def to_yaml(self) -> str:
         """The resolved space: one file that stands alone and reads back as this space."""
@@ -140,13 +141,16 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     whole = all(part in root.children for part in PARTS)
     problems += recipe_problems(root)
     problems += pair_problems(root) if whole and not problems else []
-    points = read_points(tree.get(POINTS) or [], root, problems) if whole else []
+    lost: list[str] = []
+    kept, points = read_points(tree.get(POINTS) or [], root, lost) if whole and not problems else ([], [])
+    if not overrides:
+        problems += lost  # the file contradicts itself; what --set fixed may contradict its points
     if problems:
         raise SpaceProblems(file.name, list(dict.fromkeys(problems)))
     resolved = {key: tree[key] for key in tree if key in recipe_grammar().keys} | options.model_dump(mode="json")
-    if points:
-        resolved[POINTS] = tree[POINTS]
-    return Space(file.name, file.profile, file.profiles, options, resolved, root, tuple(points))
+    if kept:
+        resolved[POINTS] = kept
+    return Space(file.name, file.profile, file.profiles, options, resolved, root, tuple(points), tuple(lost))
 
 
 def profile_names(spec: str) -> tuple[str, ...]:

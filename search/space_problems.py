@@ -19,6 +19,11 @@ class SpaceProblems(ValueError):
         return SpaceProblems, (self.name, self.problems)
 
 
+def nearest_three(word: object, known: Iterable[str]) -> str:
+    """'; nearest: segmenter, segformer, setr_pup': for names of things that resemble each other."""
+    return f"; nearest: {', '.join(difflib.get_close_matches(str(word), sorted(known), n=3, cutoff=0.0))}"
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """'; did you mean 'head'?', or the words that are known where none is close."""
     known = sorted(known)

@@ -56,7 +56,7 @@ def test_what_each_form_means(text: str, parameters: list[str], drawn: dict[str,
     ("text", "problem"),
     [
         ("model: {heads: upernet}", "model.heads: unknown key; did you mean 'head'?"),
-        ("model: {head: upernt}", "model.head.name: unknown name 'upernt'; did you mean 'upernet'?"),
+        ("model: {head: upernt}", "model.head.name: unknown name 'upernt'; nearest: upernet, unet, pspnet"),
         (
             "model: {head: {choice: {upernet: {chanels: 8}}}}",
             "model.head.choice.upernet.chanels: unknown key; did you mean 'channels'?",

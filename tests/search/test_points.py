@@ -72,3 +72,10 @@ def test_a_point_outside_the_space_is_told(tmp_path: Path, point: str, problem: 
 def test_a_row_without_a_head_is_told_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(SpaceProblems, match=r"model\.choice\.conv\.head: missing"):
         load(tmp_path, "model: {choice: {conv: {backbone: convnext_atto}}}")
+
+
+def test_points_that_an_override_makes_impossible_are_left_out_and_said() -> None:
+    whole = load_space("vit.yaml", profile="cpu")
+    fixed = load_space("vit.yaml", profile="cpu", overrides=["model.head={name: setr_naive, channels: 64}"])
+    assert len(whole.points) > len(fixed.points)
+    assert any("left out, since --set changed the space: points[0]" in line for line in fixed.warnings())
