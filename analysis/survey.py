@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -133,7 +134,7 @@ def _look_at_labels(chunk: _Chunk, record: ImageRecord, num_classes: int, ignore
     areas = np.asarray(coco_mask.area(rles), np.int64) if rles else np.zeros(0, np.int64)
     chunk.annotations.append(np.stack([classes, areas, visible[1:]], axis=1))
     chunk.shown += pixels[:num_classes] > 0
-    _add_heat(chunk.heat, table[owner], pixels)
+    _add_heat(chunk.heat, owner, table)
     _add_overlaps(chunk, record.image_id, ordered, rles, classes, areas)
 
 
@@ -154,14 +155,23 @@ def _paint(rles: Sequence[dict[str, object]], record: ImageRecord) -> NDArray[np
     for position, rle in enumerate(rles, start=1):
         # a one-element list keeps pycocotools from stacking all masks of the image at once
         owner[np.asarray(coco_mask.decode([rle]))[:, :, 0].view(np.bool_)] = position
-    return owner
+    return np.ascontiguousarray(owner)
 
 
-def _add_heat(heat: Float, label: NDArray[np.int64], pixels: NDArray[np.int64]) -> None:
+def _add_heat(heat: Float, owner: NDArray[np.int32], table: NDArray[np.int64]) -> None:
     """Each class's share of each of GRID x GRID cells of the image, whatever its size."""
-    for k in np.flatnonzero(pixels[:-1]).tolist():
-        cells = cv2.resize((label == k).astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
-        heat[k] += cells
+    rows, columns = (np.arange(size) * GRID // size for size in owner.shape)
+    counts = np.zeros((heat.shape[0] + 1, GRID, GRID), np.int64)  # the last: ignored
+    _count_cells(owner, table, rows, columns, counts)
+    size = np.outer(np.bincount(rows, minlength=GRID), np.bincount(columns, minlength=GRID))
+    heat += counts[:-1] / np.maximum(size, 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_cells(owner, table, rows, columns, counts):  # type: ignore[no-untyped-def] # (H,W), (1+n,), (H,), (W,) -> (K+1,G,G)
+    for y in range(owner.shape[0]):
+        for x in range(owner.shape[1]):
+            counts[table[owner[y, x]], rows[y], columns[x]] += 1
 
 
 def _add_overlaps(
