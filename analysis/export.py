@@ -21,6 +21,7 @@ from analysis.bundle import FORMAT, MANIFEST, Manifest, Member, Scores, read_bun
 from analysis.palette import palette
 from analysis.predictor import load_model
 from trainables.checkpoint import BEST_JSON, BEST_WEIGHTS
+from trainables.models.names import MIX_TRANSFORMERS
 from trainables.recipe import Recipe
 
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
@@ -156,6 +157,8 @@ def _licences(facts: BundleFacts, recipes: Sequence[Recipe]) -> tuple[str, ...]:
     for backbone in (recipe.backbone for recipe in recipes):
         if backbone.weights_file is not None:
             found.append(f"weights of {backbone.name} from {Path(backbone.weights_file).name}: not known, check them")
+        elif backbone.pretrained and backbone.name in MIX_TRANSFORMERS:
+            found.append(f"pretrained weights of {backbone.name}: NVIDIA's SegFormer licence, not for commercial use")
         elif backbone.pretrained:
             cfg = timm.get_pretrained_cfg(backbone.name)
             licence = getattr(cfg, "license", None) or "timm names no licence, check them"

@@ -9,7 +9,8 @@ import pytest
 from safetensors import safe_open
 
 from analysis.bundle import read_bundle
-from analysis.export import BundleFacts, export
+from analysis.export import BundleFacts, _licences, export
+from trainables.recipe import Backbone, Recipe, SegFormerHead
 
 FACTS = BundleFacts("trash", "data", "split", licences=("CC BY 4.0",))
 
@@ -86,3 +87,11 @@ def test_weights_of_another_network_are_refused(tiny_run: Any, tmp_path: Path) -
     shutil.copy(tiny_run.checkpoints["0001"] / "best.safetensors", copied / "best.safetensors")
     with pytest.raises(ValueError, match="must hold the weights of test_convnext"):
         export(FACTS, tiny_run.ensemble, {**tiny_run.checkpoints, "0000": copied}, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"), [("mit_b0", "not for commercial use"), ("resnet18.a1_in1k", "apache-2.0")]
+)
+def test_the_licence_of_pretrained_weights_is_named(name: str, licence: str) -> None:
+    recipe = Recipe(backbone=Backbone(name=name), head=SegFormerHead())
+    assert licence in _licences(FACTS, [recipe])[1]
