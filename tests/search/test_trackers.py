@@ -139,6 +139,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 def test_every_trial_is_a_wandb_run_with_its_history(offline: None, tmp_path: Path) -> None:
     """[14] two runs at once, in this process and W&B's own, no Ray actor."""
+    import wandb
+
     said: list[str] = []
     tracker, trials = WandbTracker(tmp_path, say=said.append), [row(0), row(1)]
     tracker.begin({}, 2)
@@ -151,6 +153,7 @@ def test_every_trial_is_a_wandb_run_with_its_history(offline: None, tmp_path: Pa
         trial.state = "COMPLETE"
         tracker.trial_ended(trial)
     tracker.end()
+    wandb.teardown()  # its service writes the files behind our back; this waits for it
     folders = {trial.number: next((tmp_path / "wandb").glob(f"offline-run-*-{trial.trial}-*")) for trial in trials}
     assert [step["val/miou"] for step in history(folders[0])] == [0.25]
     assert [step["val/miou"] for step in history(folders[1])] == [0.5, 0.5]
