@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 TINT = 0.55  # of a class's colour over the photograph
 
 
-def write_page(out: Path, template: str, values: Mapping[str, Any], figures: Mapping[str, str]) -> None:
-    """Render `template` to `out`; its folder is made."""
+def template_environment(filters: Mapping[str, Callable[..., Any]]) -> Environment:
+    """The one way that pages are made: everything is escaped, and a value that is missing is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -36,7 +36,13 @@ def write_page(out: Path, template: str, values: Mapping[str, Any], figures: Map
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "percent": _percent, "three": _three}
+    environment.filters |= filters
+    return environment
+
+
+def write_page(out: Path, template: str, values: Mapping[str, Any], figures: Mapping[str, str]) -> None:
+    """Render `template` to `out`; its folder is made."""
+    environment = template_environment({"count": _count, "percent": _percent, "three": _three})
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     style += (TEMPLATES / "pages.css").read_text(encoding="utf-8")
     text = environment.get_template(template).render(

@@ -6,21 +6,20 @@ with plotly.js, style, script and pictures inside. Class, file and trial names a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from analysis import charts, gallery, report_tables
 from analysis.gallery import GalleryItem
+from analysis.pages import TEMPLATES, template_environment
 from analysis.palette import palette
 
-TEMPLATES = Path(__file__).parent / "templates"
 MAX_PICTURES = 12
 RULE_LABELS = {
     "best_single": "Best single model",
@@ -58,20 +57,14 @@ class ReportFacts:
 
 def write_report(out: Path, facts: ReportFacts) -> None:
     """Write the report to `out`, whole or not at all."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "score": report_tables.write_score,
         "gain": report_tables.write_gain,
         "interval": report_tables.write_interval,
         "moment": report_tables.write_moment,
         "share": report_tables.write_share,
     }
+    environment = template_environment(filters)
     text = environment.get_template("report.html.j2").render(_context(facts))
     temporary = out.with_name(f".{out.name}.tmp")
     temporary.write_text(text, encoding="utf-8")

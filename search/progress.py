@@ -6,6 +6,7 @@ Enters: an observer's calls and a clock. Leaves: text on `console`.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
@@ -34,7 +35,7 @@ def score(miou: float | None) -> str:
     return "-" if miou is None else f"{miou:.4f}"
 
 
-class Progress(Observer):
+class Progress(Observer, ABC):
     """What both views share: counts, the best trial, and the time left at this session's rate of trials."""
 
     def __init__(self, *, clock: Callable[[], float], every_s: float) -> None:
@@ -57,9 +58,9 @@ class Progress(Observer):
             self.shown_s = self.clock()
             self.show()
 
+    @abstractmethod
     def show(self) -> None:
         """Draw now."""
-        raise NotImplementedError
 
     def summary(self) -> str:
         """'3/8 trials, 2 running, best 0.4120 (00002), 1m10s, about 2m left'."""
