@@ -26,8 +26,9 @@ from pydantic import Field
 
 from analysis.crossfit import Folds, make_folds, nested
 from analysis.ensemble_file import FORMAT, caveats, holdout_part, members_part, open_holdout, rules_part, write
-from analysis.passes import Ballot, FittingSample, LabelSource, Report, Views, draw_sample, score_images
+from analysis.passes import Ballot, LabelSource, Report, Views, score_images
 from analysis.rules import RULES, Sample, best_member, fit_rules
+from analysis.sampling import FittingSample, draw_sample
 from analysis.tta import MIN_GAIN, choose_views
 from analysis.verdict import climb, draw, gain, judge, resample
 from analysis.voting import Vote, single

@@ -1,8 +1,7 @@
-"""The passes over stored logits: one that draws the fitting sample, others that score votes on all pixels.
+"""The passes over stored logits that score votes on all pixels.
 
-Enters: a `LogitStore` a member, image ids, labels. Leaves: a `FittingSample` with every view's probabilities
-(V,K,P) float32 a member, or counts (N,V,K,K) int32 of V votes on N images. An image's probabilities are made once,
-whatever the number of votes.
+Enters: a `LogitStore` a member, image ids, labels. Leaves: counts (N,V,K,K) int32 of V votes on N images. An image's
+probabilities are made once, whatever the number of votes.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.pixels import probabilities, sample_pixels, sample_share, sampled_probabilities
-from analysis.tta import mean_of_views
+from analysis.pixels import probabilities
 from analysis.voting import Float, Labels, Vote, labels_by_vote
 from trainables.logits import LogitStore
 from trainables.metrics import confusion
@@ -33,64 +31,11 @@ class LabelSource(Protocol):
 
 
 @dataclass(frozen=True)
-class FittingSample:
-    """A uniform sample of labelled pixels; `by_view[m]` is (V_m,K,P), its rows the views `names[m]`."""
-
-    names: Views
-    by_view: tuple[Float, ...]
-    truth: Labels  # (P,)
-    image: NDArray[np.int32]  # (P,) position of the pixel's image in the ids it was drawn from
-
-    def reordered(self, order: Sequence[int]) -> FittingSample:
-        names = tuple(self.names[m] for m in order)
-        return FittingSample(names, tuple(self.by_view[m] for m in order), self.truth, self.image)
-
-    def probabilities(self, views: Views, out: Float | None = None) -> Float:
-        """(M,K,P): each member's mean over its chosen views, written into `out` where it is given."""
-        if out is None:
-            out = np.empty((len(views), *self.by_view[0].shape[1:]), np.float32)
-        for m, chosen in enumerate(views):
-            mean_of_views(self.by_view[m], self.names[m], chosen, out[m])
-        return out
-
-
-@dataclass(frozen=True)
 class Ballot:
     """Votes that are scored on the same probabilities: those of each member's `views`."""
 
     views: Views
     votes: tuple[Vote, ...]
-
-
-def draw_sample(
-    stores: Sequence[LogitStore],
-    names: Views,
-    ids: Sequence[str],
-    labels: LabelSource,
-    sample_bytes: int,
-    seed: int,
-    report: Report,
-) -> FittingSample:
-    """Probabilities of every view of `names` at the same share of every image's labelled pixels, within
-    `sample_bytes`."""
-    num_classes = len(stores[0].header.classes)
-    sizes = stores[0].sizes
-    num_pixels = sum(sizes[image_id][0] * sizes[image_id][1] for image_id in ids)
-    share = sample_share(sample_bytes, num_pixels, num_classes, [len(views) for views in names])
-    where, truths = [], []
-    for image_id in ids:
-        label = _label(labels, image_id, stores)
-        where.append(sample_pixels(label, share, seed, image_id))
-        truths.append(label.reshape(-1)[where[-1]])
-    ends = np.cumsum([len(flat) for flat in where])
-    report(f"fitting sample: {ends[-1]:,} pixels of {len(ids)} images, {share:.1%} of them")
-    by_view = tuple(np.empty((len(views), num_classes, ends[-1]), np.float32) for views in names)
-    for image_id, flat, end in zip(ids, where, ends, strict=True):
-        for store, views, target in zip(stores, names, by_view, strict=True):
-            for row, view in zip(target, views, strict=True):
-                sampled_probabilities(store, view, image_id, flat, row[:, end - len(flat) : end])
-    image = np.repeat(np.arange(len(ids), dtype=np.int32), [len(flat) for flat in where])
-    return FittingSample(names, by_view, np.concatenate(truths), image)
 
 
 def score_images(
@@ -110,7 +55,7 @@ def score_images(
     out = [np.zeros((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in ballots_of(0)]
     memory = np.empty(0, np.float32)
     for i, image_id in enumerate(ids):
-        label = _label(labels, image_id, stores)
+        label = label_of(labels, image_id, stores)
         memory, shape = _at_least(memory, len(stores), num_classes, label.shape)
         ballots = ballots_of(i)
         for views in dict.fromkeys(b.views for b in ballots):
@@ -141,7 +86,7 @@ def _at_least(
     return (memory if memory.size >= needed else np.empty(needed, np.float32)), shape
 
 
-def _label(labels: LabelSource, image_id: str, stores: Sequence[LogitStore]) -> Labels:
+def label_of(labels: LabelSource, image_id: str, stores: Sequence[LogitStore]) -> Labels:
     label = np.asarray(labels.label(image_id))
     for store in stores:
         if store.sizes[image_id] != label.shape:

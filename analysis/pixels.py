@@ -1,16 +1,12 @@
-"""Logits to probabilities at the labels' own pixels, for whole images and for the sample that weights are fitted
-on.
+"""Logits to probabilities at the labels' own pixels: of whole images, and of single pixels.
 
 Enters: a `LogitStore` with (K,h,w) float16 an image and view. Leaves: (K,H,W) float32 probabilities: logits
-upsampled bilinearly (align_corners=False, as the model itself does), softmax after, mean over views. The fitting
-sample is uniform: one seeded share of the labelled pixels, the same for all images, so that its confusion counts
-estimate the full ones without weights. Ignored pixels count for nothing, as in the score.
+upsampled bilinearly (align_corners=False, as the model itself does), softmax after, mean over views.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -159,26 +155,3 @@ def _grid(store: LogitStore, view: str, image_id: str) -> tuple[Float, Axis, Axi
         )
     height, width = store.size_px(view, image_id)
     return grid, axis(grid.shape[1], height), axis(grid.shape[2], width)
-
-
-def sample_share(
-    sample_bytes: int, num_pixels: int, num_classes: int, num_views: Sequence[int]
-) -> float:  # views a member (M,)
-    """The share of all pixels that fits `sample_bytes` with every view's probabilities, their mean a member, and
-    the working memory of the weight search (scores and one class's columns)."""
-    floats = num_classes * (sum(num_views) + len(num_views) + 1) + len(num_views) + 8
-    return min(1.0, sample_bytes / (4 * floats * max(num_pixels, 1)))
-
-
-def sample_pixels(label: NDArray[np.uint8], share: float, seed: int, image_id: str) -> NDArray[np.int64]:
-    """Flat positions (P,) of a uniform sample of `share` of the labelled pixels of label (H,W).
-
-    Depends on the seed and the image's name alone, so a sample of a subset of images is a subset of the sample.
-    """
-    labelled = np.flatnonzero(label.reshape(-1) != 255)
-    rng = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
-    exact = share * labelled.size
-    num = int(exact) + int(rng.random() < exact - int(exact))  # rounded at random: unbiased for tiny shares too
-    if num >= labelled.size:
-        return labelled
-    return labelled[np.sort(rng.choice(labelled.size, num, replace=False, shuffle=False))]
