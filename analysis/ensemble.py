@@ -29,6 +29,7 @@ from analysis.ensemble_file import FORMAT, caveats, holdout_part, members_part, 
 from analysis.passes import Ballot, LabelSource, Report, Views, score_images
 from analysis.rules import RULES, Sample, best_member, fit_rules
 from analysis.sampling import FittingSample, draw_sample
+from analysis.spread import HERE, Spread, device_caveat
 from analysis.tta import MIN_GAIN, choose_views
 from analysis.verdict import climb, draw, gain, judge, resample
 from analysis.voting import Vote, single
@@ -66,6 +67,7 @@ def fit_ensemble(
     opened_by: str = "analysis/ensemble.py",
     notes: Sequence[str] = (),  # further caveats
     report: Report = lambda _line: None,
+    spread: Spread = HERE,
 ) -> dict[str, Any]:
     """Fits, cross-fits and judges all rules; writes ensemble.json and confusions.safetensors into `out_dir`.
 
@@ -78,13 +80,13 @@ def fit_ensemble(
     folds = make_folds(split.val_ids, group_of, index.grouped, options.folds, options.seed)
 
     names = tuple(_allowed(store, options) for store in val)
-    sample = draw_sample(val, names, split.val_ids, labels, options.sample_bytes, options.seed, report)
+    sample = draw_sample(val, names, split.val_ids, labels, options.sample_bytes, options.seed, report, spread=spread)
     views = _views(sample, sample.truth, options)
-    order, val_miou = _best_first(val, views, split.val_ids, labels, report)
+    order, val_miou = _best_first(val, views, split.val_ids, labels, report, spread)
     val, holdout = [val[m] for m in order], [holdout[m] for m in order]
     views, sample = tuple(views[m] for m in order), sample.reordered(order)
 
-    fitted, crossfitted, votes = _fit_val(val, views, sample, folds, split, labels, options, report)
+    fitted, crossfitted, votes = _fit_val(val, views, sample, folds, split, labels, options, report, spread)
     draws = draw([group_of[i] for i in split.val_ids], index.grouped, options.resamples, options.seed, "val")
     val_scores = {name: resample(counts, draws) for name, counts in crossfitted.items()}
     taken = climb(val_scores)
@@ -93,7 +95,7 @@ def fit_ensemble(
     ledger = open_holdout(out_dir, opened_at, opened_by)
     opened = draw([group_of[i] for i in split.holdout_ids], index.grouped, options.resamples, options.seed, "hold-out")
     ballot = Ballot(views, tuple(votes[name] for name in RULES))
-    [counted] = score_images(holdout, split.holdout_ids, labels, lambda _i: [ballot], report, "hold-out")
+    [counted] = score_images(holdout, split.holdout_ids, labels, [[ballot]], report, "hold-out", spread=spread)
     unseen = {name: counted[:, v].astype(np.int64) for v, name in enumerate(RULES)}
     holdout_scores = {name: resample(counts, opened) for name, counts in unseen.items()}
     step = gain(holdout_scores[taken], holdout_scores["best_single"])
@@ -102,6 +104,7 @@ def fit_ensemble(
 
     scored = {"val_fitted": {name: resample(counts, draws) for name, counts in fitted.items()}}
     scored |= {"val_crossfit": val_scores, "holdout": holdout_scores}
+    said = [*notes, device_caveat(spread), folds.caveat, draws.caveat, opened.caveat]
     result = {
         "format": FORMAT,
         "classes": list(index.classes),
@@ -109,7 +112,7 @@ def fit_ensemble(
         "num_val": len(split.val_ids),
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
-        "caveats": caveats([*notes, folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores),
+        "caveats": caveats(said, ledger, verdict, holdout_scores),
         "members": members_part(val, views, val_miou),
         "rules": rules_part(votes, views, scored),
         "verdict": verdict,
@@ -171,12 +174,12 @@ def _views(sample: FittingSample, truth: NDArray[np.uint8], options: EnsembleOpt
 
 
 def _best_first(
-    val: Sequence[LogitStore], views: Views, ids: Sequence[str], labels: LabelSource, report: Report
+    val: Sequence[LogitStore], views: Views, ids: Sequence[str], labels: LabelSource, report: Report, spread: Spread
 ) -> tuple[list[int], list[float]]:
     """Members by their mIoU on all pixels of val, the best first, and those mIoU in that order."""
     num_members, num_classes = len(val), len(val[0].header.classes)
     ballot = Ballot(views, tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members)))
-    [counts] = score_images(val, ids, labels, lambda _i: [ballot], report, "candidates on val")
+    [counts] = score_images(val, ids, labels, [[ballot]], report, "candidates on val", spread=spread)
     scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
     order = [int(m) for m in np.argsort(-scores, kind="stable")]
     return order, [float(scores[m]) for m in order]
@@ -191,6 +194,7 @@ def _fit_val(
     labels: LabelSource,
     options: EnsembleOptions,
     report: Report,
+    spread: Spread,
 ) -> tuple[dict[str, Counts], dict[str, Counts], dict[str, Vote]]:
     """Counts (N,K,K) of val by the votes fitted on all of it, by those fitted without each image's fold, and the
     votes."""
@@ -209,8 +213,9 @@ def _fit_val(
         ballots.append(Ballot(fold_views, tuple(vote for name in RULES for vote in fits[name])))
     del q
     everything = Ballot(views, tuple(vote for name in RULES for vote in whole[name]))
+    both = [[ballot, everything] for ballot in ballots]
     crossed, fitted = score_images(
-        val, split.val_ids, labels, lambda i: [ballots[folds.of_image[i]], everything], report, "rules on val"
+        val, split.val_ids, labels, both, report, "rules on val", fold_of=folds.of_image, spread=spread
     )
     chosen: dict[str, Vote] = {}
     by_fit: dict[str, Counts] = {}

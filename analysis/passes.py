@@ -1,20 +1,23 @@
 """The passes over stored logits that score votes on all pixels.
 
 Enters: a `LogitStore` a member, image ids, labels. Leaves: counts (N,V,K,K) int32 of V votes on N images. An image's
-probabilities are made once, whatever the number of votes.
+probabilities are made once, whatever the number of votes, where its part of the images is read (`spread`): only
+counts come back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.device_votes import DeviceCounter
 from analysis.pixels import probabilities
-from analysis.voting import Float, Labels, Vote, labels_by_vote
+from analysis.spread import HERE, Spread
+from analysis.voting import Labels, Vote, labels_by_vote
 from trainables.logits import LogitStore
 from trainables.metrics import confusion
 
@@ -30,6 +33,12 @@ class LabelSource(Protocol):
         ...
 
 
+class Counter(Protocol):
+    """Counts (V,K,K) of each vote on one image; keeps memory from image to image."""
+
+    def count(self, views: Views, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]: ...
+
+
 @dataclass(frozen=True)
 class Ballot:
     """Votes that are scored on the same probabilities: those of each member's `views`."""
@@ -42,48 +51,80 @@ def score_images(
     stores: Sequence[LogitStore],
     ids: Sequence[str],
     labels: LabelSource,
-    ballots_of: Callable[[int], Sequence[Ballot]],
+    ballots: Sequence[Sequence[Ballot]],
     report: Report,
     what: str,
+    *,
+    fold_of: Sequence[int] | NDArray[np.int64] | None = None,
+    spread: Spread = HERE,
 ) -> list[NDArray[np.int32]]:
-    """Counts (N,V,K,K) a ballot: of image i under each vote of each of `ballots_of(i)`, over all its labelled
-    pixels.
+    """Counts (N,V,K,K) a ballot: of image i under each vote of each of `ballots[fold_of[i]]` (of `ballots[0]`, where
+    there are no folds), over all its labelled pixels.
 
-    Every image must have the same numbers of ballots and votes.
+    Every fold must have the same numbers of ballots and votes.
     """
+    folds = [0] * len(ids) if fold_of is None else [int(fold) for fold in fold_of]
+    fold = dict(zip(ids, folds, strict=True))
+    job = Scoring(tuple(stores), labels, tuple(tuple(row) for row in ballots), fold, spread.device)
     num_classes = len(stores[0].header.classes)
-    out = [np.zeros((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in ballots_of(0)]
-    memory = np.empty(0, np.float32)
-    for i, image_id in enumerate(ids):
-        label = label_of(labels, image_id, stores)
-        memory, shape = _at_least(memory, len(stores), num_classes, label.shape)
-        ballots = ballots_of(i)
-        for views in dict.fromkeys(b.views for b in ballots):
-            q = memory[: int(np.prod(shape))].reshape(shape)  # (M,K,H,W)
-            for m, store in enumerate(stores):
-                probabilities(store, views[m], image_id, q[m])
-            flat = q.reshape(len(stores), num_classes, -1)
-            mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.views == views]
-            distinct = {vote.key: vote for _, votes in mine for vote in votes}
-            labelled = labels_by_vote(flat, list(distinct.values()))  # (V,P)
-            found = {
-                key: confusion(label, row.reshape(label.shape), num_classes)
-                for key, row in zip(distinct, labelled, strict=True)
-            }
-            for counts, votes in mine:
-                for v, vote in enumerate(votes):
-                    counts[i, v] = found[vote.key]
-        if (i + 1) % max(1, len(ids) // 5) == 0:
-            report(f"{what}: {i + 1} of {len(ids)} images scored")
+    out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in job.ballots[0]]
+    done = 0
+    for part in spread(job, ids):
+        before, done = done, done + len(part[0])
+        for counts, few in zip(out, part, strict=True):
+            counts[before:done] = few
+        if done * 5 // len(ids) > before * 5 // len(ids):
+            report(f"{what}: {done} of {len(ids)} images scored")
+    assert done == len(ids)
     return out
 
 
-def _at_least(
-    memory: Float, num_members: int, num_classes: int, size: tuple[int, ...]
-) -> tuple[Float, tuple[int, ...]]:
-    shape = (num_members, num_classes, *size)
-    needed = int(np.prod(shape))
-    return (memory if memory.size >= needed else np.empty(needed, np.float32)), shape
+@dataclass(frozen=True)
+class Scoring:
+    """The job of `score_images`."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    ballots: tuple[tuple[Ballot, ...], ...]
+    fold_of: Mapping[str, int]  # image_id -> row of ballots
+    device: str | None
+
+    def __call__(self, ids: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Counts (n,V,K,K) a ballot."""
+        num_classes = len(self.stores[0].header.classes)
+        counter: Counter = DeviceCounter(self.stores, self.device) if self.device else KernelCounter(self.stores)
+        out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in self.ballots[0]]
+        for i, image_id in enumerate(ids):
+            label = label_of(self.labels, image_id, self.stores)
+            ballots = self.ballots[self.fold_of[image_id]]
+            for views in dict.fromkeys(b.views for b in ballots):
+                mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.views == views]
+                distinct = {vote.key: vote for _, votes in mine for vote in votes}
+                counted = counter.count(views, image_id, label, list(distinct.values()))
+                found = dict(zip(distinct, counted, strict=True))
+                for counts, votes in mine:
+                    for v, vote in enumerate(votes):
+                        counts[i, v] = found[vote.key]
+        return out
+
+
+class KernelCounter:
+    """By the CPU's kernels."""
+
+    def __init__(self, stores: Sequence[LogitStore]) -> None:
+        self.stores, self.memory = stores, np.empty(0, np.float32)
+
+    def count(self, views: Views, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
+        num_classes = len(self.stores[0].header.classes)
+        shape = (len(self.stores), num_classes, *label.shape)
+        size = int(np.prod(shape))
+        if self.memory.size < size:
+            self.memory = np.empty(size, np.float32)
+        q = self.memory[:size].reshape(shape)  # (M,K,H,W)
+        for m, store in enumerate(self.stores):
+            probabilities(store, views[m], image_id, q[m])
+        labelled = labels_by_vote(q.reshape(len(q), num_classes, -1), votes)  # (V,P)
+        return np.stack([confusion(label, row.reshape(label.shape), num_classes) for row in labelled])
 
 
 def label_of(labels: LabelSource, image_id: str, stores: Sequence[LogitStore]) -> Labels:

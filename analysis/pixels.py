@@ -146,12 +146,18 @@ def sampled_probabilities(store: LogitStore, view: str, image_id: str, flat: NDA
     _at_pixels(grid, rows.low, rows.high, rows.share, columns.low, columns.high, columns.share, flat, out)
 
 
-def _grid(store: LogitStore, view: str, image_id: str) -> tuple[Float, Axis, Axis]:
-    grid = store.logits(view, image_id).astype(np.float32)  # (K,h,w)
+def finite_logits(store: LogitStore, view: str, image_id: str) -> Float:
+    """(K,h,w) float32. Raises ValueError where they are not finite."""
+    grid = store.logits(view, image_id).astype(np.float32)
     if not np.isfinite(grid).all():
         raise ValueError(
             f"logits must be finite, got NaN or infinity in image '{image_id}', view '{view}' of trial "
             f"{store.header.trial}; leave this trial out or write its logits again"
         )
+    return grid
+
+
+def _grid(store: LogitStore, view: str, image_id: str) -> tuple[Float, Axis, Axis]:
+    grid = finite_logits(store, view, image_id)
     height, width = store.size_px(view, image_id)
     return grid, axis(grid.shape[1], height), axis(grid.shape[2], width)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from analysis.passes import LabelSource, Report, Views, label_of
 from analysis.pixels import sampled_probabilities
+from analysis.spread import HERE, Spread
 from analysis.tta import mean_of_views
 from analysis.voting import Float, Labels
 from trainables.logits import LogitStore
@@ -44,6 +45,42 @@ class FittingSample:
         return out
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """The job of `draw_sample`."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    names: Views
+    share: float
+    seed: int
+    device: None = None
+
+    def __call__(self, ids: Sequence[str]) -> Drawn:
+        where, truths = [], []
+        for image_id in ids:
+            label = label_of(self.labels, image_id, self.stores)
+            where.append(sample_pixels(label, self.share, self.seed, image_id))
+            truths.append(label.reshape(-1)[where[-1]])
+        lengths = [len(flat) for flat in where]
+        num_classes = len(self.stores[0].header.classes)
+        by_view = tuple(np.empty((len(views), num_classes, sum(lengths)), np.float32) for views in self.names)
+        for image_id, flat, end in zip(ids, where, np.cumsum(lengths), strict=True):
+            for store, views, target in zip(self.stores, self.names, by_view, strict=True):
+                for row, view in zip(target, views, strict=True):
+                    sampled_probabilities(store, view, image_id, flat, row[:, end - len(flat) : end])
+        return Drawn(lengths, np.concatenate(truths), by_view)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A part of the sample: `lengths[i]` pixels of image i, one image after the other."""
+
+    lengths: list[int]
+    truth: Labels  # (p,)
+    by_view: tuple[Float, ...]  # (V_m,K,p) a member
+
+
 def draw_sample(
     stores: Sequence[LogitStore],
     names: Views,
@@ -52,27 +89,38 @@ def draw_sample(
     sample_bytes: int,
     seed: int,
     report: Report,
+    *,
+    spread: Spread = HERE,
 ) -> FittingSample:
     """Probabilities of every view of `names` at the same share of every image's labelled pixels, within
-    `sample_bytes`."""
+    `sample_bytes`. Parts of the images are drawn where `spread` runs them, and gathered here."""
     num_classes = len(stores[0].header.classes)
     sizes = stores[0].sizes
-    num_pixels = sum(sizes[image_id][0] * sizes[image_id][1] for image_id in ids)
-    share = sample_share(sample_bytes, num_pixels, num_classes, [len(views) for views in names])
-    where, truths = [], []
-    for image_id in ids:
-        label = label_of(labels, image_id, stores)
-        where.append(sample_pixels(label, share, seed, image_id))
-        truths.append(label.reshape(-1)[where[-1]])
-    ends = np.cumsum([len(flat) for flat in where])
-    report(f"fitting sample: {ends[-1]:,} pixels of {len(ids)} images, {share:.1%} of them")
-    by_view = tuple(np.empty((len(views), num_classes, ends[-1]), np.float32) for views in names)
-    for image_id, flat, end in zip(ids, where, ends, strict=True):
-        for store, views, target in zip(stores, names, by_view, strict=True):
-            for row, view in zip(target, views, strict=True):
-                sampled_probabilities(store, view, image_id, flat, row[:, end - len(flat) : end])
-    image = np.repeat(np.arange(len(ids), dtype=np.int32), [len(flat) for flat in where])
-    return FittingSample(names, by_view, np.concatenate(truths), image)
+    num_pixels = [sizes[image_id][0] * sizes[image_id][1] for image_id in ids]
+    share = sample_share(sample_bytes, sum(num_pixels), num_classes, [len(views) for views in names])
+    most = sum(min(int(share * num) + 1, num) for num in num_pixels)  # more only where nothing is ignored
+    by_view = [np.empty((len(views) * num_classes, most), np.float32) for views in names]
+    truth = np.empty(most, np.uint8)
+    lengths: list[int] = []
+    end = 0
+    for part in spread(Drawing(tuple(stores), labels, names, share, seed), ids):
+        start, end = end, end + part.truth.size
+        lengths += part.lengths
+        truth[start:end] = part.truth
+        for target, drawn in zip(by_view, part.by_view, strict=True):
+            target[:, start:end] = drawn.reshape(-1, part.truth.size)
+    report(f"fitting sample: {end:,} pixels of {len(ids)} images, {share:.1%} of them")
+    whole = tuple(_close_up(rows, end).reshape(-1, num_classes, end) for rows in by_view)
+    return FittingSample(names, whole, truth[:end], np.repeat(np.arange(len(ids), dtype=np.int32), lengths))
+
+
+def _close_up(rows: Float, length: int) -> Float:
+    """The first `length` of each row (R,most), one after the other in the same memory: (R,length)."""
+    flat, most = rows.reshape(-1), rows.shape[1]
+    for r in range(1, len(rows)):
+        flat[r * length : (r + 1) * length] = rows[r, :length]
+    assert length <= most
+    return flat[: len(rows) * length].reshape(len(rows), length)
 
 
 def sample_share(

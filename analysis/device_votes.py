@@ -1,0 +1,96 @@
+"""The votes' counts of an image, made on a torch device: what `pixels`, `voting` and `confusion` do on the CPU.
+
+Enters: a `LogitStore` a member, views, votes, an image's label (H,W) uint8. Leaves: counts (V,K,K) int64. The
+operations are the kernels' own, in their order and in float32, ties included; but a device may fuse a product with a
+sum and rounds its exponentials otherwise, so labels can differ where the two highest scores agree to about 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from analysis.pixels import finite_logits
+from analysis.voting import LEAST, Labels, Vote
+from trainables.logits import LogitStore
+from trainables.metrics import confusion_torch
+
+
+class DeviceCounter:
+    """Counts votes on `device`, such as "cuda"."""
+
+    def __init__(self, stores: Sequence[LogitStore], device: str) -> None:
+        self.stores, self.device = stores, torch.device(device)
+
+    @torch.inference_mode()
+    def count(
+        self, views: Sequence[Sequence[str]], image_id: str, label: Labels, votes: Sequence[Vote]
+    ) -> NDArray[np.int64]:
+        truth = torch.from_numpy(np.array(label)).to(self.device).reshape(-1)
+        labelled = labels_on_device(self.probabilities(views, image_id), votes)
+        num_classes = len(self.stores[0].header.classes)
+        return torch.stack([confusion_torch(truth, row, num_classes) for row in labelled]).cpu().numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, views: Sequence[Sequence[str]], image_id: str) -> Tensor:
+        """(M,K,P): each member's mean over its views, at the label's size."""
+        size = self.stores[0].sizes[image_id]
+        num_classes = len(self.stores[0].header.classes)
+        q = torch.zeros((len(self.stores), num_classes, *size), device=self.device)
+        for target, store, names in zip(q, self.stores, views, strict=True):
+            for view in names:
+                grid = torch.from_numpy(finite_logits(store, view, image_id)).to(self.device)
+                up = interpolate(grid[None], size, mode="bilinear", align_corners=False)[0]
+                target.add_(up.softmax(0), alpha=1 / len(names))
+        return q.flatten(2)
+
+
+def labels_on_device(q: Tensor, votes: Sequence[Vote]) -> Tensor:
+    """Probabilities (M,K,P) to labels (V,P) uint8 on the device of q, a row a vote."""
+    out = torch.empty((len(votes), q.shape[2]), dtype=torch.uint8, device=q.device)
+    soft = [v for v, vote in enumerate(votes) if vote.kind == "soft"]
+    if soft:
+        out[soft] = _soft_labels(q, np.stack([votes[v].weights for v in soft]))
+    hard = [v for v, vote in enumerate(votes) if vote.kind == "hard"]
+    if hard:
+        ballots = q.argmax(1)  # (M,P)
+        for v in hard:
+            out[v] = _majority(ballots[votes[v].used], q.shape[1])
+    for v, vote in enumerate(votes):
+        if vote.kind == "geometric":
+            scores = torch.zeros_like(q[0])
+            for m in vote.used:
+                weights = torch.from_numpy(vote.weights[m]).to(q.device)[:, None]
+                scores += weights * q[m].clamp_min(float(LEAST)).log()
+            out[v] = scores.argmax(0)
+    return out
+
+
+def _soft_labels(q: Tensor, weights: NDArray[np.float32]) -> Tensor:  # (M,K,P), (V,M,K) -> (V,P) uint8
+    # member by member, as the kernels sum: a matrix product would choose its own order, and on some GPUs 10 bits
+    w = torch.from_numpy(weights).to(q.device)
+    best, who = torch.empty(0), torch.empty(0)
+    for k in range(q.shape[1]):
+        score = torch.zeros((len(w), q.shape[2]), device=q.device)
+        for m in range(q.shape[0]):
+            score.addcmul_(w[:, m, k, None], q[m, k])
+        if k == 0:
+            best, who = score, torch.zeros_like(score, dtype=torch.uint8)
+        else:
+            better = score > best  # so the lowest class wins a tie
+            best = torch.where(better, score, best)
+            who.masked_fill_(better, k)
+    return who
+
+
+def _majority(ballots: Tensor, num_classes: int) -> Tensor:  # (M,P), best member first -> (P,)
+    cast = torch.zeros((num_classes, ballots.shape[1]), dtype=torch.int32, device=ballots.device)
+    cast.scatter_add_(0, ballots, torch.ones_like(ballots, dtype=torch.int32))
+    support = cast.gather(0, ballots)  # (M,P): votes for each member's own label
+    first = support.argmax(0, keepdim=True)  # of equals, the first member's label wins
+    return ballots.gather(0, first)[0]

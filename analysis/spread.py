@@ -1,0 +1,63 @@
+"""Where the passes over stored logits run.
+
+Enters: a job (a function of image ids that reads stores and labels by itself) and ids. Leaves: its results for parts of
+the ids, in their order. `Here` runs the parts one after the other in this process; `search.spread` makes them tasks of
+a cluster. A job's result for an image may depend on nothing but the job and that image, so that no way of dividing
+the ids shows in a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Job(Protocol[R_co]):
+    """Travels to other processes by pickle, so it holds paths and numbers, and no pixel."""
+
+    @property
+    def device(self) -> str | None:
+        """The torch device that it computes on; None: the CPU's own kernels."""
+        ...
+
+    def __call__(self, ids: Sequence[str]) -> R_co: ...
+
+
+class Spread(Protocol):
+    """Runs a job over all ids; a part that fails raises what the job raised."""
+
+    @property
+    def device(self) -> str | None:
+        """The torch device that jobs may ask for here; None where there is none worth it."""
+        ...
+
+    def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """In this process, `images_a_part` at a time."""
+
+    images_a_part: int = 16
+    device: str | None = None
+
+    def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]:
+        for start in range(0, len(ids), self.images_a_part):
+            yield job(ids[start : start + self.images_a_part])
+
+
+HERE = Here()
+
+
+def device_caveat(spread: Spread) -> str | None:
+    """What a reader of the scores has to know where they were not counted by the CPU's kernels."""
+    if spread.device is None:
+        return None
+    return (
+        f"all scores were counted on {spread.device}, on probabilities that differ in rounding from those of the CPU, "
+        "which weights were fitted on: a pixel whose two highest scores agree to six digits may have either label"
+    )
