@@ -26,6 +26,7 @@ from search.options import Options
 from search.progress import build_progress
 from search.searcher import open_study
 from search.space import Space
+from search.spread import RaySpread
 from search.trackers import EventLog, build_trackers
 from search.tuner import run_search
 from search.workdir import RunDir, read_json, write_json
@@ -227,6 +228,7 @@ def ensemble(context: Context) -> None:
         opened_at=context.now().isoformat(timespec="seconds"),
         opened_by="search/run.py",
         report=context.say,
+        spread=RaySpread(gpus_a_task=min(1.0, options.resources.gpu)),
     )
 
 

@@ -1,0 +1,75 @@
+"""Jobs over stored logits as Ray tasks: where a task runs, there its logits and labels are read.
+
+Enters: a job and image ids (`analysis.spread`). Leaves: the job's results for parts of the ids, in their order. A task
+takes several images and one CPU, with one thread. Stores and the cache travel as paths: on one machine they are local;
+on a cluster the run directory and the cache's folder must lie at the same place on every node (a shared disk, or a
+cache that every node has built, as each does that has trained). Tasks are placed by Ray's own rule.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from analysis.spread import Job, R
+from trainables.segmentation import prepare_worker
+
+TASKS_A_SLOT = 8  # so that the last ones end together
+MOST_IMAGES = 32  # a task: what a lost node costs
+MAX_RETRIES = 3  # of a task whose node was lost; what a job raises is final
+
+
+@dataclass(frozen=True)
+class RaySpread:
+    """Tasks of the cluster that this process is connected to. A job with a device holds `gpus_a_task` besides."""
+
+    gpus_a_task: float = 0.0
+    images_a_task: int | None = None  # None: by the number of images and of slots
+
+    @property
+    def device(self) -> str | None:
+        return "cuda" if self.gpus_a_task else None
+
+    def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]:
+        gpus = self.gpus_a_task if job.device else 0.0
+        slots = slots_of_cluster(gpus)
+        size = self.images_a_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)(_run)
+        held = ray.put(job)
+        flying: deque[ray.ObjectRef[R]] = deque()
+        try:
+            for start in range(0, len(ids), size):
+                flying.append(task.remote(held, ids[start : start + size]))
+                if len(flying) >= 2 * slots:  # a slow part must not let all others pile up behind it
+                    yield _result(flying.popleft())
+            while flying:
+                yield _result(flying.popleft())
+        finally:
+            for waiting in flying:
+                ray.cancel(waiting)
+
+
+def slots_of_cluster(gpus_a_task: float) -> int:
+    """How many tasks the cluster can run at once, at least 1."""
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    slots = int(total.get("CPU", 1.0))
+    return max(1, min(slots, int(total.get("GPU", 0.0) / gpus_a_task)) if gpus_a_task else slots)
+
+
+def _run(job: Job[R], ids: Sequence[str]) -> R:
+    """A Ray task."""
+    prepare_worker(1)
+    return job(ids)
+
+
+def _result(waiting: ray.ObjectRef[R]) -> R:
+    """What the task returned; raises what the job raised."""
+    try:
+        result: R = ray.get(waiting)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return result
