@@ -29,7 +29,7 @@ class Draws:
 
     unit: Literal["image", "group"]
     unit_of: NDArray[np.int64]  # (N,)
-    times: Scores  # (R,U)
+    times: NDArray[np.uint16]  # (R,U): the one table that grows with both, so kept small
     caveat: str | None
 
 
@@ -59,7 +59,9 @@ def draw(group_of_image: Sequence[str], grouped: bool, num_resamples: int, seed:
         )
     num_units = int(unit_of.max()) + 1
     rng = np.random.default_rng(seed)
-    times = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples).astype(np.float64)
+    equal, times = np.full(num_units, 1 / num_units), np.empty((num_resamples, num_units), np.uint16)
+    for row in times:  # as one call for all rows would draw, without its int64
+        row[:] = rng.multinomial(num_units, equal)
     return Draws("group" if by_group else "image", unit_of.astype(np.int64), times, caveat)
 
 
