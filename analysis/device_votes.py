@@ -20,6 +20,8 @@ from analysis.voting import LEAST, Labels, Vote
 from trainables.logits import LogitStore
 from trainables.metrics import confusion_torch
 
+BLOCK = 2**18  # pixels voted on at once: bounds the memory of V scores each
+
 
 class DeviceCounter:
     """Counts votes on `device`, such as "cuda"."""
@@ -52,6 +54,11 @@ class DeviceCounter:
 
 def labels_on_device(q: Tensor, votes: Sequence[Vote]) -> Tensor:
     """Probabilities (M,K,P) to labels (V,P) uint8 on the device of q, a row a vote."""
+    blocks = [_block_labels(block, votes) for block in torch.split(q, BLOCK, dim=2)]
+    return torch.cat(blocks, dim=1)
+
+
+def _block_labels(q: Tensor, votes: Sequence[Vote]) -> Tensor:
     out = torch.empty((len(votes), q.shape[2]), dtype=torch.uint8, device=q.device)
     soft = [v for v, vote in enumerate(votes) if vote.kind == "soft"]
     if soft:

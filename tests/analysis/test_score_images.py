@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from analysis import device_votes
 from analysis.device_votes import DeviceCounter, labels_on_device
 from analysis.passes import Ballot, Scoring, score_images
 from analysis.pixels import probabilities
@@ -161,8 +163,7 @@ def test_a_torch_device_labels_as_the_kernels_do(stores: list[LogitStore]) -> No
     assert differing < 1e-5 * total
 
 
-def test_ties_fall_as_the_kernels_let_them(stores: list[LogitStore]) -> None:
-    import torch
+def test_ties_fall_as_the_kernels_let_them() -> None:
 
     rng = np.random.default_rng(0)
     q = rng.integers(0, 3, (NUM_MEMBERS, NUM_CLASSES, 500)).astype(np.float32) / 4  # ties everywhere
@@ -176,3 +177,11 @@ def test_counts_by_a_device_are_the_kernels(stores: list[LogitStore]) -> None:
     for found, expected in zip(by_device, by_kernels, strict=True):
         np.testing.assert_array_equal(found.sum((2, 3)), expected.sum((2, 3)))
         assert np.abs(found - expected).sum() <= 2e-5 * expected.sum()
+
+
+def test_an_image_larger_than_a_block_is_labelled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    q = rng.uniform(size=(NUM_MEMBERS, NUM_CLASSES, 250)).astype(np.float32)
+    whole = labels_on_device(torch.from_numpy(q), ballots()[0][1].votes)
+    monkeypatch.setattr(device_votes, "BLOCK", 64)
+    assert torch.equal(labels_on_device(torch.from_numpy(q), ballots()[0][1].votes), whole)
