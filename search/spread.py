@@ -20,12 +20,14 @@ from trainables.segmentation import prepare_worker
 
 TASKS_A_SLOT = 8  # so that the last ones end together
 MOST_IMAGES = 32  # a task: what a lost node costs
-MAX_RETRIES = 3  # of a task whose node was lost; what a job raises is final
+MAX_RETRIES = 3  # of a part whose node was lost; what a job raises is final
 
 
 @dataclass(frozen=True)
 class RaySpread:
-    """Tasks of the cluster that this process is connected to. A job with a device holds `gpus_a_task` besides."""
+    """Runs in the cluster that this process is connected to. A job with a device runs in actors that hold
+    `gpus_a_task` each: Ray ends the process of a task that had a GPU, and with it what CUDA takes seconds to set up.
+    At most twice as many results wait here as there are slots."""
 
     gpus_a_task: float = 0.0
     images_a_task: int | None = None  # None: by the number of images and of slots
@@ -35,38 +37,49 @@ class RaySpread:
         return "cuda" if self.gpus_a_task else None
 
     def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]:
-        gpus = self.gpus_a_task if job.device else 0.0
-        slots = slots_of_cluster(gpus)
+        slots = slots_of_cluster(self.gpus_a_task if job.device else 0.0)
         size = self.images_a_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)(_run)
-        held = ray.put(job)
-        flying: deque[ray.ObjectRef[R]] = deque()
+        held, flying = ray.put(job), deque[Any]()
+        actors = [_actor(self.gpus_a_task) for _ in range(slots)] if job.device else []
+        task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run)
         try:
-            for start in range(0, len(ids), size):
-                flying.append(task.remote(held, ids[start : start + size]))
+            for n, start in enumerate(range(0, len(ids), size)):
+                remote = actors[n % slots].run.remote if actors else task.remote
+                flying.append(remote(held, ids[start : start + size]))
                 if len(flying) >= 2 * slots:  # a slow part must not let all others pile up behind it
-                    yield _result(flying.popleft())
+                    yield result_of(flying.popleft())
             while flying:
-                yield _result(flying.popleft())
+                yield result_of(flying.popleft())
         finally:
-            for waiting in flying:
+            for waiting in [] if actors else flying:
                 ray.cancel(waiting)
+            for actor in actors:
+                ray.kill(actor)
 
 
 def slots_of_cluster(gpus_a_task: float) -> int:
-    """How many tasks the cluster can run at once, at least 1."""
+    """How many parts the cluster can run at once, at least 1."""
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     slots = int(total.get("CPU", 1.0))
     return max(1, min(slots, int(total.get("GPU", 0.0) / gpus_a_task)) if gpus_a_task else slots)
 
 
 def _run(job: Job[R], ids: Sequence[str]) -> R:
-    """A Ray task."""
     prepare_worker(1)
     return job(ids)
 
 
-def _result(waiting: ray.ObjectRef[R]) -> R:
+class _Runner:
+    def run(self, job: Job[R], ids: Sequence[str]) -> R:
+        return _run(job, ids)
+
+
+def _actor(gpus: float) -> Any:
+    limits: dict[str, Any] = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES}
+    return ray.remote(num_cpus=1, num_gpus=gpus, **limits)(_Runner).remote()
+
+
+def result_of(waiting: ray.ObjectRef[R]) -> R:
     """What the task returned; raises what the job raised."""
     try:
         result: R = ray.get(waiting)

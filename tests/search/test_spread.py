@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,15 +80,24 @@ def test_tasks_draw_the_sample_of_one_process(local_ray: None, made: Made) -> No
 
 @dataclass(frozen=True)
 class Where:
-    """A job that says where it ran, or fails."""
+    """A job that says where it ran; or fails, or ends its process, at an image."""
 
+    device: str | None = None
     fails_at: str = ""
-    device: None = None
+    dies_at: str = ""
+    marks: Path = Path()
 
     def __call__(self, ids: Sequence[str]) -> tuple[list[str], int, str]:
         if self.fails_at in ids:
             raise ValueError(f"logits must be finite, got NaN in image '{self.fails_at}'")
+        if self.dies_at in ids and not (self.marks / "died").exists():
+            (self.marks / "died").touch()
+            os._exit(1)
         return list(ids), os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+IDS = [str(i) for i in range(50)]
+SPREAD = RaySpread(images_a_task=3)
 
 
 @pytest.fixture
@@ -95,17 +105,25 @@ def by_value(local_ray: None) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
 
-def test_results_come_in_order_from_other_processes_with_one_thread(by_value: None) -> None:
-    ids = [str(i) for i in range(50)]
-    results = list(RaySpread(images_a_task=3)(Where(), ids))
-    assert [i for part, _, _ in results for i in part] == ids
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_results_come_in_order_from_other_processes_with_one_thread(by_value: None, device: str | None) -> None:
+    results = list(SPREAD(Where(device), IDS))
+    assert [i for part, _, _ in results for i in part] == IDS
     assert os.getpid() not in {pid for _, pid, _ in results}
     assert {threads for _, _, threads in results} == {"1"}
 
 
-def test_what_a_job_raises_is_raised_here_as_it_was(by_value: None) -> None:
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_what_a_job_raises_is_raised_here_as_it_was(by_value: None, device: str | None) -> None:
     with pytest.raises(ValueError, match=r"^logits must be finite, got NaN in image '30'$"):
-        list(RaySpread(images_a_task=3)(Where("30"), [str(i) for i in range(50)]))
+        list(SPREAD(Where(device, fails_at="30"), IDS))
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_part_whose_process_was_lost_runs_again(by_value: None, device: str | None, tmp_path: Path) -> None:
+    results = list(SPREAD(Where(device, dies_at="30", marks=tmp_path), IDS))
+    assert (tmp_path / "died").exists()
+    assert [i for part, _, _ in results for i in part] == IDS
 
 
 def test_a_gpu_is_offered_only_where_tasks_hold_one() -> None:
