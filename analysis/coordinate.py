@@ -1,13 +1,11 @@
 """Weights a member and class by exact coordinate search on mIoU (DESIGN.md, "Per-class weights, exactly").
 
-Enters: a sample's probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored), starting weights (M,K).
-Leaves: weights (M,K) and the counts (K,K) of the sample under them, true to the last pixel. Three moves, each along
-a line whose mIoU is known at every point (`linesearch`): one weight W[m,k]; one class, all W[:,k] scaled; one
-member, all W[m,:] scaled. A move is taken only where a recount of the pixels confirms that mIoU rises, so it never
-falls; no seed, no step size. A smoothed mIoU (`smooth`) finds where to begin.
-
-Memory beside the sample: ten bytes a pixel, and for one class at a time 4 M + 10 bytes for each pixel that some weight
-in [0, MAX_WEIGHT] can flip.
+Enters: the parts of a sample (`part`), or its probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored), and
+starting weights (M,K). Leaves: weights (M,K) and the counts (K,K) of the sample under them, true to the last pixel.
+Three moves, each along a line whose mIoU is known at every point (`linesearch`): one weight W[m,k]; one class, all
+W[:,k] scaled; one member, all W[m,:] scaled. A move is taken only where a recount of the pixels confirms that mIoU
+rises, so it never falls; no seed, no step size. While the climb gains, lines are short (FACTOR about where they begin)
+and searched to the edges of bins; the last sweep takes them whole and to the single pixel, and proves the end.
 """
 
 from __future__ import annotations
@@ -17,18 +15,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from analysis.linesearch import Counts, Events, Plateau, best_plateau, flag_bins, mean_iou, num_events
+from analysis.linesearch import Counts, Events, Span, best_edge, best_plateau, flag_bins, mean_iou
+from analysis.part import Part, Pixels, Reach
 from analysis.smooth import ascend
-from analysis.thresholds import count_events, member_events, scores_of, turn, weight_bins, weight_events, wins
-from analysis.toptwo import contested, gather, rescore, settle, top_two
-from analysis.voting import Float, Labels, sample_confusion
-from trainables.metrics import confusion
+from analysis.strata import Strata
+from analysis.voting import Float, Labels
 
 Free = Literal["class", "member", "member_class"]
 MAX_WEIGHT = 16.0  # where 1 is the weight of everybody at a uniform start
-COARSE_BINS = 128  # a line's fixed cost grows with them, that of its pixels falls
+FACTOR = 2.0  # a short line's ends over where it begins
+LEAST = 1 / 16  # a weight below it counts as this much there
+SHORT_BINS = 128
+BOX = np.float32(1.25)  # how far other weights may move before the pixels of a whole line are looked up again
 
 
 @dataclass(frozen=True)
@@ -37,153 +36,51 @@ class Fit:
 
     weights: Float
     miou: float
-    confusion: NDArray[np.int64]
+    confusion: Counts
     num_sweeps: int
-    converged: bool  # the last sweep gained less than was asked for
+    converged: bool  # the last sweep, along whole lines, gained less than was asked for
     trace: list[float]  # mIoU where the climb on the whole sample began, and after every move that it took
 
 
-def _to_u(weight: float) -> float:
-    return weight / (1.0 + weight)
+def _total(counts: Sequence[Counts]) -> Counts:
+    total: Counts = np.sum(counts, axis=0, dtype=np.int64) if len(counts) > 1 else counts[0]
+    return total
 
 
-def _hits_union(confusion: NDArray[np.int64]) -> tuple[Counts, Counts]:
+def _hits_union(confusion: Counts) -> tuple[Counts, Counts]:
     hits = np.diagonal(confusion).copy()
     return hits, confusion.sum(0) + confusion.sum(1) - hits
 
 
+def _miou(confusion: Counts) -> float:
+    return float(mean_iou(*_hits_union(confusion)))
+
+
+def _turned(won: Counts, k: int, sign: int, hits: Counts, union: Counts) -> tuple[Counts, Counts]:
+    """hits, union (K,) after the pixels won (K,3) go from their best other class to k (sign 1) or back (-1)."""
+    hits, union = hits - sign * won[:, 0], union - sign * (won[:, 1] + won[:, 2])
+    hits[k] += sign * won[:, 1].sum()
+    union[k] += sign * (won[:, 0] + won[:, 2]).sum()
+    return hits, union
+
+
 class _Search:
-    """Weights and everything that is kept in step with them: each pixel's two highest scores, hits and union (K,)."""
+    """Weights (M,K) and the counts hits and union (K,) under them; the parts keep their pixels in step."""
 
-    def __init__(self, q: Float, truth: Labels, weights: Float, num_bins: int) -> None:
-        self.q, self.truth, self.num_bins = q, truth, num_bins
-        num_members, num_classes, num_pixels = q.shape
-        self.best, self.second = np.empty(num_pixels, np.float32), np.empty(num_pixels, np.float32)
-        self.who, self.runner = np.empty(num_pixels, np.uint8), np.empty(num_pixels, np.uint8)
-        # only as much of these is ever touched, and so held, as pixels are contested at once
-        self.rival, self.memory = np.empty(num_pixels, np.float32), np.empty(num_members * num_pixels, np.float32)
-        self.index = np.empty(num_pixels, np.int32 if num_pixels < 2**31 else np.int64)
-        self.bins = np.empty(num_pixels, np.uint16)
-        self.per_class = np.bincount(truth, minlength=256)[:num_classes].astype(np.int64)
-        self.restart(weights)
-
-    def restart(self, weights: Float) -> None:
-        self.weights = weights.astype(np.float32).copy()
-        self.hits, self.union = self._recount()
-        self.miou = float(mean_iou(self.hits, self.union))
+    def __init__(self, parts: Sequence[Pixels], weights: Float, num_bins: int) -> None:
+        self.parts, self.num_bins = parts, num_bins
+        self._restart(weights.astype(np.float32))
         self.trace = [self.miou]
 
-    def _recount(self) -> tuple[Counts, Counts]:
-        top_two(self.q, self.weights, *self._state)
-        return _hits_union(confusion(self.truth, self.who, self.q.shape[1]))
-
-    @property
-    def _state(self) -> tuple[Float, Float, Labels, Labels]:
-        return self.best, self.second, self.who, self.runner
-
-    def _contested(self, k: int) -> tuple[Counts, Float, Float, Float]:
-        """Of the n pixels that class k can win: where each kind starts (3K+1,), the best other scores (n,), memory
-        for k's own (n,), and k's probabilities (M,1,n)."""
-        settle(self.q, self.weights, k, self.second, self.who, self.runner)
-        starts = np.empty(3 * self.q.shape[1] + 1, np.int64)
-        cap = np.float32(MAX_WEIGHT * (1 + 1e-4))
-        contested(self.q, self.truth, self._state, k, cap, self.index, self.bins, starts)
-        num, num_members = int(starts[-1]), self.q.shape[0]
-        rival, q = self.rival[:num], self.memory[: num_members * num].reshape(num_members, 1, num)
-        gather(self.q, self._state, k, self.index[:num], self.bins, starts, rival, q)
-        score = self.index[:num].view(np.float32) if self.index.itemsize == 4 else np.empty(num, np.float32)
-        return starts, rival, score, q
-
-    def class_moves(self, k: int, scale_class: bool, members: Sequence[int]) -> None:
-        """Scales column k as a whole, then moves each W[m,k] alone. The best other score stays the same
-        throughout."""
-        starts, rival, score, q = self._contested(k)
-        column = self.weights[:, k : k + 1].copy()  # (M,1)
-        won = np.empty(3 * self.q.shape[1], np.int64)
-        scores_of(q, column, 0, score)
-        wins(score, rival, starts, k, won)
-        hits, union = self.hits.copy(), self.union.copy()
-        turn(won, k, -1, hits, union)  # as if k won nothing
-
-        def move(values: Float, w: float, top: float, to: Callable[[float], Float]) -> None:
-            nonlocal column
-            plateau = self._weight_line(values, score, rival, starts, w, top, k, hits, union)
-            if plateau.miou <= self.miou:
-                return
-            trial = to(plateau.middle_weight)
-            scores_of(q, trial, 0, score)
-            wins(score, rival, starts, k, won)
-            new_hits, new_union = hits.copy(), union.copy()
-            turn(won, k, 1, new_hits, new_union)
-            if self._take(new_hits, new_union):
-                column = trial
-            else:
-                scores_of(q, column, 0, score)
-
-        if scale_class and column.max() > 0:
-            base = column
-            move(score.copy(), 1.0, MAX_WEIGHT / float(base.max()), lambda x: base * np.float32(x))
-        for m in members:
-            base = column
-
-            def put(x: float, m: int = m, base: Float = base) -> Float:
-                trial = base.copy()
-                trial[m] = x
-                return trial
-
-            move(q[m, 0], float(base[m, 0]), MAX_WEIGHT, put)
-        if not np.array_equal(column, self.weights[:, k : k + 1]):
-            self.weights[:, k : k + 1] = column
-            rescore(self.q, self.weights, k, *self._state)
-
-    def _weight_line(
-        self, values: Float, score: Float, rival: Float, starts: Counts, w: float, top: float, k: int,
-        hits: Counts, union: Counts,
-    ) -> Plateau:  # fmt: skip
-        """The line of one weight. All pixels once for the histogram; again only those whose bin may hold the
-        optimum."""
-        end = _to_u(top)
-        hist = np.zeros((self.num_bins + 1, self.q.shape[1], 4), np.int32)
-        bins = self.bins[: values.size]
-        w32 = np.float32(w)
-        scale = np.float32(self.num_bins / end)
-        weight_bins(values, score, rival, starts, w32, np.float32(top), k, scale, bins, hist)
-        flagged = flag_bins(hist, hits, union)
-        events = Events.empty(num_events(hist, flagged))
-        if events.u.size:
-            out = events.u, events.old, events.new, events.truth
-            weight_events(bins, np.append(flagged, False), values, score, rival, starts, w32, k, *out)
-        return best_plateau(hist, flagged, events.sorted(), hits, union, end)
-
-    def _member_line(self, m: int, along: Float, w: float, top: float) -> Plateau:
-        """The line of one member's weights."""
-        end = _to_u(top)
-        hist = np.zeros((self.num_bins + 1, along.size, 4), np.int32)
-        line = self.q, self.weights, m, along, np.float32(w), np.float32(top), self.truth
-        events = Events(*member_events(*line, hist[0]))
-        bins = np.empty(events.u.size, np.uint16)
-        scale = np.float32(self.num_bins / end)
-        count_events(events.u, events.old, events.new, events.truth, scale, hist, bins)
-        none = np.zeros_like(self.hits)
-        flagged = flag_bins(hist, none, self.per_class)
-        near = events.where(flagged[bins]).sorted()
-        return best_plateau(hist, flagged, near, none, self.per_class, end)
-
-    def member_move(self, m: int, uniform: bool) -> None:
-        """Moves W[m,:] along itself; along ones where its weights are to stay equal (`uniform`) or are all zero."""
-        row = self.weights[m].copy()
-        along, w = (row, 1.0) if row.any() and not uniform else (np.ones_like(row), float(row[0]))
-        plateau = self._member_line(m, along, w, MAX_WEIGHT / float(along.max()))
-        if plateau.miou <= self.miou:
-            return
-        self.weights[m] = along * np.float32(plateau.middle_weight)
-        if not self._take(*self._recount()):
-            self.weights[m] = row
-            top_two(self.q, self.weights, *self._state)
+    def _restart(self, weights: Float) -> None:
+        self.weights = weights.copy()
+        confusion = _total([part.restart(weights) for part in self.parts])
+        self.hits, self.union = _hits_union(confusion)
+        self.per_class: Counts = confusion.sum(1)
+        self.miou = float(mean_iou(self.hits, self.union))
 
     def _take(self, hits: Counts, union: Counts) -> bool:
-        """Takes the recounted state where its mIoU is higher: rounding near a threshold can undo a predicted
-        gain."""
+        """Takes recounted counts where their mIoU is higher: rounding near a threshold can undo a predicted gain."""
         miou = float(mean_iou(hits, union))
         if miou <= self.miou:
             return False
@@ -191,74 +88,178 @@ class _Search:
         self.trace.append(miou)
         return True
 
-    def sweep(self, free: Free, stalled: float = 0.0) -> None:
-        """Every move that is free, once. A member's line costs as much as all lines of two classes: where weights
-        move alone too, only once these gain less than `stalled`."""
+    def _best(self, hist: Counts, hits: Counts, union: Counts, span: Span, whole: bool,
+              events: Callable[[Pixels, np.ndarray], Events]) -> float | None:  # fmt: skip
+        """Where on a line mIoU is highest, if that is more than now."""
+        if not whole:
+            value, weight = best_edge(hist, hits, union, span)
+            return weight if value > self.miou else None
+        flagged = flag_bins(hist, hits, union, self.miou)
+        if not flagged.any():
+            return None
+        merged = Events.merged([events(part, flagged) for part in self.parts])
+        plateau = best_plateau(hist, flagged, merged, hits, union, span)
+        return plateau.middle_weight if plateau.miou > self.miou else None
+
+    def _open_line(self, member: int | None, column: Float, k: int, span: Span, whole: bool,
+                   base: tuple[Counts, Counts], to: Callable[[float], Float]) -> Float:  # fmt: skip
+        """One line through the open class. -> the column (M,) after it."""
+        hist = _total([part.histogram(member, column, span) for part in self.parts])
+        x = self._best(hist, *base, span, whole, lambda part, flagged: part.events(flagged))
+        if x is None:
+            return column
+        trial = to(x)
+        won = _total([part.won(trial) for part in self.parts])
+        return trial if self._take(*_turned(won, k, 1, *base)) else column
+
+    def _open(self, k: int, reach: Reach) -> tuple[Counts, Counts]:
+        """-> hits, union as if class k won nothing."""
+        return _turned(_total([part.open(k, reach) for part in self.parts]), k, -1, self.hits, self.union)
+
+    def _close(self, k: int, column: Float) -> None:
+        if not np.array_equal(column, self.weights[:, k]):
+            self.weights[:, k] = column
+            for part in self.parts:
+                part.commit(column)
+
+    def scale_class(self, k: int, whole: bool) -> None:
+        """Moves column k along itself."""
+        column = self.weights[:, k].copy()
+        if not column.any():
+            return
+        top, none = MAX_WEIGHT / float(column.max()), np.zeros_like(column)
+        span = Span(0, top, self.num_bins) if whole else Span(1 / FACTOR, min(FACTOR, top), SHORT_BINS)
+        base = self._open(k, Reach(column * np.float32(span.low), column * np.float32(span.high), none, none))
+        self._close(k, self._open_line(None, column, k, span, whole, base, lambda x: column * np.float32(x)))
+
+    def move_weights(self, k: int, members: Sequence[int], whole: bool) -> None:
+        """Moves each W[m,k] of `members` alone."""
+        left = list(members)
+        while left:
+            column = self.weights[:, k].copy()
+            far = np.maximum(column, np.float32(LEAST)) * (BOX if whole else np.float32(FACTOR))
+            high = np.maximum(np.minimum(far, np.float32(MAX_WEIGHT)), column)  # a start may lie beyond
+            low = np.where(column > LEAST, column / (BOX if whole else np.float32(FACTOR)), np.float32(0))
+            none = np.zeros_like(column)
+            drop, extra = (low, np.maximum(np.float32(MAX_WEIGHT) - high, 0)) if whole else (none, none)
+            base = self._open(k, Reach(low, high, drop, extra))
+            while left and ((low <= column) & (column <= high)).all():
+                m = left.pop(0)
+                span = Span(0, MAX_WEIGHT, self.num_bins) if whole else Span(float(low[m]), float(high[m]), SHORT_BINS)
+
+                def put(x: float, m: int = m, column: Float = column) -> Float:
+                    trial = column.copy()
+                    trial[m] = x
+                    return trial
+
+                column = self._open_line(m, column, k, span, whole, base, put)
+            self._close(k, column)
+
+    def move_along(self, base: Float, step: Float, high: float, whole: bool) -> None:
+        """Moves all weights (M,K) along base + x * step, x in [0, high)."""
+        span = Span(0, high, self.num_bins)
+        hist = _total([part.line_histogram(base, step, span) for part in self.parts])
+        counts = np.zeros_like(self.hits), self.per_class
+        x = self._best(hist, *counts, span, whole, lambda part, flagged: part.line_events(flagged))
+        if x is None:
+            return
+        before, self.weights = self.weights, base + np.float32(x) * step
+        confusion = _total([part.restart(self.weights) for part in self.parts])
+        if not self._take(*_hits_union(confusion)):
+            self.weights = before
+            for part in self.parts:
+                part.restart(before)
+
+    def move_member(self, m: int, uniform: bool, whole: bool) -> None:
+        """Moves W[m,:] along itself; along ones where its weights are to stay equal (`uniform`) or are all zero."""
+        row, base = self.weights[m].copy(), self.weights.copy()
+        base[m] = 0
+        step = np.zeros_like(base)
+        step[m] = row if row.any() and not uniform else 1
+        self.move_along(base, step, MAX_WEIGHT / float(step.max()), whole)
+
+    def sweep(self, free: Free, whole: bool) -> None:
+        """Every move that is free, once."""
         num_members, num_classes = self.weights.shape
-        before = self.miou
-        if free != "member":
-            alone = num_members == 1
-            members = range(num_members) if free == "member_class" else range(0)
-            for k in range(num_classes):
-                self.class_moves(k, free == "class" or not alone, members)
-        if free != "class" and num_members > 1 and (free == "member" or self.miou - before <= stalled):
+        for k in range(num_classes):
+            if free == "class" or (free == "member_class" and whole and num_members > 1):
+                self.scale_class(k, whole)
+            if free == "member_class":
+                self.move_weights(k, range(num_members), whole)
+        if num_members > 1 and (free == "member" or (free == "member_class" and whole)):
             for m in range(num_members):
-                self.member_move(m, uniform=free == "member")
+                self.move_member(m, free == "member", whole)
 
 
 def fit_weights(
-    q: Float,
-    truth: Labels,
-    starts: Sequence[Float],
-    free: Free,
-    *,
-    max_sweeps: int = 50,
-    min_gain: float = 1e-6,
-    coarse_pixels: int = 16384,
-    num_bins: int = 512,
-) -> Fit:
-    """Weights (M,K) for probabilities q (M,K,P) and labels truth (P,), from the best of several starts, each (M,K).
+    q: Float, truth: Labels, starts: Sequence[Float], free: Free, *, strata: Strata | None = None,
+    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = 16384, num_bins: int = 512,
+) -> Fit:  # fmt: skip
+    """`fit_parts` of probabilities q (M,K,P) and labels truth (P,) in one part."""
+    return fit_parts(
+        [Part(q, truth, strata)], starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
+        coarse_pixels=coarse_pixels, num_bins=num_bins,
+    )  # fmt: skip
+
+
+def fit_parts(
+    parts: Sequence[Pixels], starts: Sequence[Float], free: Free, *,
+    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = 16384, num_bins: int = 512,
+) -> Fit:  # fmt: skip
+    """Weights (M,K) for the pixels of all parts together, from the best of several starts, each (M,K).
 
     `free` says what may move: one factor a class, one weight a member, or one a member and class. Every start first
-    climbs on a part of a large sample (every n-th labelled pixel, about `coarse_pixels` of them): a smoothed mIoU by
-    gradient (`smooth`), then the exact search. Of the starts and all these ends, the best on the whole sample climbs
-    on until a sweep gains less than `min_gain`, or for `max_sweeps`. So the result is never worse than any start.
-    Raises ValueError where no pixel has a label.
+    climbs on a few pixels (every n-th labelled one, about `coarse_pixels` of them): a smoothed mIoU by gradient
+    (`smooth`), then the exact search. Of the starts and all these ends, the best on the whole sample climbs on until a
+    sweep along whole lines gains less than `min_gain`, or for `max_sweeps`. So the result is never worse than any
+    start, and the same however the pixels are parted. Raises ValueError where no pixel has a label.
     """
-    labelled = np.flatnonzero(truth != 255)
-    if not labelled.size:
+    labelled = [part.num_labelled() for part in parts]
+    if not sum(labelled):
         raise ValueError("weights need labelled pixels, got none (all 255); give a larger sample or another split")
     candidates = [start.astype(np.float32) for start in starts]
-    candidates += _coarse_ends(q, truth, labelled, candidates, free, max_sweeps, min_gain, coarse_pixels)
-    scores = [float(mean_iou(*_hits_union(sample_confusion(q, weights, truth)))) for weights in candidates]
-    search = _Search(q, truth, candidates[int(np.argmax(scores))], num_bins)
+    coarse = _coarse(parts, labelled, max(1, sum(labelled) // coarse_pixels))
+    candidates += _coarse_ends(coarse, candidates, free, max_sweeps, min_gain)
+    scores = [_miou(_total([part.confusion(weights) for part in parts])) for weights in candidates]
+    search = _Search(parts, candidates[int(np.argmax(scores))], num_bins)
     num_sweeps, converged = _climb(search, free, max_sweeps, min_gain)
-    counts = sample_confusion(q, search.weights, truth)
-    miou = float(mean_iou(*_hits_union(counts)))
-    assert miou == search.miou, "the counts that were kept in step differ from a recount"
-    return Fit(search.weights, miou, counts, num_sweeps, converged, search.trace)
+    counts = _total([part.confusion(search.weights) for part in parts])
+    assert _miou(counts) == search.miou, "the counts that were kept in step differ from a recount"
+    return Fit(search.weights, search.miou, counts, num_sweeps, converged, search.trace)
 
 
-def _coarse_ends(
-    q: Float, truth: Labels, labelled: NDArray[np.int64], starts: Sequence[Float], free: Free,
-    max_sweeps: int, min_gain: float, coarse_pixels: int,
-) -> list[Float]:  # fmt: skip
-    """Where the smoothed ascents end on a part of the labelled pixels, and where the exact climb from the best of
-    these ends and the starts does."""
-    part = labelled[:: max(1, labelled.size // coarse_pixels)]
-    few, labels = np.ascontiguousarray(q[:, :, part]), truth[part]
-    smooth = [ascend(few, labels, start, free, MAX_WEIGHT) for start in starts]
-    scores = [float(mean_iou(*_hits_union(sample_confusion(few, w, labels)))) for w in [*smooth, *starts]]
-    coarse = _Search(few, labels, [*smooth, *starts][int(np.argmax(scores))], COARSE_BINS)
+def _coarse(parts: Sequence[Pixels], labelled: Sequence[int], step: int) -> Part:
+    """Every `step`-th labelled pixel of all parts in a row, in strata by how often each counts."""
+    picked, seen = [], 0
+    for part, num in zip(parts, labelled, strict=True):
+        picked.append(part.every(step, -seen % step))
+        seen += num
+    weighs = np.concatenate([weigh for _, _, weigh in picked])
+    order = np.argsort(weighs, kind="stable")
+    q, truth = np.concatenate([q for q, _, _ in picked], axis=2), np.concatenate([truth for _, truth, _ in picked])
+    levels, sizes = np.unique(weighs, return_counts=True)
+    strata = Strata(tuple(np.cumsum(sizes).tolist()), tuple(levels.tolist()))
+    return Part(np.ascontiguousarray(q[:, :, order]), truth[order], strata)
+
+
+def _coarse_ends(few: Part, starts: Sequence[Float], free: Free, max_sweeps: int, min_gain: float) -> list[Float]:
+    """Where the smoothed ascents end on a few pixels, and where the exact climb from the best of these ends and the
+    starts does."""
+    smooth = [ascend(few.q, few.truth, start, free, MAX_WEIGHT, few.strata) for start in starts]
+    scores = [_miou(few.confusion(weights)) for weights in [*smooth, *starts]]
+    coarse = _Search([few], [*smooth, *starts][int(np.argmax(scores))], SHORT_BINS)
     _climb(coarse, free, max_sweeps, min_gain)
     return [*smooth, coarse.weights]
 
 
 def _climb(search: _Search, free: Free, max_sweeps: int, min_gain: float) -> tuple[int, bool]:
-    """-> sweeps made, and whether the last one gained less than `min_gain`."""
+    """-> sweeps made, and whether the last one, along whole lines, gained less than `min_gain`."""
+    whole = False
     for num_sweeps in range(1, max_sweeps + 1):
         before = search.miou
-        search.sweep(free, stalled=min_gain)
-        if search.miou - before < min_gain:
+        search.sweep(free, whole)
+        gained = search.miou - before
+        if whole and gained < min_gain:
             return num_sweeps, True
+        whole = not whole and gained < min_gain
     return max_sweeps, False

@@ -170,7 +170,7 @@ def _allowed(store: LogitStore, options: EnsembleOptions) -> tuple[str, ...]:
 
 def _views(sample: FittingSample, truth: NDArray[np.uint8], options: EnsembleOptions) -> Views:
     return tuple(
-        choose_views(q, truth, names, options.min_view_gain)
+        choose_views(q, truth, names, options.min_view_gain, sample.strata)
         for q, names in zip(sample.by_view, sample.names, strict=True)
     )
 
@@ -201,7 +201,7 @@ def _fit_val(
     """Counts (N,K,K) of val by the votes fitted on all of it, by those fitted without each image's fold, and the
     votes."""
     q = sample.probabilities(views)
-    whole = fit_rules(Sample(q, sample.truth, 0, options.max_sweeps))
+    whole = fit_rules(Sample(q, sample.truth, 0, sample.strata, options.max_sweeps))
     held_out = folds.of_image[sample.image]  # (P,)
     ballots = []
     q_views = views
@@ -211,7 +211,8 @@ def _fit_val(
         fold_views = _views(sample, truth, options)  # choosing views is part of the fit
         if fold_views != q_views:
             q, q_views = sample.probabilities(fold_views, q), fold_views
-        fits = fit_rules(Sample(q, truth, best_member(q, truth), options.max_sweeps))
+        best = best_member(q, truth, sample.strata)
+        fits = fit_rules(Sample(q, truth, best, sample.strata, options.max_sweeps))
         ballots.append(Ballot(fold_views, tuple(vote for name in RULES for vote in fits[name])))
     del q
     everything = Ballot(views, tuple(vote for name in RULES for vote in whole[name]))

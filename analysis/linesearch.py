@@ -3,46 +3,72 @@
 Och's line search for machine translation (2003, section 4), carried over to mIoU. Along a line each pixel changes
 its label at a few points, its events. Enters: the counts at the line's start, (B+1,K,4) histograms of the events
 over u = w/(1+w) in [0, 1), and the sorted events of those bins that can hold the optimum. Leaves: the best mIoU and
-its widest plateau.
+its widest plateau. Histograms add and events concatenate, so it does not matter where their pixels lie.
 
 Counts are kept as hits (true positives) and union a class, so an event changes one of four things: its old class
 loses a hit (0) or a false positive (1), its new class gains a hit (2) or a false positive (3). Row 0 of a histogram
-holds what differs already at the start; row b > 0 holds the events with int(u * scale) + 1 == b.
+holds what differs already at the start; row b > 0 holds the events with int((u - low) * scale) + 1 == b.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.voting import Labels
+
 Counts = NDArray[np.int64]
-Histogram = NDArray[np.int32]
 LOSE_HIT, LOSE_FALSE, GAIN_HIT, GAIN_FALSE = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
+class Span:
+    """The stretch of a line that is searched: weights from `low` up to `high`, its u cut into `num_bins` bins."""
+
+    low: float
+    high: float
+    num_bins: int
+
+    @property
+    def ends_u(self) -> tuple[np.float32, np.float32]:
+        return np.float32(self.low / (1 + self.low)), np.float32(self.high / (1 + self.high))
+
+    @property
+    def scale(self) -> np.float32:
+        low, high = self.ends_u
+        return np.float32(self.num_bins / max(float(high) - float(low), 1e-30))
+
+    def histogram(self, num_classes: int) -> Counts:
+        return np.zeros((self.num_bins + 1, num_classes, 4), np.int64)
+
+
+@dataclass(frozen=True)
 class Events:
-    """Events of the flagged bins: at `u` a pixel goes from class `old` to class `new`; `truth` is its label. All
-    (E,)."""
+    """Events of the flagged bins: at `u` a pixel, which counts `weight` times, goes from class `old` to class `new`;
+    `truth` is its label. All (E,)."""
 
     u: NDArray[np.float32]
     old: NDArray[np.uint8]
     new: NDArray[np.uint8]
     truth: NDArray[np.uint8]
+    weight: NDArray[np.int32]
+
+    @property
+    def columns(self) -> tuple[NDArray[np.float32], Labels, Labels, Labels, NDArray[np.int32]]:
+        return self.u, self.old, self.new, self.truth, self.weight
+
+    def where(self, mask: NDArray[np.bool_] | NDArray[np.intp]) -> Events:
+        return Events(self.u[mask], self.old[mask], self.new[mask], self.truth[mask], self.weight[mask])
 
     @staticmethod
-    def empty(num: int) -> Events:
-        return Events(np.empty(num, np.float32), *(np.empty(num, np.uint8) for _ in range(3)))
-
-    def where(self, mask: NDArray[np.bool_]) -> Events:
-        return Events(self.u[mask], self.old[mask], self.new[mask], self.truth[mask])
-
-    def sorted(self) -> Events:
-        order = np.argsort(self.u, kind="stable")
-        return Events(self.u[order], self.old[order], self.new[order], self.truth[order])
+    def merged(events: Sequence[Events]) -> Events:
+        """All of them, sorted by u."""
+        whole = Events(*(np.concatenate(column) for column in zip(*(e.columns for e in events), strict=True)))
+        return whole.where(np.argsort(whole.u, kind="stable"))
 
 
 @dataclass(frozen=True)
@@ -67,6 +93,11 @@ def mean_iou(hits, union):  # type: ignore[no-untyped-def] # (K,), (K,) int64 ->
             total += hits[k] / union[k]
             present += 1
     return total / max(present, 1)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def row_of(u, low_u, scale, last):  # type: ignore[no-untyped-def] # a histogram's row, for u in [low_u, end of the last bin)
+    return min(np.int32((u - low_u) * scale) + np.int32(1), np.int32(last))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -108,25 +139,27 @@ def _bound(hits, union, ratio, counts):  # type: ignore[no-untyped-def] # no ord
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _edges(hist, hits, union):  # type: ignore[no-untyped-def] # -> best mIoU at a bin's edge, (B+1,) bound inside each bin
+def _edges(hist, hits, union):  # type: ignore[no-untyped-def] # -> best mIoU at a bin's end, that bin, (B+1,) bound inside each
     num_bins = hist.shape[0] - 1
     hits, union = hits.copy(), union.copy()
     ratio = np.empty(hits.size, np.float64)
     for k in range(hits.size):
         ratio[k] = hits[k] / union[k] if union[k] > 0 else -1.0
     _apply(hits, union, ratio, hist[0])
-    best = _mean(ratio)
+    best, where = _mean(ratio), 0
     bound = np.full(num_bins + 1, -1.0)
     for b in range(1, num_bins + 1):
         inside = _bound(hits, union, ratio, hist[b])
         if _apply(hits, union, ratio, hist[b]):
             bound[b] = inside
-            best = max(best, _mean(ratio))
-    return best, bound
+            value = _mean(ratio)
+            if value > best:
+                best, where = value, b
+    return best, where, bound
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _walk(hist, flagged, u, old, new, truth, hits, union, end):  # type: ignore[no-untyped-def]
+def _walk(hist, flagged, u, old, new, truth, weight, hits, union, low_u, end_u, scale):  # type: ignore[no-untyped-def]
     """Exact mIoU between all events of the flagged bins, and at the edges of the others; ties go to the wider
     plateau."""
     hits, union = hits.copy(), union.copy()
@@ -134,35 +167,31 @@ def _walk(hist, flagged, u, old, new, truth, hits, union, end):  # type: ignore[
     for k in range(hits.size):
         ratio[k] = hits[k] / union[k] if union[k] > 0 else -1.0
     _apply(hits, union, ratio, hist[0])
-    num_bins = hist.shape[0] - 1
-    step = end / num_bins
-    value, start = _mean(ratio), 0.0
+    last = hist.shape[0] - 1
+    step = (np.float64(end_u) - np.float64(low_u)) / last
+    value, start = _mean(ratio), np.float64(low_u)
     best, low, high = -1.0, 0.0, 0.0
     i = 0
-    for b in range(1, num_bins + 1):
+    for b in range(1, last + 1):
         if not flagged[b]:
-            edge = (b - 1) * step  # the bin's first event lies here or later
+            edge = low_u + (b - 1) * step  # the bin's first event lies here or later
             if _apply(hits, union, ratio, hist[b]):
                 if value > best or (value == best and edge - start > high - low):
                     best, low, high = value, start, edge
-                value, start = _mean(ratio), b * step
+                value, start = _mean(ratio), low_u + b * step
             continue
-        num = 0
-        for k in range(hits.size):
-            num += hist[b, k, 0] + hist[b, k, 1]
-        stop = i + num
-        while i < stop:
+        while i < u.size and row_of(u[i], low_u, scale, last) == b:
             here = u[i]
-            while i < stop and u[i] == here:  # one point of the line: nothing lies between its events
-                j, k = old[i], new[i]
+            while i < u.size and u[i] == here:  # one point of the line: nothing lies between its events
+                j, k, num = old[i], new[i], weight[i]
                 if truth[i] == j:
-                    hits[j] -= 1
+                    hits[j] -= num
                 else:
-                    union[j] -= 1
+                    union[j] -= num
                 if truth[i] == k:
-                    hits[k] += 1
+                    hits[k] += num
                 else:
-                    union[k] += 1
+                    union[k] += num
                 ratio[j] = hits[j] / union[j] if union[j] > 0 else -1.0
                 ratio[k] = hits[k] / union[k] if union[k] > 0 else -1.0
                 i += 1
@@ -171,31 +200,37 @@ def _walk(hist, flagged, u, old, new, truth, hits, union, end):  # type: ignore[
                 if value > best or (value == best and here - start > high - low):
                     best, low, high = value, start, np.float64(here)
                 value, start = after, np.float64(here)
-    if value > best or (value == best and end - start > high - low):
-        best, low, high = value, start, end
-    return best, low, high
+    if value > best or (value == best and end_u - start > high - low):
+        best, low, high = value, start, np.float64(end_u)
+    return best, low, high, i
 
 
-def flag_bins(hist: Histogram, hits: Counts, union: Counts) -> NDArray[np.bool_]:
-    """(B+1,) bins that can hold the optimum, or an end of its plateau: their bound reaches the best edge."""
-    best, bound = _edges(hist, hits, union)
-    flagged: NDArray[np.bool_] = bound >= best - 1e-12
+def best_edge(hist: Counts, hits: Counts, union: Counts, span: Span) -> tuple[float, float]:
+    """The highest mIoU at an edge between bins, and the weight there: no more than the histogram is needed.
+
+    `hits`, `union` (K,) are the counts before row 0 of `hist` (B+1,K,4) is applied.
+    """
+    best, where, _ = _edges(hist, hits, union)
+    low, high = (float(u) for u in span.ends_u)
+    u = low + (high - low) * where / span.num_bins
+    return float(best), u / (1 - u)
+
+
+def flag_bins(hist: Counts, hits: Counts, union: Counts, least: float) -> NDArray[np.bool_]:
+    """(B+1,) bins that can hold the optimum, or an end of its plateau: their bound reaches the best edge and `least`.
+    All False where nothing on the line exceeds `least`."""
+    best, _, bound = _edges(hist, hits, union)
+    if max(best, bound.max()) <= least:
+        return np.zeros(bound.size, np.bool_)
+    flagged: NDArray[np.bool_] = bound >= max(best, least) - 1e-12
     return flagged
 
 
-def num_events(hist: Histogram, flagged: NDArray[np.bool_]) -> int:
-    """How many events the flagged bins hold."""
-    return int(hist[flagged][:, :, :2].sum())
-
-
 def best_plateau(
-    hist: Histogram, flagged: NDArray[np.bool_], events: Events, hits: Counts, union: Counts, end: float
+    hist: Counts, flagged: NDArray[np.bool_], events: Events, hits: Counts, union: Counts, span: Span
 ) -> Plateau:
-    """The maximum of mIoU over [0, end) of u, exact: what is not flagged cannot hold it.
-
-    `hits`, `union` (K,) are the counts before row 0 of `hist` (B+1,K,4) is applied; `events` are those of the
-    flagged bins, sorted by u.
-    """
-    assert events.u.size == num_events(hist, flagged)
-    best, low, high = _walk(hist, flagged, events.u, events.old, events.new, events.truth, hits, union, end)
+    """The maximum of mIoU over the span, exact: what is not flagged cannot hold it. `events` are those of the flagged
+    bins, sorted by u; `hits`, `union` as in `best_edge`."""
+    best, low, high, seen = _walk(hist, flagged, *events.columns, hits, union, *span.ends_u, span.scale)
+    assert seen == events.u.size, "events outside the flagged bins"
     return Plateau(float(best), float(low), float(high))

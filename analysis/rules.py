@@ -14,6 +14,7 @@ import numpy as np
 
 from analysis.coordinate import Fit, Free, fit_weights
 from analysis.greedy import select_members
+from analysis.strata import Strata
 from analysis.voting import Float, Labels, Vote, sample_confusion, shrunk, single
 from trainables.metrics import miou
 
@@ -27,6 +28,7 @@ class Sample:
     q: Float  # (M,K,P)
     truth: Labels  # (P,)
     best: int  # the member that counts as the best single one
+    strata: Strata | None = None  # how often each pixel counts; None: once
     max_sweeps: int = 20
     min_gain: float = 1e-5  # mIoU a sweep; less is below any noise of the sample
     fits: dict[str, Fit] = field(default_factory=dict)
@@ -41,14 +43,15 @@ class Sample:
 
     def fit(self, name: str, starts: list[Float], free: Free) -> Float:
         self.fits[name] = fit_weights(
-            self.q, self.truth, starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain
+            self.q, self.truth, starts, free, strata=self.strata, max_sweeps=self.max_sweeps, min_gain=self.min_gain
         )
         return self.fits[name].weights
 
 
-def best_member(q: Float, truth: Labels) -> int:
+def best_member(q: Float, truth: Labels, strata: Strata | None = None) -> int:
     """The member with the highest mIoU on the sample; the first one of equals."""
-    scores = [float(miou(sample_confusion(row[None], np.ones((1, q.shape[1]), np.float32), truth))) for row in q]
+    one = np.ones((1, q.shape[1]), np.float32)
+    scores = [float(miou(sample_confusion(row[None], one, truth, strata))) for row in q]
     return int(np.argmax(scores))
 
 
@@ -64,8 +67,9 @@ def best_single_class(sample: Sample) -> list[Vote]:
     one = slice(sample.best, sample.best + 1)
     ones = np.ones((1, sample.q.shape[1]), np.float32)
     fit = fit_weights(
-        sample.q[one], sample.truth, [ones], "class", max_sweeps=sample.max_sweeps, min_gain=sample.min_gain
-    )
+        sample.q[one], sample.truth, [ones], "class", strata=sample.strata, max_sweeps=sample.max_sweeps,
+        min_gain=sample.min_gain,
+    )  # fmt: skip
     weights = np.zeros_like(sample.uniform)
     weights[sample.best] = fit.weights[0]
     sample.fits["best_single_class"] = fit
@@ -85,7 +89,7 @@ def geometric_mean(sample: Sample) -> list[Vote]:
 
 
 def greedy(sample: Sample) -> list[Vote]:
-    return [Vote("soft", select_members(sample.q, sample.truth))]
+    return [Vote("soft", select_members(sample.q, sample.truth, strata=sample.strata))]
 
 
 def soft_class(sample: Sample) -> list[Vote]:
@@ -93,7 +97,7 @@ def soft_class(sample: Sample) -> list[Vote]:
 
 
 def member(sample: Sample) -> list[Vote]:
-    starts = [sample.uniform, select_members(sample.q, sample.truth), sample.alone]
+    starts = [sample.uniform, select_members(sample.q, sample.truth, strata=sample.strata), sample.alone]
     return _shrinkages(sample.fit("member", starts, "member"), sample.uniform)
 
 

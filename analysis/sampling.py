@@ -1,9 +1,10 @@
 """The sample of pixels that weights are fitted on.
 
 Enters: a `LogitStore` a member, image ids, labels. Leaves: a `FittingSample` with every view's probabilities
-(V,K,P) float32 a member. The sample is uniform: one seeded share of the labelled pixels, the same for all images,
-so that its confusion counts estimate the full ones without weights. Ignored pixels count for nothing, as in the
-score.
+(V,K,P) float32 a member. Two strata: pixels within NEAR_PX of a change of label, where members differ and weights
+decide, are drawn up to INTERIOR_WEIGHT times as densely as the others, which then count that many times: weighted
+counts estimate the full ones without bias (Horvitz and Thompson 1952) and stay whole numbers. Ignored pixels count
+for nothing, as in the score.
 """
 
 from __future__ import annotations
@@ -12,29 +13,45 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.passes import LabelSource, Report, Views, label_of
 from analysis.pixels import sampled_probabilities
 from analysis.spread import HERE, Spread
+from analysis.strata import Strata
 from analysis.tta import mean_of_views
 from analysis.voting import Float, Labels
 from trainables.logits import LogitStore
 
+NEAR_PX = 4  # one cell of logits at stride 4: what bilinear upsampling blurs
+INTERIOR_WEIGHT = 4
+
+
+@dataclass(frozen=True)
+class Densities:
+    """Of the pixels near boundaries `near_share` are drawn, each counting once; of the others a share
+    `interior_weight` times smaller, each counting that many times. Counts over `near_share` estimate the full ones."""
+
+    near_share: float
+    interior_weight: int
+
 
 @dataclass(frozen=True)
 class FittingSample:
-    """A uniform sample of labelled pixels; `by_view[m]` is (V_m,K,P), its rows the views `names[m]`."""
+    """A sample of labelled pixels, those near boundaries first; `by_view[m]` is (V_m,K,P), its rows the views
+    `names[m]`."""
 
     names: Views
     by_view: tuple[Float, ...]
     truth: Labels  # (P,)
     image: NDArray[np.int32]  # (P,) position of the pixel's image in the ids it was drawn from
+    strata: Strata  # how often each pixel counts
 
     def reordered(self, order: Sequence[int]) -> FittingSample:
         names = tuple(self.names[m] for m in order)
-        return FittingSample(names, tuple(self.by_view[m] for m in order), self.truth, self.image)
+        return FittingSample(names, tuple(self.by_view[m] for m in order), self.truth, self.image, self.strata)
 
     def probabilities(self, views: Views, out: Float | None = None) -> Float:
         """(M,K,P): each member's mean over its chosen views, written into `out` where it is given."""
@@ -46,13 +63,29 @@ class FittingSample:
 
 
 @dataclass(frozen=True)
+class Surveying:
+    """A job: how many labelled pixels of each image lie near boundaries, and how many do not: (n,2) int64."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    device: None = None
+
+    def __call__(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        found = np.empty((len(ids), 2), np.int64)
+        for i, image_id in enumerate(ids):
+            label = label_of(self.labels, image_id, self.stores)
+            found[i] = [flat.size for flat in strata_of(label)]
+        return found
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """The job of `draw_sample`."""
+    """A job: the drawn pixels of each image, image after image, of each those near boundaries first."""
 
     stores: tuple[LogitStore, ...]
     labels: LabelSource
     names: Views
-    share: float
+    densities: Densities
     seed: int
     device: None = None
 
@@ -60,23 +93,22 @@ class Drawing:
         where, truths = [], []
         for image_id in ids:
             label = label_of(self.labels, image_id, self.stores)
-            where.append(sample_pixels(label, self.share, self.seed, image_id))
+            where.append(np.concatenate(sample_pixels(label, self.densities, self.seed, image_id)))
             truths.append(label.reshape(-1)[where[-1]])
-        lengths = [len(flat) for flat in where]
+        ends = np.cumsum([flat.size for flat in where])
         num_classes = len(self.stores[0].header.classes)
-        by_view = tuple(np.empty((len(views), num_classes, sum(lengths)), np.float32) for views in self.names)
-        for image_id, flat, end in zip(ids, where, np.cumsum(lengths), strict=True):
+        by_view = tuple(np.empty((len(views), num_classes, ends[-1]), np.float32) for views in self.names)
+        for image_id, flat, end in zip(ids, where, ends, strict=True):
             for store, views, target in zip(self.stores, self.names, by_view, strict=True):
                 for row, view in zip(target, views, strict=True):
-                    sampled_probabilities(store, view, image_id, flat, row[:, end - len(flat) : end])
-        return Drawn(lengths, np.concatenate(truths), by_view)
+                    sampled_probabilities(store, view, image_id, flat, row[:, end - flat.size : end])
+        return Drawn(np.concatenate(truths), by_view)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A part of the sample: `lengths[i]` pixels of image i, one image after the other."""
+    """A part of the sample."""
 
-    lengths: list[int]
     truth: Labels  # (p,)
     by_view: tuple[Float, ...]  # (V_m,K,p) a member
 
@@ -92,55 +124,93 @@ def draw_sample(
     *,
     spread: Spread = HERE,
 ) -> FittingSample:
-    """Probabilities of every view of `names` at the same share of every image's labelled pixels, within
-    `sample_bytes`. Parts of the images are drawn where `spread` runs them, and gathered here."""
+    """Probabilities of every view of `names` at the same densities of every image's labelled pixels, within
+    `sample_bytes`; drawn where `spread` reads the images, gathered here. Reads the labels twice: how densely pixels
+    can be drawn depends on how many lie near boundaries."""
     num_classes = len(stores[0].header.classes)
-    sizes = stores[0].sizes
-    num_pixels = [sizes[image_id][0] * sizes[image_id][1] for image_id in ids]
-    share = sample_share(sample_bytes, sum(num_pixels), num_classes, [len(views) for views in names])
-    most = sum(min(int(share * num) + 1, num) for num in num_pixels)  # more only where nothing is ignored
-    by_view = [np.empty((len(views) * num_classes, most), np.float32) for views in names]
-    truth = np.empty(most, np.uint8)
-    lengths: list[int] = []
-    end = 0
-    for part in spread(Drawing(tuple(stores), labels, names, share, seed), ids):
-        start, end = end, end + part.truth.size
-        lengths += part.lengths
-        truth[start:end] = part.truth
-        for target, drawn in zip(by_view, part.by_view, strict=True):
-            target[:, start:end] = drawn.reshape(-1, part.truth.size)
-    report(f"fitting sample: {end:,} pixels of {len(ids)} images, {share:.1%} of them")
-    whole = tuple(_close_up(rows, end).reshape(-1, num_classes, end) for rows in by_view)
-    return FittingSample(names, whole, truth[:end], np.repeat(np.arange(len(ids), dtype=np.int32), lengths))
+    found = np.concatenate(list(spread(Surveying(tuple(stores), labels), ids)))  # (N,2)
+    fit = pixels_that_fit(sample_bytes, num_classes, [len(views) for views in names])
+    densities = densities_within(fit, int(found[:, 0].sum()), int(found.sum()))
+    sizes = np.array([num_drawn(n, densities, generator(seed, i)) for n, i in zip(found, ids, strict=True)])  # (N,2)
+    num_near, num_pixels = int(sizes[:, 0].sum()), int(sizes.sum())
+    report(
+        f"fitting sample: {num_pixels:,} pixels of {len(ids)} images, {num_pixels / max(int(found.sum()), 1):.1%} of "
+        f"them; {num_near:,} lie within {NEAR_PX} px of a boundary, each other one counts {densities.interior_weight} "
+        "times"
+    )
+    by_view = tuple(np.empty((len(views), num_classes, num_pixels), np.float32) for views in names)
+    truth = np.empty(num_pixels, np.uint8)
+    starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)  # of an image's pixels near boundaries, and others
+    images = iter(zip(sizes, starts, strict=True))
+    for part in spread(Drawing(tuple(stores), labels, names, densities, seed), ids):
+        at = 0
+        while at < part.truth.size:
+            for size, start in zip(*next(images), strict=True):
+                here, there = slice(at, at + size), slice(start, start + size)
+                truth[there] = part.truth[here]
+                for target, drawn in zip(by_view, part.by_view, strict=True):
+                    target[:, :, there] = drawn[:, :, here]
+                at += size
+    order = np.arange(len(ids), dtype=np.int32)
+    image = np.concatenate([np.repeat(order, sizes[:, stratum]) for stratum in (0, 1)])
+    strata = Strata((num_near, num_pixels), (1, densities.interior_weight))
+    return FittingSample(names, by_view, truth, image, strata)
 
 
-def _close_up(rows: Float, length: int) -> Float:
-    """The first `length` of each row (R,most), one after the other in the same memory: (R,length)."""
-    flat, most = rows.reshape(-1), rows.shape[1]
-    for r in range(1, len(rows)):
-        flat[r * length : (r + 1) * length] = rows[r, :length]
-    assert length <= most
-    return flat[: len(rows) * length].reshape(len(rows), length)
+def pixels_that_fit(sample_bytes: int, num_classes: int, num_views: Sequence[int]) -> int:  # views a member (M,)
+    """How many pixels fit `sample_bytes` with every view's probabilities, their mean a member, and the working
+    memory of the weight search (each pixel's two highest scores, and one class's columns)."""
+    floats = num_classes * (sum(num_views) + len(num_views)) + len(num_views) + 8
+    return sample_bytes // (4 * floats)
 
 
-def sample_share(
-    sample_bytes: int, num_pixels: int, num_classes: int, num_views: Sequence[int]
-) -> float:  # views a member (M,)
-    """The share of all pixels that fits `sample_bytes` with every view's probabilities, their mean a member, and
-    the working memory of the weight search (scores and one class's columns)."""
-    floats = num_classes * (sum(num_views) + len(num_views) + 1) + len(num_views) + 8
-    return min(1.0, sample_bytes / (4 * floats * max(num_pixels, 1)))
+def densities_within(num_fit: int, num_near: int, num_labelled: int) -> Densities:
+    """The densest sample of at most `num_fit` pixels; all of them, each counting once, where they fit."""
+    num_inner = num_labelled - num_near
+    if num_fit >= num_labelled:
+        return Densities(1.0, 1)
+    for weight in range(INTERIOR_WEIGHT, 1, -1):
+        if num_fit <= num_near + num_inner / weight:
+            return Densities(num_fit / (num_near + num_inner / weight), weight)
+    return Densities(num_fit / num_labelled, 1)
 
 
-def sample_pixels(label: NDArray[np.uint8], share: float, seed: int, image_id: str) -> NDArray[np.int64]:
-    """Flat positions (P,) of a uniform sample of `share` of the labelled pixels of label (H,W).
+def near_boundary(label: Labels) -> NDArray[np.bool_]:
+    """(H,W): pixels with two labels within NEAR_PX of them in rows and columns; 255 is a label too, as true
+    boundaries often lie in what is ignored."""
+    window = np.ones((2 * NEAR_PX + 1, 2 * NEAR_PX + 1), np.uint8)
+    near: NDArray[np.bool_] = cv2.dilate(label, window) != cv2.erode(label, window)
+    return near
 
-    Depends on the seed and the image's name alone, so a sample of a subset of images is a subset of the sample.
-    """
-    labelled = np.flatnonzero(label.reshape(-1) != 255)
-    rng = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
-    exact = share * labelled.size
-    num = int(exact) + int(rng.random() < exact - int(exact))  # rounded at random: unbiased for tiny shares too
-    if num >= labelled.size:
-        return labelled
-    return labelled[np.sort(rng.choice(labelled.size, num, replace=False, shuffle=False))]
+
+def strata_of(label: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat positions of the labelled pixels of label (H,W): those near boundaries, and the others."""
+    near, labelled = near_boundary(label).reshape(-1), label.reshape(-1) != 255
+    return np.flatnonzero(labelled & near), np.flatnonzero(labelled & ~near)
+
+
+def generator(seed: int, image_id: str) -> np.random.Generator:
+    """An image's own: a sample of a subset of images is a subset of the sample."""
+    return np.random.default_rng([seed, zlib.crc32(image_id.encode())])
+
+
+def num_drawn(found: Sequence[int] | NDArray[np.int64], densities: Densities, rng: np.random.Generator) -> list[int]:
+    """How many of an image's pixels `found` (2,) in the strata are drawn; the first numbers that are asked of `rng`."""
+    shares = densities.near_share, densities.near_share / densities.interior_weight
+    exact = [share * int(num) for share, num in zip(shares, found, strict=True)]
+    # rounded at random: unbiased for tiny shares too
+    rounded = [int(part) + int(rng.random() < part - int(part)) for part in exact]
+    return [min(num, int(most)) for num, most in zip(rounded, found, strict=True)]
+
+
+def sample_pixels(
+    label: Labels, densities: Densities, seed: int, image_id: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat positions of the drawn pixels of label (H,W): those near boundaries, and the others."""
+    rng, strata = generator(seed, image_id), strata_of(label)
+    nums = num_drawn([flat.size for flat in strata], densities, rng)
+    first, second = (
+        flat if num == flat.size else flat[np.sort(rng.choice(flat.size, num, replace=False, shuffle=False))]
+        for flat, num in zip(strata, nums, strict=True)
+    )
+    return first, second

@@ -3,7 +3,8 @@ pixel.
 
 Enters: a sample's probabilities (M,K,P) float32, weights (M,K), labels (P,) uint8. Leaves: best, second (P,) float32
 and their classes who, runner (P,) uint8; ten bytes a pixel, where the scores of all classes would take 4 K. A runner
-of UNKNOWN says that another class may have overtaken it; it is looked up when it is needed: where `who` itself moves.
+of UNKNOWN says that several classes may come second and that `second` is no less than any of their scores: it is
+looked up only where such a pixel's `who` may lose it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from analysis.voting import BLOCK, class_scores
 
 UNKNOWN = 255  # no class: 255 is the label of ignored pixels
+SLACK = np.float32(1e-5)  # more than the rounding of a sum over members
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -42,12 +44,52 @@ def top_two(q, weights, best, second, who, runner):  # type: ignore[no-untyped-d
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def settle(q, weights, k, second, who, runner):  # type: ignore[no-untyped-def] # looks up the unknown runners of k's own pixels
+def reachable(q, truth, state, k, low, high, drop, extra, index):  # type: ignore[no-untyped-def] # (M,K,P), (P,), .., (M,) x4 -> n
+    """Writes into index the pixels that class k can win or lose while its weights stay within [low, high] but for one
+    member m, whose weight may fall by drop[m] more or rise by extra[m] more."""
+    best, second, who, _ = state
+    least, most = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    fall, rise = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    keep = np.empty(BLOCK, np.int32)
+    me, alone = np.int32(k), drop.any() or extra.any()
+    down, up = np.float32(1) - SLACK, np.float32(1) + SLACK
+    num = 0
+    for start in range(0, truth.size, BLOCK):
+        stop = min(start + BLOCK, truth.size)
+        size = stop - start
+        least[:] = 0
+        most[:] = 0
+        fall[:] = 0
+        rise[:] = 0
+        for m in range(q.shape[0]):
+            values, lo, hi = q[m, k, start:stop], low[m], high[m]
+            for i in range(size):
+                least[i] += lo * values[i]
+                most[i] += hi * values[i]
+            if alone:
+                d, e = drop[m], extra[m]
+                for i in range(size):
+                    fall[i] = max(fall[i], d * values[i])
+                    rise[i] = max(rise[i], e * values[i])
+        first, after, lead, labels = best[start:stop], second[start:stop], who[start:stop], truth[start:stop]
+        for i in range(size):
+            loses = least[i] * down - fall[i] <= after[i]
+            wins = (most[i] + rise[i]) * up >= first[i]
+            keep[i] = (loses if np.int32(lead[i]) == me else wins) & (np.int32(labels[i]) != np.int32(255))
+        for i in range(size):  # without a branch: which pixels stay cannot be predicted
+            index[num] = start + i
+            num += keep[i]
+    return num
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def settle(q, weights, k, index, second, who, runner):  # type: ignore[no-untyped-def] # looks up the unknown runners of k's own pixels
     where, whose = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int32)
     score, most = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    for start in range(0, who.size, BLOCK):
+    for start in range(0, index.size, BLOCK):
         num = 0
-        for i in range(start, min(start + BLOCK, who.size)):
+        for n in range(start, min(start + BLOCK, index.size)):
+            i = index[n]
             where[num] = i
             num += (who[i] == k) & (runner[i] == UNKNOWN)
         if num == 0:
@@ -59,8 +101,9 @@ def settle(q, weights, k, second, who, runner):  # type: ignore[no-untyped-def] 
             score[:num] = 0
             for m in range(q.shape[0]):  # in the order of `class_scores`: the same sum to the last bit
                 values, w = q[m, j], weights[m, j]
-                for n in range(num):
-                    score[n] += w * values[where[n]]
+                if w != 0:
+                    for n in range(num):
+                        score[n] += w * values[where[n]]
             for n in range(num):
                 better = score[n] > most[n]
                 most[n] = score[n] if better else most[n]
@@ -70,81 +113,63 @@ def settle(q, weights, k, second, who, runner):  # type: ignore[no-untyped-def] 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def arrange(truth, ends, state, k, num_classes, index, kinds, starts, order, rivals, won):  # type: ignore[no-untyped-def]
+    """Puts the pixels of index (n,) side by side by kind, so that every later loop is free of branches: pixel order[i]
+    has the best other score rivals[i]. A kind is 3 K * stratum + 3 * best other class + (0: that class is the truth,
+    1: k is, 2: neither is); starts (3 K S + 1,) says where each begins, won (3 K S,) how many k has."""
+    best, second, who, runner = state
+    starts[:] = 0
+    won[:] = 0
+    stratum = 0
+    for n in range(index.size):
+        i = index[n]
+        while i >= ends[stratum]:
+            stratum += 1
+        mine, t = who[i] == k, truth[i]
+        other = runner[i] if mine else who[i]
+        side = 0 if t == other else (1 if t == k else 2)
+        kind = 3 * (num_classes * stratum + other) + side
+        kinds[n] = kind
+        starts[kind + 1] += 1
+        won[kind] += mine
+    for kind in range(won.size):
+        starts[kind + 1] += starts[kind]
+    free = starts[:-1].copy()
+    for n in range(index.size):
+        i, kind = index[n], kinds[n]
+        to = free[kind]
+        free[kind] = to + 1
+        order[to] = i
+        rivals[to] = second[i] if who[i] == k else best[i]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def gather(q, k, order, columns):  # type: ignore[no-untyped-def] # class k's probabilities of n pixels -> (M,1,n)
+    for m in range(q.shape[0]):
+        values, target = q[m, k], columns[m, 0]
+        for n in range(order.size):
+            target[n] = values[order[n]]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def rescore(q, weights, k, best, second, who, runner):  # type: ignore[no-untyped-def]
-    """After class k's column of weights moved; the runners of its own pixels must be known."""
-    score = np.empty(BLOCK, np.float32)
+    """After class k's column of weights moved; where k may have lost a pixel, its runner must be known."""
+    score, me, unknown = np.empty(BLOCK, np.float32), np.int32(k), np.int32(UNKNOWN)
+    leads, follows = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
     for start in range(0, who.size, BLOCK):
         stop = min(start + BLOCK, who.size)
         class_scores(q, weights, k, start, stop, score)
-        for i in range(start, stop):
-            s, lead, follow = score[i - start], who[i], runner[i]
-            if lead == k:
-                if s > second[i] or (s == second[i] and k < follow):
-                    best[i] = s
-                else:
-                    best[i], who[i], runner[i] = second[i], follow, UNKNOWN
-            elif s > best[i] or (s == best[i] and k < lead):
-                second[i], runner[i] = best[i], lead
-                best[i], who[i] = s, k
-            elif follow == k:
-                if s < second[i]:
-                    runner[i] = UNKNOWN
-                else:
-                    second[i] = s
-            elif follow != UNKNOWN and (s > second[i] or (s == second[i] and k < follow)):
-                second[i], runner[i] = s, k
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def contested(q, truth, state, k, cap, index, kinds, starts):  # type: ignore[no-untyped-def]
-    """The pixels that class k can win with weights up to `cap`, in index and, as 3 * best other class + (0: that
-    class is the truth, 1: k is, 2: neither is), in kinds; starts (3K+1,) is filled with where each kind begins."""
-    best, second, who, runner = state
-    reach, rival, kind = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
-    me = np.int32(k)
-    num = 0
-    starts[:] = 0
-    for start in range(0, truth.size, BLOCK):
-        stop = min(start + BLOCK, truth.size)
-        size = stop - start
-        labels = truth[start:stop]
-        first, after, lead, follow = best[start:stop], second[start:stop], who[start:stop], runner[start:stop]
-        reach[:] = 0
-        for m in range(q.shape[0]):
-            values = q[m, k, start:stop]
-            for i in range(size):
-                reach[i] += cap * values[i]
-        for i in range(size):  # 32 bits throughout: the wider the numbers, the fewer at once
-            j, t = np.int32(lead[i]), np.int32(labels[i])
-            other = np.int32(follow[i]) if j == me else j
-            rival[i] = after[i] if j == me else first[i]
-            side = np.int32(0) if t == other else (np.int32(1) if t == me else np.int32(2))
-            kind[i] = np.int32(-1) if t == np.int32(255) else np.int32(3) * other + side
-        for i in range(size):  # without a branch: which pixels stay cannot be predicted
-            index[num] = start + i
-            kinds[num] = kind[i]
-            num += (reach[i] >= rival[i]) & (kind[i] >= 0)
-    for n in range(num):
-        starts[kinds[n] + 1] += 1
-    for n in range(1, starts.size):
-        starts[n] += starts[n - 1]
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def gather(q, state, k, index, kinds, starts, rivals, columns):  # type: ignore[no-untyped-def]
-    """Pixels of one kind side by side, so that every later loop is free of branches: the best other score in
-    rivals (n,), class k's probabilities in columns (M,1,n)."""
-    best, second, who, _ = state
-    free = starts[:-1].copy()
-    to = np.empty(BLOCK, np.int64)
-    for start in range(0, rivals.size, BLOCK):
-        here = index[start : min(start + BLOCK, rivals.size)]
-        for n in range(here.size):
-            i, kind = here[n], kinds[start + n]
-            to[n] = free[kind]
-            free[kind] += 1
-            rivals[to[n]] = second[i] if who[i] == k else best[i]
-        for m in range(q.shape[0]):
-            values, target = q[m, k], columns[m, 0]
-            for n in range(here.size):
-                target[to[n]] = values[here[n]]
+        first, after, lead_of, follow_of = best[start:stop], second[start:stop], who[start:stop], runner[start:stop]
+        for i in range(stop - start):
+            s, b, a, lead, follow = score[i], first[i], after[i], np.int32(lead_of[i]), np.int32(follow_of[i])
+            mine = lead == me
+            over, whose = (a if mine else b), (follow if mine else lead)  # the best other class
+            ahead = (s > over) | ((s == over) & (me < whose))
+            up = (s > a) | ((s == a) & ((follow == me) | ((follow != unknown) & (me < follow))))
+            behind = me if up else (unknown if follow == me else follow)
+            first[i] = s if ahead else over
+            after[i] = over if ahead | mine else (s if up else a)
+            leads[i] = me if ahead else whose
+            follows[i] = whose if ahead else (unknown if mine else behind)
+        for i in range(stop - start):
+            lead_of[i], follow_of[i] = leads[i], follows[i]

@@ -12,19 +12,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.greedy import forward
+from analysis.strata import Strata
 from analysis.voting import Float, Labels
 
 IDENTITY = "s1.00-none"
 MIN_GAIN = 0.001  # mIoU
 
 
-def choose_views(q: Float, truth: Labels, views: Sequence[str], min_gain: float = MIN_GAIN) -> tuple[str, ...]:
+def choose_views(
+    q: Float, truth: Labels, views: Sequence[str], min_gain: float = MIN_GAIN, strata: Strata | None = None
+) -> tuple[str, ...]:
     """Names of the chosen views, in the order in which they were added; q is (V,K,P), one row a name of `views`.
 
     Starts from the identity view, or from the first one where it was not predicted.
     """
     start = views.index(IDENTITY) if IDENTITY in views else 0
-    picks = forward(q, truth, start, len(views), min_gain, again=False)
+    picks = forward(q, truth, start, len(views), min_gain, again=False, strata=strata)
     return tuple(views[row] for row in picks.members)
 
 

@@ -16,6 +16,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.strata import Strata, of_pixels
+
 Float = NDArray[np.float32]
 Labels = NDArray[np.uint8]
 LEAST = np.float32(1e-6)  # a probability counts for no less in a geometric mean: 0 would be a veto
@@ -83,15 +85,18 @@ def _soft_labels(q, weights, out):  # type: ignore[no-untyped-def] # (M,K,P), (V
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _count(q, weights, truth, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K), (P,) -> adds to (K,K) int64
+def _count(q, weights, truth, ends, weighs, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K), (P,), (S,) x2 -> adds to (K,K) int64
     score, best = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     who = np.empty(BLOCK, np.int32)
-    for start in range(0, truth.size, BLOCK):
-        stop = min(start + BLOCK, truth.size)
-        _block_labels(q, weights, start, stop, score, best, who)
-        for i in range(stop - start):
-            if truth[start + i] != 255:
-                out[truth[start + i], who[i]] += 1
+    begin = 0
+    for stratum in range(ends.size):
+        for start in range(begin, ends[stratum], BLOCK):
+            stop = min(start + BLOCK, ends[stratum])
+            _block_labels(q, weights, start, stop, score, best, who)
+            for i in range(stop - start):
+                if truth[start + i] != 255:
+                    out[truth[start + i], who[i]] += weighs[stratum]
+        begin = ends[stratum]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -152,10 +157,11 @@ def log_scores(q: Float, weights: Float) -> Float:
     return scores
 
 
-def sample_confusion(q: Float, weights: Float, truth: Labels) -> NDArray[np.int64]:
-    """Counts (K,K) [true, predicted] of a soft vote on a sample (M,K,P); truth 255 counts for nothing."""
+def sample_confusion(q: Float, weights: Float, truth: Labels, strata: Strata | None = None) -> NDArray[np.int64]:
+    """Counts (K,K) [true, predicted] of a soft vote on a sample (M,K,P), each pixel as many times as it weighs (once
+    without `strata`); truth 255 counts for nothing."""
     counts = np.zeros((q.shape[1], q.shape[1]), np.int64)
-    _count(q, weights, truth, counts)
+    _count(q, weights, truth, *of_pixels(strata, truth.size).arrays, counts)
     return counts
 
 

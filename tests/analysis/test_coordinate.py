@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from analysis.coordinate import MAX_WEIGHT, Fit, Free, _Search, fit_weights
+from analysis.coordinate import MAX_WEIGHT, Fit, Free, _Search, fit_parts, fit_weights
+from analysis.part import Part
+from analysis.strata import Strata
 from analysis.voting import sample_confusion, single
 from trainables.metrics import miou
 
@@ -66,8 +70,8 @@ def test_one_weight_finds_the_best_of_all_breakpoints(seed: int, num_bins: int) 
     q, truth = problem(seed)
     w = np.random.default_rng(seed).uniform(0, 2, (3, 4)).astype(np.float32)
     for m, k in [(0, 0), (1, 2), (2, 3)]:
-        search = _Search(q, truth, w, num_bins)
-        search.class_moves(k, scale_class=False, members=[m])
+        search = _Search([Part(q, truth)], w, num_bins)
+        search.move_weights(k, [m], whole=True)
         assert search.miou == pytest.approx(max(score(q, w, truth), best_of_one_weight(q, w, truth, m, k)), abs=1e-12)
         assert search.miou == score(q, search.weights, truth)
 
@@ -80,8 +84,8 @@ def test_scaling_a_class_finds_the_best_of_all_breakpoints(seed: int, num_bins: 
     k = seed % 4
     column, rest = np.zeros_like(w), w.copy()
     column[:, k], rest[:, k] = w[:, k], 0
-    search = _Search(q, truth, w, num_bins)
-    search.class_moves(k, scale_class=True, members=[])
+    search = _Search([Part(q, truth)], w, num_bins)
+    search.scale_class(k, whole=True)
     assert search.miou == pytest.approx(max(score(q, w, truth), best_along(q, w, truth, column, rest)), abs=1e-12)
 
 
@@ -96,8 +100,8 @@ def test_scaling_a_member_finds_the_best_of_all_crossings(seed: int, num_bins: i
     m = seed % 3
     row, rest = np.zeros_like(w), w.copy()
     row[m], rest[m] = (1.0 if uniform else w[m]), 0
-    search = _Search(q, truth, w, num_bins)
-    search.member_move(m, uniform)
+    search = _Search([Part(q, truth)], w, num_bins)
+    search.move_member(m, uniform, whole=True)
     assert search.miou == pytest.approx(max(score(q, w, truth), best_along(q, w, truth, row, rest)), abs=1e-12)
 
 
@@ -177,3 +181,64 @@ def test_a_sample_without_labels_is_refused() -> None:
     q, truth = problem(0)
     with pytest.raises(ValueError, match="labelled pixels"):
         fit(q, np.full_like(truth, 255), "class")
+
+
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+def test_the_end_is_an_optimum_of_every_weight_over_its_whole_range(free: Free) -> None:
+    q, truth = problem(11, num_pixels=400)
+    result = fit_weights(q, truth, [np.ones((3, 4), np.float32)], free, min_gain=1e-12, max_sweeps=200)
+    assert result.converged
+    for at in range(12) if free == "member_class" else ():
+        assert best_of_one_weight(q, result.weights, truth, at // 4, at % 4) <= result.miou + 1e-12
+    for k in range(4) if free == "class" else ():
+        column = np.where(np.arange(4) == k, result.weights, 0)
+        assert best_along(q, result.weights, truth, column, result.weights - column) <= result.miou + 1e-12
+
+
+def test_what_a_short_line_leaves_out_cannot_change_there() -> None:
+    q, truth = problem(12, num_pixels=3000)
+    w = np.random.default_rng(0).uniform(0.2, 2, (3, 4)).astype(np.float32)
+    for k in range(4):
+        search = _Search([Part(q, truth)], w, 64)
+        search.move_weights(k, range(3), whole=False)
+        assert search.miou == score(q, search.weights, truth)
+        fresh = _Search([Part(q, truth)], search.weights, 64)
+        for search_after in (search, fresh):
+            search_after.sweep("member_class", whole=True)
+        np.testing.assert_array_equal(search.weights, fresh.weights)
+
+
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+def test_a_pixel_that_counts_three_times_is_one_that_occurs_three_times(free: Free) -> None:
+    q, truth = problem(13, num_pixels=900)
+    strata = Strata((400, 900), (1, 3))
+    twin = np.arange(900).repeat(strata.per_pixel())
+    start = [np.ones((3, 4), np.float32)]
+    weighted = fit_weights(q, truth, start, free, strata=strata, coarse_pixels=10**6)
+    copied = fit_weights(np.ascontiguousarray(q[:, :, twin]), truth[twin], start, free, coarse_pixels=10**6)
+    assert weighted.trace[0] == pytest.approx(copied.trace[0], abs=0.02)  # the smoothed sums round differently
+    for search in (
+        _Search([Part(q, truth, strata)], start[0], 64),
+        _Search([Part(np.ascontiguousarray(q[:, :, twin]), truth[twin])], start[0], 64),
+    ):
+        for whole in (False, True):
+            search.sweep(free, whole)
+        if search.parts[0].strata == strata:  # type: ignore[attr-defined]
+            expected = search
+    np.testing.assert_array_equal(search.weights, expected.weights)
+    assert search.trace == expected.trace
+    np.testing.assert_array_equal(search.hits, expected.hits)
+
+
+@pytest.mark.parametrize("num_parts", [2, 5])
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+def test_the_parts_of_a_sample_give_what_it_gives_whole(free: Free, num_parts: int) -> None:
+    q, truth = problem(14, num_pixels=3001)
+    strata, starts = Strata((1100, 3001), (1, 4)), [np.ones((3, 4), np.float32), single(3, 4, 1)]
+    whole = fit_weights(q, truth, starts, free, strata=strata, coarse_pixels=700, num_bins=64)
+    cuts = np.linspace(0, 3001, num_parts + 1).astype(int)
+    parts = [Part(q[:, :, a:b].copy(), truth[a:b], strata.of(np.arange(a, b))) for a, b in itertools.pairwise(cuts)]
+    parted = fit_parts(parts, starts, free, coarse_pixels=700, num_bins=64)
+    np.testing.assert_array_equal(parted.weights, whole.weights)
+    np.testing.assert_array_equal(parted.confusion, whole.confusion)
+    assert (parted.trace, parted.num_sweeps) == (whole.trace, whole.num_sweeps)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.greedy import forward, select_members
+from analysis.strata import Strata
 from trainables.metrics import confusion, miou
 
 
@@ -64,3 +65,11 @@ def test_without_replacement_a_row_is_picked_once_and_the_first_is_given() -> No
 def test_a_pick_that_gains_too_little_ends_it() -> None:
     q, truth = members(4)
     assert forward(q, truth, 1, 10, 0.9, again=False).members == [1]
+
+
+def test_a_pixel_that_counts_three_times_is_one_that_occurs_three_times() -> None:
+    q, truth = members(5)
+    strata = Strata((700, 2000), (1, 3))
+    twin = np.arange(2000).repeat(strata.per_pixel())
+    weighted = forward(q, truth, None, 6, -1.0, again=True, strata=strata)
+    assert weighted == forward(np.ascontiguousarray(q[:, :, twin]), truth[twin], None, 6, -1.0, again=True)

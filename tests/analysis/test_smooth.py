@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.smooth import _soft_miou, ascend
+from analysis.smooth import ascend, soft_miou
+from analysis.strata import Strata
 
 
 def problem(seed: int, num_pixels: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -17,19 +18,29 @@ def problem(seed: int, num_pixels: int = 400) -> tuple[np.ndarray, np.ndarray]:
     return (q / q.sum(1, keepdims=True)).astype(np.float32), truth
 
 
-def onehot_of(truth: np.ndarray) -> np.ndarray:
-    return (np.arange(4)[:, None] == truth).astype(np.float32)
-
-
-def test_the_gradient_is_that_of_small_differences() -> None:
+@pytest.mark.parametrize("squarings", [2, 4])
+def test_the_gradient_is_that_of_small_differences(squarings: int) -> None:
     q, truth = problem(0)
+    strata = Strata((150, 400), (1, 4))
     weights = np.random.default_rng(1).uniform(0.5, 2, (3, 4)).astype(np.float32)
-    _, slope = _soft_miou(q, onehot_of(truth), weights)
+    _, slope = soft_miou(q, truth, weights, strata, squarings)
     for m, k in [(0, 0), (1, 2), (2, 3)]:
         step = np.zeros_like(weights)
-        step[m, k] = 1e-2
-        up, down = (_soft_miou(q, onehot_of(truth), weights + sign * step)[0] for sign in (1, -1))
-        assert slope[m, k] == pytest.approx((up - down) / 2e-2, rel=0.02, abs=1e-5)
+        step[m, k] = 4e-3
+        up, down = (soft_miou(q, truth, weights + sign * step, strata, squarings)[0] for sign in (1, -1))
+        assert slope[m, k] == pytest.approx((up - down) / 8e-3, rel=0.03, abs=2e-5)
+
+
+def test_the_smoothed_score_is_the_mean_of_soft_jaccard_indices() -> None:
+    q, truth = problem(1)
+    weights, strata = np.full((3, 4), 0.5, np.float32), Strata((100, 400), (1, 3))
+    share = q.astype(np.float64).sum(0) ** 4
+    share /= share.sum(0)
+    own = np.arange(4)[:, None] == truth
+    hits, claimed, held = ((x * strata.per_pixel()).sum(1) for x in (share * own, share, own))
+    assert soft_miou(q, truth, weights, strata, 2)[0] == pytest.approx(
+        (hits / (held + claimed - hits)).mean(), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("free", ["class", "member", "member_class"])
@@ -42,4 +53,5 @@ def test_only_what_is_free_moves_and_the_smoothed_score_rises(free: str) -> None
     assert found.max() <= 16
     assert (free == "class") == bool((found[:2] == found[:1]).all())
     assert (free == "member") == bool((found == found[:, :1]).all())
-    assert _soft_miou(q, onehot_of(truth), found)[0] > _soft_miou(q, onehot_of(truth), start)[0]
+    strata = Strata((400,), (1,))
+    assert soft_miou(q, truth, found, strata, 2)[0] > soft_miou(q, truth, start, strata, 2)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis.strata import Strata
 from analysis.voting import Vote, labels_by_vote, sample_confusion, shrunk, single, vote_labels
 from trainables.metrics import confusion
 
@@ -97,3 +98,18 @@ def test_many_votes_at_once_are_each_vote_alone() -> None:
     q, rng = probabilities(7), np.random.default_rng(7)
     votes = [Vote(("soft", "hard", "geometric")[v % 3], rng.uniform(0, 2, (3, 5)).astype(np.float32)) for v in range(4)]
     np.testing.assert_array_equal(labels_by_vote(q, votes), [vote_labels(q, vote) for vote in votes])
+
+
+def test_a_sample_counts_each_pixel_as_often_as_it_weighs() -> None:
+    q = np.random.default_rng(4).random((2, 3, 5000)).astype(np.float32)
+    truth = np.random.default_rng(5).integers(0, 3, 5000).astype(np.uint8)
+    strata, weights = Strata((1300, 5000), (1, 4)), np.ones((2, 3), np.float32)
+    twin = np.arange(5000).repeat(strata.per_pixel())
+    expected = sample_confusion(np.ascontiguousarray(q[:, :, twin]), weights, truth[twin])
+    np.testing.assert_array_equal(sample_confusion(q, weights, truth, strata), expected)
+
+
+def test_strata_of_another_sample_are_refused() -> None:
+    with pytest.raises(ValueError, match="must end at the last of 10 pixels"):
+        sample_confusion(np.ones((1, 2, 10), np.float32), np.ones((1, 2), np.float32), np.zeros(10, np.uint8),
+                         Strata((4, 9), (1, 2)))  # fmt: skip

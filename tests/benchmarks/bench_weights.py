@@ -27,6 +27,7 @@ from scipy.optimize import minimize
 
 from analysis.coordinate import Fit, _Search, fit_weights
 from analysis.greedy import select_members
+from analysis.part import Part
 from analysis.rules import Sample, best_member, best_single_class, member, member_class, soft_class
 from analysis.voting import sample_confusion
 from trainables.metrics import confusion, miou
@@ -106,7 +107,7 @@ def exact(q: np.ndarray, truth: np.ndarray) -> tuple[list[dict[str, Any]], list[
     _all_starts(q[:, :, :2000].copy(), truth[:2000])  # compiled
     start = [np.ones(q.shape[:2], np.float32)]
     path, rows = [], []
-    sweep_s = _seconds(functools.partial(_Search(q, truth, start[0], 512).sweep, "member_class", stalled=-1))
+    sweep_s = _seconds(functools.partial(_Search([Part(q, truth)], start[0], 512).sweep, "member_class", whole=False))
     before = _peak_bytes(reset=True)
     fits: dict[str, Callable[[], Fit]] = {
         f"exact, {n} sweep{'s' * (n > 1)}": lambda n=n: fit_weights(  # type: ignore[misc]
