@@ -1,7 +1,7 @@
 """The passes over stored logits that score votes on all pixels.
 
 Enters: a `LogitStore` a member, image ids, labels. Leaves: counts (N,V,K,K) int32 of V votes on N images. An image's
-probabilities are made once, whatever the number of votes.
+probabilities under one look are made once, whatever the number of votes, and only those of members that a vote uses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from analysis.voting import Float, Labels, Vote, labels_by_vote
 from trainables.logits import LogitStore
 from trainables.metrics import confusion
 
-Views = tuple[tuple[str, ...], ...]  # a member's views, for each member
+Views = tuple[tuple[str, ...], ...]  # a member's views, for each member; none where it is not looked at
 Report = Callable[[str], None]
 
 
@@ -31,10 +31,22 @@ class LabelSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Ballot:
-    """Votes that are scored on the same probabilities: those of each member's `views`."""
+class Look:
+    """What a rule sees of an image: each member's probabilities, the mean over its views."""
 
-    views: Views
+    views: Views  # (M,) of names
+
+    @property
+    def members(self) -> list[int]:
+        """Those that are looked at."""
+        return [m for m, views in enumerate(self.views) if views]
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """Votes that are scored on the same probabilities."""
+
+    look: Look
     votes: tuple[Vote, ...]
 
 
@@ -58,14 +70,16 @@ def score_images(
         label = label_of(labels, image_id, stores)
         memory, shape = _at_least(memory, len(stores), num_classes, label.shape)
         ballots = ballots_of(i)
-        for views in dict.fromkeys(b.views for b in ballots):
-            q = memory[: int(np.prod(shape))].reshape(shape)  # (M,K,H,W)
-            for m, store in enumerate(stores):
-                probabilities(store, views[m], image_id, q[m])
-            flat = q.reshape(len(stores), num_classes, -1)
-            mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.views == views]
+        q = memory[: int(np.prod(shape))].reshape(shape)  # (M,K,H,W)
+        seen: dict[int, tuple[str, ...]] = {}  # what of this image lies in q, by member
+        for look in dict.fromkeys(b.look for b in ballots):
+            mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.look == look]
             distinct = {vote.key: vote for _, votes in mine for vote in votes}
-            labelled = labels_by_vote(flat, list(distinct.values()))  # (V,P)
+            for m in sorted({m for vote in distinct.values() for m in vote.used}):
+                if seen.get(m) != look.views[m]:
+                    probabilities(stores[m], look.views[m], image_id, q[m])
+                    seen[m] = look.views[m]
+            labelled = labels_by_vote(q.reshape(*q.shape[:2], -1), list(distinct.values()))  # (V,P)
             found = {
                 key: confusion(label, row.reshape(label.shape), num_classes)
                 for key, row in zip(distinct, labelled, strict=True)

@@ -36,12 +36,14 @@ class FittingSample:
         return FittingSample(names, tuple(self.by_view[m] for m in order), self.truth, self.image)
 
     def probabilities(self, views: Views, out: Float | None = None) -> Float:
-        """(M,K,P): each member's mean over its chosen views, written into `out` where it is given."""
+        """(m,K,P): the mean over its chosen views of each of the m members that have any, written into the first rows
+        of `out` where it is given."""
+        seen = [m for m, chosen in enumerate(views) if chosen]
         if out is None:
-            out = np.empty((len(views), *self.by_view[0].shape[1:]), np.float32)
-        for m, chosen in enumerate(views):
-            mean_of_views(self.by_view[m], self.names[m], chosen, out[m])
-        return out
+            out = np.empty((len(seen), *self.by_view[0].shape[1:]), np.float32)
+        for row, m in zip(out, seen, strict=False):
+            mean_of_views(self.by_view[m], self.names[m], views[m], row)
+        return out[: len(seen)]
 
 
 def draw_sample(

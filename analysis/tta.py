@@ -18,12 +18,17 @@ IDENTITY = "s1.00-none"
 MIN_GAIN = 0.001  # mIoU
 
 
+def plain_view(views: Sequence[str]) -> str:
+    """The view by which a member is judged alone: the identity, or the first one where that was not predicted."""
+    return IDENTITY if IDENTITY in views else views[0]
+
+
 def choose_views(q: Float, truth: Labels, views: Sequence[str], min_gain: float = MIN_GAIN) -> tuple[str, ...]:
     """Names of the chosen views, in the order in which they were added; q is (V,K,P), one row a name of `views`.
 
-    Starts from the identity view, or from the first one where it was not predicted.
+    Starts from the plain view.
     """
-    start = views.index(IDENTITY) if IDENTITY in views else 0
+    start = views.index(plain_view(views))
     picks = forward(q, truth, start, len(views), min_gain, again=False)
     return tuple(views[row] for row in picks.members)
 

@@ -53,6 +53,8 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
             "holdout": _score(0.5, num_classes),
             "gain_crossfit": gain,
             "gain_holdout": gain,
+            "gain_over_rival_crossfit": gain,
+            "gain_over_rival_holdout": gain,
         }
         for name, weights in (
             ("best_single", single),

@@ -208,6 +208,11 @@ def test_views_that_pay_are_chosen(tmp_path: Path) -> None:
     answer = run(tmp_path, tmp_path / "out", ["one", "many"])
     assert answer["members"][0]["trial"] == "many"
     assert answer["members"][0]["views"] == ["s1.00-none", "s1.00-horizontal"]
+    views = {rule["name"]: rule["views"] for rule in answer["rules"]}
+    assert views["best_single"] == views["best_single_class"] == [["s1.00-none"], []]
+    assert views["best_single_views"] == [["s1.00-none", "s1.00-horizontal"], []]
+    scores = {rule["name"]: rule["val_crossfit"]["miou"] for rule in answer["rules"]}
+    assert scores["best_single_views"] > scores["best_single"]
 
 
 def test_a_member_that_lacks_an_image_is_named(members: Path, tmp_path: Path) -> None:
