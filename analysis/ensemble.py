@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -47,6 +47,7 @@ class EnsembleOptions(Part):
     sample_bytes: Annotated[int, Field(ge=2**20)] = 2**30
     views: tuple[str, ...] | None = None  # names to choose from; every view that was predicted where None
     min_view_gain: Annotated[float, Field(ge=0.0)] = MIN_GAIN  # mIoU that a further view must add
+    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
     max_sweeps: Annotated[int, Field(ge=1)] = 20
 
 
@@ -80,7 +81,10 @@ def fit_ensemble(
     val, holdout, names = [val[m] for m in order], [holdout[m] for m in order], tuple(names[m] for m in order)
     sample = draw_sample(val, names, split.val_ids, labels, options.sample_bytes, options.seed, report)
     sights = choose_sights(sample, folds, options.min_view_gain)
-    outcome = fit_val(val, split.val_ids, labels, sample, sights.__getitem__, folds, options.max_sweeps, report)
+    calibrate = options.temperature == "auto"
+    outcome = fit_val(
+        val, split.val_ids, labels, sample, sights.__getitem__, folds, options.max_sweeps, calibrate, report
+    )
     del sample
     choices = outcome.choices
 
@@ -168,7 +172,7 @@ def _best_first(
     """Members by the mIoU of their plain view on all pixels of val, the best first, and those mIoU in that order."""
     num_members, num_classes = len(val), len(val[0].header.classes)
     votes = tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members))
-    ballot = Ballot(Look(tuple((view,) for view in plain)), votes)
+    ballot = Ballot(Look.plain(tuple((view,) for view in plain)), votes)
     [counts] = score_images(val, ids, labels, lambda _i: [ballot], report, "candidates on val")
     scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
     order = [int(m) for m in np.argsort(-scores, kind="stable")]

@@ -57,6 +57,7 @@ def rules_part(choices: Mapping[str, Choice], scored: Mapping[str, Mapping[str, 
                 "vote": choice.vote.kind,
                 "weights": choice.vote.weights.astype(float).tolist(),  # float32 values, exactly
                 "views": [list(names) for names in choice.look.views],
+                "temperatures": list(choice.look.temperatures),  # (M,) by which logits are divided before the softmax
                 **{scoring: summary(by_rule[name]) for scoring, by_rule in scored.items()},
                 **gains,
             }

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from analysis.crossfit import Folds, nested
 from analysis.passes import Ballot, LabelSource, Look, Report, score_images
-from analysis.rules import RULES, Sample, best_member, fit_rules
+from analysis.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, best_member, fit_rules
 from analysis.sampling import FittingSample
 from analysis.sights import Sights
+from analysis.temperature import SILENT, fit_temperature
 from analysis.voting import Float, Labels, Vote
 from trainables.logits import LogitStore
 
@@ -60,17 +61,18 @@ def fit_val(
     sights_of: Callable[[int | None], Sights],  # without a fold, or of all
     folds: Folds,
     max_sweeps: int,
+    calibrate: bool,  # offer each joint rule its candidates again, on calibrated members
     report: Report,
 ) -> Outcome:
     """Fits, cross-fits and scores every rule; each rule's candidate is chosen by cross-fitting (`nested`)."""
     memory = np.empty((len(stores), *sample.by_view[0].shape[1:]), np.float32)  # (M,K,P)
-    whole = fit_candidates(sample, sample.truth, sights_of(None), max_sweeps, memory)
+    whole = fit_candidates(sample, sample.truth, sights_of(None), max_sweeps, calibrate, memory)
     held_out = folds.of_image[sample.image]  # (P,)
     without = []
     for fold in range(folds.num):
         report(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
         truth = np.where(held_out == fold, np.uint8(255), sample.truth)
-        without.append(fit_candidates(sample, truth, sights_of(fold), max_sweeps, memory))
+        without.append(fit_candidates(sample, truth, sights_of(fold), max_sweeps, calibrate, memory))
     del memory
     num = len(whole.ballots)
     counts = score_images(
@@ -88,17 +90,33 @@ def fit_val(
 
 
 def fit_candidates(
-    sample: FittingSample, truth: Labels, sights: Sights, max_sweeps: int, memory: Float
+    sample: FittingSample, truth: Labels, sights: Sights, max_sweeps: int, calibrate: bool, memory: Float
 ) -> Candidates:  # truth (P,); memory (M,K,P)
-    """Every rule's candidates, fitted to the pixels that have a label in `truth`."""
+    """Every rule's candidates, fitted to the pixels that have a label in `truth`. Calibrated ones come before plain
+    ones, so that the plain are chosen where both are as good (`choose_candidate`)."""
+    looks = [(sights.plain, PLAIN), (sights.own, OWN_VIEWS), (sights.joint, JOINT)]
+    if calibrate:
+        looks.insert(0, (_calibrated(sample, truth, sights.joint), JOINT))
     ballots, rules = [], []
-    for look, names in sights.by_rules:
-        q = sample.probabilities(look.views, memory)  # (m,K,P): of the members that are looked at
+    for look, names in looks:
+        q = sample.probabilities(look, memory)  # (m,K,P): of the members that are looked at
         fits = fit_rules(Sample(q, truth, best_member(q, truth), max_sweeps), names)
         votes = [_spread(vote, look) for name in names for vote in fits[name]]
         ballots.append(Ballot(look, tuple(votes)))
         rules.append(tuple(name for name in names for _ in fits[name]))
     return Candidates(tuple(ballots), tuple(rules))
+
+
+def _calibrated(sample: FittingSample, truth: Labels, look: Look) -> Look:
+    """Each member with its temperature; without those that are best silenced, since what is left of them, a constant,
+    would only add to every class's weight."""
+    fitted = {m: fit_temperature(sample.rows(m, look.views[m]), truth) for m in look.members}
+    heard = [m for m in look.members if fitted[m] < SILENT] or look.members
+    num_members = range(len(look.views))
+    return Look(
+        tuple(look.views[m] if m in heard else () for m in num_members),
+        tuple(fitted[m] if m in heard else 1.0 for m in num_members),
+    )
 
 
 def _spread(vote: Vote, look: Look) -> Vote:

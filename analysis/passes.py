@@ -32,9 +32,16 @@ class LabelSource(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """What a rule sees of an image: each member's probabilities, the mean over its views."""
+    """What a rule sees of an image: each member's probabilities, the mean over its views, its logits divided by its
+    temperature."""
 
     views: Views  # (M,) of names
+    temperatures: tuple[float, ...]  # (M,)
+
+    @staticmethod
+    def plain(views: Views) -> Look:
+        """Views at a temperature of 1: the logits as the models give them."""
+        return Look(views, (1.0,) * len(views))
 
     @property
     def members(self) -> list[int]:
@@ -71,14 +78,15 @@ def score_images(
         memory, shape = _at_least(memory, len(stores), num_classes, label.shape)
         ballots = ballots_of(i)
         q = memory[: int(np.prod(shape))].reshape(shape)  # (M,K,H,W)
-        seen: dict[int, tuple[str, ...]] = {}  # what of this image lies in q, by member
+        seen: dict[int, tuple[tuple[str, ...], float]] = {}  # what of this image lies in q, by member
         for look in dict.fromkeys(b.look for b in ballots):
             mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.look == look]
             distinct = {vote.key: vote for _, votes in mine for vote in votes}
             for m in sorted({m for vote in distinct.values() for m in vote.used}):
-                if seen.get(m) != look.views[m]:
-                    probabilities(stores[m], look.views[m], image_id, q[m])
-                    seen[m] = look.views[m]
+                wanted = views, temperature = look.views[m], look.temperatures[m]
+                if seen.get(m) != wanted:
+                    probabilities(stores[m], views, image_id, q[m], temperature=temperature)
+                    seen[m] = wanted
             labelled = labels_by_vote(q.reshape(*q.shape[:2], -1), list(distinct.values()))  # (V,P)
             found = {
                 key: confusion(label, row.reshape(label.shape), num_classes)

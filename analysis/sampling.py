@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.passes import LabelSource, Report, Views, label_of
+from analysis.passes import LabelSource, Look, Report, Views, label_of
 from analysis.pixels import sampled_probabilities
 from analysis.tta import mean_of_views
 from analysis.voting import Float, Labels
@@ -35,15 +35,18 @@ class FittingSample:
         names = tuple(self.names[m] for m in order)
         return FittingSample(names, tuple(self.by_view[m] for m in order), self.truth, self.image)
 
-    def probabilities(self, views: Views, out: Float | None = None) -> Float:
-        """(m,K,P): the mean over its chosen views of each of the m members that have any, written into the first rows
-        of `out` where it is given."""
-        seen = [m for m, chosen in enumerate(views) if chosen]
+    def probabilities(self, look: Look, out: Float | None = None) -> Float:
+        """(m,K,P): what is seen of each of the m members that are looked at, written into the first rows of `out`
+        where it is given."""
         if out is None:
-            out = np.empty((len(seen), *self.by_view[0].shape[1:]), np.float32)
-        for row, m in zip(out, seen, strict=False):
-            mean_of_views(self.by_view[m], self.names[m], views[m], row)
-        return out[: len(seen)]
+            out = np.empty((len(look.members), *self.by_view[0].shape[1:]), np.float32)
+        for row, m in zip(out, look.members, strict=False):
+            mean_of_views(self.by_view[m], self.names[m], look.views[m], row, look.temperatures[m])
+        return out[: len(look.members)]
+
+    def rows(self, member: int, chosen: Sequence[str]) -> Float:
+        """(V,K,P): a member's chosen views."""
+        return self.by_view[member][[self.names[member].index(view) for view in chosen]]
 
 
 def draw_sample(

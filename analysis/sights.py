@@ -12,7 +12,6 @@ import numpy as np
 
 from analysis.crossfit import Folds
 from analysis.passes import Look, Views
-from analysis.rules import JOINT, OWN_VIEWS, PLAIN
 from analysis.sampling import FittingSample
 from analysis.tta import choose_views, mean_of_views, plain_view
 from analysis.voting import Float, Labels, sample_confusion
@@ -27,10 +26,6 @@ class Sights:
     own: Look  # one member, its own best views
     joint: Look  # the members and views that were chosen together
     own_views: Views  # each member's own best views
-
-    @property
-    def by_rules(self) -> tuple[tuple[Look, tuple[str, ...]], ...]:
-        return (self.plain, PLAIN), (self.own, OWN_VIEWS), (self.joint, JOINT)
 
 
 def choose_sights(sample: FittingSample, folds: Folds, min_gain: float) -> dict[int | None, Sights]:
@@ -47,11 +42,11 @@ def _choose(sample: FittingSample, truth: Labels, min_gain: float, best: int | N
     own = tuple(choose_views(q, truth, names, min_gain) for q, names in zip(sample.by_view, sample.names, strict=True))
     plain = tuple((plain_view(names),) for names in sample.names)
     best = _best(sample, plain, truth) if best is None else best
-    return Sights(_only(plain, best), _only(own, _best(sample, own, truth)), Look(own), own)
+    return Sights(_only(plain, best), _only(own, _best(sample, own, truth)), Look.plain(own), own)
 
 
 def _only(views: Views, member: int) -> Look:
-    return Look(tuple(names if m == member else () for m, names in enumerate(views)))
+    return Look.plain(tuple(names if m == member else () for m, names in enumerate(views)))
 
 
 def _best(sample: FittingSample, views: Views, truth: Labels) -> int:

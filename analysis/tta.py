@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.greedy import forward
+from analysis.temperature import add_tempered
 from analysis.voting import Float, Labels
 
 IDENTITY = "s1.00-none"
@@ -33,9 +34,14 @@ def choose_views(q: Float, truth: Labels, views: Sequence[str], min_gain: float 
     return tuple(views[row] for row in picks.members)
 
 
-def mean_of_views(q: Float, views: Sequence[str], chosen: Sequence[str], out: Float) -> None:
-    """Writes the mean of the chosen rows of q (V,K,P) into out (K,P), in the order in which they were chosen."""
+def mean_of_views(q: Float, views: Sequence[str], chosen: Sequence[str], out: Float, temperature: float = 1.0) -> None:
+    """Writes the mean of the chosen rows of q (V,K,P) into out (K,P), in the order in which they were chosen, as they
+    are where each view's logits are divided by `temperature`."""
     out[:] = 0
     share = np.float32(1 / len(chosen))
     for view in chosen:
-        out += share * q[views.index(view)]
+        row = q[views.index(view)]
+        if temperature == 1:
+            out += share * row
+        else:
+            add_tempered(row, temperature, share, out)

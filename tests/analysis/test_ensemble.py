@@ -134,10 +134,13 @@ def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result
         weights = np.array(rule["weights"], np.float32)
         counts = np.zeros((5, 5), np.int64)
         for image_id in HOLDOUT:
-            q = np.stack(
-                [probabilities(stores[m["trial"]], m["views"], image_id) for m in answer["members"]]
-            )  # (M,K,H,W)
-            labels = np.einsum("mk,mkyx->kyx", weights, q).argmax(0).astype(np.uint8)
+            looks = zip(answer["members"], weights, rule["views"], rule["temperatures"], strict=True)
+            scores = [
+                row[:, None, None] * probabilities(stores[m["trial"]], views, image_id, temperature=t)
+                for m, row, views, t in looks
+                if row.any()
+            ]  # (K,H,W) a member
+            labels = np.sum(scores, 0).argmax(0).astype(np.uint8)
             counts += confusion(Labels().label(image_id), labels, 5)
         assert miou(counts) == pytest.approx(rule["holdout"]["miou"], abs=1e-4)
 

@@ -33,7 +33,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The views that were read, in order; each gives probabilities of its own."""
     found: list[tuple[str, ...]] = []
 
-    def probabilities(_store: Any, views: tuple[str, ...], _image_id: str, out: np.ndarray) -> None:
+    def probabilities(_store: Any, views: tuple[str, ...], _image_id: str, out: np.ndarray, **_: Any) -> None:
         found.append(views)
         out[:] = np.random.default_rng(len(views[0])).random((3, *SIZE))
 
@@ -43,7 +43,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("kind", ["soft", "hard", "geometric"])
 def test_members_that_no_vote_uses_are_not_read(read: list[tuple[str, ...]], kind: Any) -> None:
-    look = Look((("a",), ("bb",), ()))
+    look = Look.plain((("a",), ("bb",), ()))
     ballot = Ballot(look, (Vote(kind, single(3, 3, 1)), Vote("soft", single(3, 3, 1))))
     [counts] = score_images([Store()] * 3, ["a"], Labels(), lambda _i: [ballot], print, "")  # type: ignore[list-item]
     assert read == [("bb",)]
@@ -54,6 +54,6 @@ def test_members_that_no_vote_uses_are_not_read(read: list[tuple[str, ...]], kin
 
 def test_what_two_looks_share_is_read_once(read: list[tuple[str, ...]]) -> None:
     votes = (Vote("soft", np.ones((2, 3), np.float32)),)
-    ballots = [Ballot(Look(views), votes) for views in ((("a",), ("bb",)), (("a",), ("ccc",)))]
+    ballots = [Ballot(Look.plain(views), votes) for views in ((("a",), ("bb",)), (("a",), ("ccc",)))]
     score_images([Store()] * 2, ["a"], Labels(), lambda _i: ballots, print, "")  # type: ignore[list-item]
     assert read == [("a",), ("bb",), ("ccc",)]
