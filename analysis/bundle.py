@@ -58,6 +58,7 @@ class Member(Part):
     std: tuple[float, float, float]
     views: Annotated[tuple[str, ...], Field(min_length=1)]
     short_px: int | None
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0  # divides the logits of every view before the softmax
 
 
 class Manifest(Part):

@@ -1,6 +1,6 @@
 """The votes' counts of an image, made on a torch device: what `pixels`, `voting` and `confusion` do on the CPU.
 
-Enters: a `LogitStore` a member, views, votes, an image's label (H,W) uint8. Leaves: counts (V,K,K) int64. The
+Enters: a `LogitStore` a member, a look, votes, an image's label (H,W) uint8. Leaves: counts (V,K,K) int64. The
 operations are the kernels' own, in their order and in float32, ties included; but a device may fuse a product with a
 sum and rounds its exponentials otherwise, so labels can differ where the two highest scores agree to about 1e-6.
 """
@@ -8,6 +8,7 @@ sum and rounds its exponentials otherwise, so labels can differ where the two hi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from analysis.pixels import finite_logits
-from analysis.voting import LEAST, Labels, Vote
+from analysis.voting import LEAST, Labels, Vote, used_by
 from trainables.logits import LogitStore
 from trainables.metrics import confusion_torch
+
+if TYPE_CHECKING:
+    from analysis.passes import Look
 
 BLOCK = 2**18  # pixels voted on at once: bounds the memory of V scores each
 
@@ -28,28 +32,34 @@ class DeviceCounter:
 
     def __init__(self, stores: Sequence[LogitStore], device: str) -> None:
         self.stores, self.device = stores, torch.device(device)
+        self.image_id, self.q = "", torch.empty(0)  # (M,K,P): zeros for members that no vote has used
+        self.seen: dict[int, tuple[tuple[str, ...], float]] = {}  # what lies in q, by member
 
     @torch.inference_mode()
-    def count(
-        self, views: Sequence[Sequence[str]], image_id: str, label: Labels, votes: Sequence[Vote]
-    ) -> NDArray[np.int64]:
+    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
         truth = torch.from_numpy(np.array(label)).to(self.device).reshape(-1)
-        labelled = labels_on_device(self.probabilities(views, image_id), votes)
+        labelled = labels_on_device(self.probabilities(look, image_id, used_by(votes)), votes)
         num_classes = len(self.stores[0].header.classes)
         return torch.stack([confusion_torch(truth, row, num_classes) for row in labelled]).cpu().numpy()
 
     @torch.inference_mode()
-    def probabilities(self, views: Sequence[Sequence[str]], image_id: str) -> Tensor:
-        """(M,K,P): each member's mean over its views, at the label's size."""
+    def probabilities(self, look: Look, image_id: str, members: Sequence[int]) -> Tensor:
+        """(M,K,P): what is seen of each of `members`, at the label's size."""
         size = self.stores[0].sizes[image_id]
-        num_classes = len(self.stores[0].header.classes)
-        q = torch.zeros((len(self.stores), num_classes, *size), device=self.device)
-        for target, store, names in zip(q, self.stores, views, strict=True):
-            for view in names:
-                grid = torch.from_numpy(finite_logits(store, view, image_id)).to(self.device)
-                up = interpolate(grid[None], size, mode="bilinear", align_corners=False)[0]
-                target.add_(up.softmax(0), alpha=1 / len(names))
-        return q.flatten(2)
+        if image_id != self.image_id:
+            shape = len(self.stores), len(self.stores[0].header.classes), *size
+            self.image_id, self.q, self.seen = image_id, torch.zeros(shape, device=self.device), {}
+        for m in members:
+            wanted = views, temperature = look.views[m], look.temperatures[m]
+            if self.seen.get(m) != wanted:
+                self.q[m] = 0
+                for view in views:
+                    grid = torch.from_numpy(finite_logits(self.stores[m], view, image_id)).to(self.device)
+                    tempered = grid * float(np.float32(1 / temperature)) if temperature != 1 else grid
+                    up = interpolate(tempered[None], size, mode="bilinear", align_corners=False)[0]
+                    self.q[m].add_(up.softmax(0), alpha=1 / len(views))
+                self.seen[m] = wanted
+        return self.q.flatten(2)
 
 
 def labels_on_device(q: Tensor, votes: Sequence[Vote]) -> Tensor:

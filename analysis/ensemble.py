@@ -20,27 +20,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from analysis.crossfit import Folds, make_folds, nested
+from analysis.crossfit import make_folds
 from analysis.ensemble_file import FORMAT, caveats, holdout_part, members_part, open_holdout, rules_part, write
-from analysis.passes import Ballot, LabelSource, Report, Views, score_images
-from analysis.rules import RULES, Sample, best_member, fit_rules
-from analysis.sampling import FittingSample, draw_sample
+from analysis.fitting import fit_val
+from analysis.passes import Ballot, LabelSource, Look, Report, score_images
+from analysis.sampling import draw_sample
+from analysis.sights import choose_sights
 from analysis.spread import HERE, Spread, device_caveat
-from analysis.tta import MIN_GAIN, choose_views
+from analysis.tta import MIN_GAIN, plain_view
 from analysis.verdict import climb, draw, gain, judge, resample
 from analysis.voting import Vote, single
 from trainables.data.index import SegIndex, Split
 from trainables.logits import LogitStore, check_together
 from trainables.metrics import miou
 from trainables.recipe import Part
-
-Counts = NDArray[np.int64]
 
 
 class EnsembleOptions(Part):
@@ -52,6 +50,7 @@ class EnsembleOptions(Part):
     sample_bytes: Annotated[int, Field(ge=2**20)] = 2**30
     views: tuple[str, ...] | None = None  # names to choose from; every view that was predicted where None
     min_view_gain: Annotated[float, Field(ge=0.0)] = MIN_GAIN  # mIoU that a further view must add
+    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
     max_sweeps: Annotated[int, Field(ge=1)] = 20
 
 
@@ -82,29 +81,33 @@ def fit_ensemble(
     folds = make_folds(split.val_ids, group_of, index.grouped, options.folds, options.seed)
 
     names = tuple(_allowed(store, options) for store in val)
+    order, val_miou = _best_first(val, [plain_view(views) for views in names], split.val_ids, labels, report, spread)
+    val, holdout, names = [val[m] for m in order], [holdout[m] for m in order], tuple(names[m] for m in order)
     sample = draw_sample(val, names, split.val_ids, labels, options.sample_bytes, options.seed, report, spread=spread)
-    views = _views(sample, sample.truth, options)
-    order, val_miou = _best_first(val, views, split.val_ids, labels, report, spread)
-    val, holdout = [val[m] for m in order], [holdout[m] for m in order]
-    views, sample = tuple(views[m] for m in order), sample.reordered(order)
+    sights = choose_sights(sample, folds, options.min_view_gain)
+    calibrate = options.temperature == "auto"
+    outcome = fit_val(
+        val, split.val_ids, labels, sample, sights.__getitem__, folds, options.max_sweeps, calibrate, report, spread
+    )
+    del sample
+    choices = outcome.choices
 
-    fitted, crossfitted, votes = _fit_val(val, views, sample, folds, split, labels, options, report, spread)
     draws = draw([group_of[i] for i in split.val_ids], index.grouped, options.resamples, options.seed, "val")
-    val_scores = {name: resample(counts, draws) for name, counts in crossfitted.items()}
+    val_scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}
     taken = climb(val_scores)
     report(f"taken on val: {taken}; opening the hold-out ({len(split.holdout_ids)} images)")
 
     ledger = open_holdout(out_dir, opened_at, opened_by)
     opened = draw([group_of[i] for i in split.holdout_ids], index.grouped, options.resamples, options.seed, "hold-out")
-    ballot = Ballot(views, tuple(votes[name] for name in RULES))
-    [counted] = score_images(holdout, split.holdout_ids, labels, [[ballot]], report, "hold-out", spread=spread)
-    unseen = {name: counted[:, v].astype(np.int64) for v, name in enumerate(RULES)}
+    ballots = [Ballot(choice.look, (choice.vote,)) for choice in choices.values()]
+    counted = score_images(holdout, split.holdout_ids, labels, [ballots], report, "hold-out", spread=spread)
+    unseen = {name: one[:, 0].astype(np.int64) for name, one in zip(choices, counted, strict=True)}
     holdout_scores = {name: resample(counts, opened) for name, counts in unseen.items()}
     step = gain(holdout_scores[taken], holdout_scores["best_single"])
-    verdict = judge(taken, len(votes[taken].used), step, len(split.holdout_ids))
+    verdict = judge(taken, len(choices[taken].vote.used), step, len(split.holdout_ids))
     report(verdict["sentence"])
 
-    scored = {"val_fitted": {name: resample(counts, draws) for name, counts in fitted.items()}}
+    scored = {"val_fitted": {name: resample(counts, draws) for name, counts in outcome.fitted.items()}}
     scored |= {"val_crossfit": val_scores, "holdout": holdout_scores}
     said = [*notes, device_caveat(spread), folds.caveat, draws.caveat, opened.caveat]
     result = {
@@ -115,13 +118,13 @@ def fit_ensemble(
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
         "caveats": caveats(said, ledger, verdict, holdout_scores),
-        "members": members_part(val, views, val_miou),
-        "rules": rules_part(votes, views, scored),
+        "members": members_part(val, sights[None].own_views, val_miou),
+        "rules": rules_part(choices, scored),
         "verdict": verdict,
         "holdout_opened": ledger,
         **holdout_part(split.holdout_ids, unseen, verdict["rule"]),
     }
-    counts = {"val_fitted": fitted, "val_crossfit": crossfitted, "holdout": unseen}
+    counts = {"val_fitted": outcome.fitted, "val_crossfit": outcome.crossfitted, "holdout": unseen}
     write(out_dir, result, counts, split, folds)
     return result
 
@@ -168,69 +171,22 @@ def _allowed(store: LogitStore, options: EnsembleOptions) -> tuple[str, ...]:
     return wanted
 
 
-def _views(sample: FittingSample, truth: NDArray[np.uint8], options: EnsembleOptions) -> Views:
-    return tuple(
-        choose_views(q, truth, names, options.min_view_gain, sample.strata)
-        for q, names in zip(sample.by_view, sample.names, strict=True)
-    )
-
-
 def _best_first(
-    val: Sequence[LogitStore], views: Views, ids: Sequence[str], labels: LabelSource, report: Report, spread: Spread
+    val: Sequence[LogitStore],
+    plain: Sequence[str],
+    ids: Sequence[str],
+    labels: LabelSource,
+    report: Report,
+    spread: Spread,
 ) -> tuple[list[int], list[float]]:
-    """Members by their mIoU on all pixels of val, the best first, and those mIoU in that order."""
+    """Members by the mIoU of their plain view on all pixels of val, the best first, and those mIoU in that order."""
     num_members, num_classes = len(val), len(val[0].header.classes)
-    ballot = Ballot(views, tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members)))
+    votes = tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members))
+    ballot = Ballot(Look.plain(tuple((view,) for view in plain)), votes)
     [counts] = score_images(val, ids, labels, [[ballot]], report, "candidates on val", spread=spread)
     scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
     order = [int(m) for m in np.argsort(-scores, kind="stable")]
     return order, [float(scores[m]) for m in order]
-
-
-def _fit_val(
-    val: Sequence[LogitStore],
-    views: Views,
-    sample: FittingSample,
-    folds: Folds,
-    split: Split,
-    labels: LabelSource,
-    options: EnsembleOptions,
-    report: Report,
-    spread: Spread,
-) -> tuple[dict[str, Counts], dict[str, Counts], dict[str, Vote]]:
-    """Counts (N,K,K) of val by the votes fitted on all of it, by those fitted without each image's fold, and the
-    votes."""
-    q = sample.probabilities(views)
-    whole = fit_rules(Sample(q, sample.truth, 0, sample.strata, options.max_sweeps))
-    held_out = folds.of_image[sample.image]  # (P,)
-    ballots = []
-    q_views = views
-    for fold in range(folds.num):
-        report(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
-        truth = np.where(held_out == fold, np.uint8(255), sample.truth)
-        fold_views = _views(sample, truth, options)  # choosing views is part of the fit
-        if fold_views != q_views:
-            q, q_views = sample.probabilities(fold_views, q), fold_views
-        best = best_member(q, truth, sample.strata)
-        fits = fit_rules(Sample(q, truth, best, sample.strata, options.max_sweeps))
-        ballots.append(Ballot(fold_views, tuple(vote for name in RULES for vote in fits[name])))
-    del q
-    everything = Ballot(views, tuple(vote for name in RULES for vote in whole[name]))
-    both = [[ballot, everything] for ballot in ballots]
-    crossed, fitted = score_images(
-        val, split.val_ids, labels, both, report, "rules on val", fold_of=folds.of_image, spread=spread
-    )
-    chosen: dict[str, Vote] = {}
-    by_fit: dict[str, Counts] = {}
-    by_fold: dict[str, Counts] = {}
-    at = 0
-    for name in RULES:
-        columns = range(at, at + len(whole[name]))
-        by_fold[name], pick = nested([crossed[:, c].astype(np.int64) for c in columns], folds)
-        by_fit[name] = fitted[:, at + pick].astype(np.int64)
-        chosen[name] = whole[name][pick]
-        at += len(whole[name])
-    return by_fit, by_fold, chosen
 
 
 if __name__ == "__main__":

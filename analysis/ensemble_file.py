@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from analysis.crossfit import Folds
+from analysis.fitting import Choice
 from analysis.passes import Views
 from analysis.verdict import Resampled, gain, signed, summary
-from analysis.voting import Vote
 from trainables.data.index import Split
 from trainables.logits import LogitStore
 from trainables.metrics import miou
 
 FORMAT = "segsearch-ensemble/1"
+FAIR_RIVAL = "best_single_class"  # a gain over the best single model may be no more than a repaired class prior
 Counts = NDArray[np.int64]
 
 
@@ -41,22 +42,22 @@ def members_part(val: Sequence[LogitStore], views: Views, val_miou: Sequence[flo
     ]
 
 
-def rules_part(
-    votes: Mapping[str, Vote], views: Views, scored: Mapping[str, Mapping[str, Resampled]]
-) -> list[dict[str, Any]]:
+def rules_part(choices: Mapping[str, Choice], scored: Mapping[str, Mapping[str, Resampled]]) -> list[dict[str, Any]]:
     """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores."""
     rows = []
-    for name, vote in votes.items():
+    for name, choice in choices.items():
         gains = {
-            f"gain_{short}": gain(scored[long][name], scored[long]["best_single"])
+            f"{what}_{short}": gain(scored[long][name], scored[long][over])
             for short, long in (("crossfit", "val_crossfit"), ("holdout", "holdout"))
+            for what, over in (("gain", "best_single"), ("gain_over_rival", FAIR_RIVAL))
         }
         rows.append(
             {
                 "name": name,
-                "vote": vote.kind,
-                "weights": vote.weights.astype(float).tolist(),  # float32 values, exactly
-                "views": [list(names) for names in views],
+                "vote": choice.vote.kind,
+                "weights": choice.vote.weights.astype(float).tolist(),  # float32 values, exactly
+                "views": [list(names) for names in choice.look.views],
+                "temperatures": list(choice.look.temperatures),  # (M,) by which logits are divided before the softmax
                 **{scoring: summary(by_rule[name]) for scoring, by_rule in scored.items()},
                 **gains,
             }
@@ -93,7 +94,7 @@ def caveats(
             "from it then may have gone into this run"
         )
     if verdict["ship"] == "ensemble":  # one that only repairs a class prior is not a gain
-        step = gain(holdout[verdict["rule"]], holdout["best_single_class"])
+        step = gain(holdout[verdict["rule"]], holdout[FAIR_RIVAL])
         doubt = "" if step["low"] > 0 else ", an interval that does not lie above 0"
         words.append(
             f"over the best single model with class weights, the fair rival, the ensemble gains {signed(step)}{doubt}"

@@ -51,8 +51,7 @@ def export(facts: BundleFacts, ensemble: Mapping[str, Any], checkpoints: Mapping
     temporary.mkdir(parents=True)
     try:
         members = [
-            _copy_member(ensemble, rule["views"][m], ensemble["members"][m], checkpoints, facts, temporary, position)
-            for position, m in enumerate(used)
+            _copy_member(ensemble, rule, m, checkpoints, facts, temporary, position) for position, m in enumerate(used)
         ]
         manifest = _manifest(facts, ensemble, rule, members, [rule["weights"][m] for m in used])
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
@@ -96,14 +95,15 @@ def _manifest(
 
 def _copy_member(
     ensemble: Mapping[str, Any],
-    views: Sequence[str],
-    candidate: Mapping[str, Any],
+    rule: Mapping[str, Any],
+    m: int,
     checkpoints: Mapping[str, Path],
     facts: BundleFacts,
     folder: Path,
     position: int,
 ) -> Member:
     """Check a member's checkpoint against the ensemble, prove that it loads, and copy its weights."""
+    candidate = ensemble["members"][m]
     trial = candidate["trial"]
     if trial not in checkpoints:
         known = ", ".join(sorted(checkpoints)) or "none"
@@ -134,8 +134,9 @@ def _copy_member(
         recipe=recipe,
         mean=_three(model.mean),
         std=_three(model.std),
-        views=tuple(views),
+        views=tuple(rule["views"][m]),
         short_px=recipe.augmentation.short_px,
+        temperature=rule["temperatures"][m],
     )
 
 

@@ -1,8 +1,8 @@
 """The passes over stored logits that score votes on all pixels.
 
 Enters: a `LogitStore` a member, image ids, labels. Leaves: counts (N,V,K,K) int32 of V votes on N images. An image's
-probabilities are made once, whatever the number of votes, where its part of the images is read (`spread`): only
-counts come back.
+probabilities under one look are made once, whatever the number of votes, only those of members that a vote uses, and
+where its part of the images is read (`spread`): only counts come back.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from analysis.device_votes import DeviceCounter
 from analysis.pixels import probabilities
 from analysis.spread import HERE, Spread
-from analysis.voting import Labels, Vote, labels_by_vote
+from analysis.voting import Labels, Vote, labels_by_vote, used_by
 from trainables.logits import LogitStore
 from trainables.metrics import confusion
 
-Views = tuple[tuple[str, ...], ...]  # a member's views, for each member
+Views = tuple[tuple[str, ...], ...]  # a member's views, for each member; none where it is not looked at
 Report = Callable[[str], None]
+Seen = tuple[str, tuple[str, ...], float]  # an image through views at a temperature
 
 
 class LabelSource(Protocol):
@@ -33,17 +34,37 @@ class LabelSource(Protocol):
         ...
 
 
-class Counter(Protocol):
-    """Counts (V,K,K) of each vote on one image; keeps memory from image to image."""
+@dataclass(frozen=True)
+class Look:
+    """What a rule sees of an image: each member's probabilities, the mean over its views, its logits divided by its
+    temperature."""
 
-    def count(self, views: Views, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]: ...
+    views: Views  # (M,) of names
+    temperatures: tuple[float, ...]  # (M,)
+
+    @staticmethod
+    def plain(views: Views) -> Look:
+        """Views at a temperature of 1: the logits as the models give them."""
+        return Look(views, (1.0,) * len(views))
+
+    @property
+    def members(self) -> list[int]:
+        """Those that are looked at."""
+        return [m for m, views in enumerate(self.views) if views]
+
+
+class Counter(Protocol):
+    """Counts (V,K,K) of each vote on one image; keeps memory from image to image, and an image's probabilities from
+    look to look."""
+
+    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """Votes that are scored on the same probabilities: those of each member's `views`."""
+    """Votes that are scored on the same probabilities."""
 
-    views: Views
+    look: Look
     votes: tuple[Vote, ...]
 
 
@@ -97,10 +118,10 @@ class Scoring:
         for i, image_id in enumerate(ids):
             label = label_of(self.labels, image_id, self.stores)
             ballots = self.ballots[self.fold_of[image_id]]
-            for views in dict.fromkeys(b.views for b in ballots):
-                mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.views == views]
+            for look in dict.fromkeys(b.look for b in ballots):
+                mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.look == look]
                 distinct = {vote.key: vote for _, votes in mine for vote in votes}
-                counted = counter.count(views, image_id, label, list(distinct.values()))
+                counted = counter.count(look, image_id, label, list(distinct.values()))
                 found = dict(zip(distinct, counted, strict=True))
                 for counts, votes in mine:
                     for v, vote in enumerate(votes):
@@ -113,16 +134,20 @@ class KernelCounter:
 
     def __init__(self, stores: Sequence[LogitStore]) -> None:
         self.stores, self.memory = stores, np.empty(0, np.float32)
+        self.seen: dict[int, Seen] = {}  # what lies in memory, by member
 
-    def count(self, views: Views, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
+    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
         num_classes = len(self.stores[0].header.classes)
         shape = (len(self.stores), num_classes, *label.shape)
         size = int(np.prod(shape))
         if self.memory.size < size:
-            self.memory = np.empty(size, np.float32)
+            self.memory, self.seen = np.empty(size, np.float32), {}
         q = self.memory[:size].reshape(shape)  # (M,K,H,W)
-        for m, store in enumerate(self.stores):
-            probabilities(store, views[m], image_id, q[m])
+        for m in used_by(votes):
+            wanted = image_id, look.views[m], look.temperatures[m]
+            if self.seen.get(m) != wanted:
+                probabilities(self.stores[m], look.views[m], image_id, q[m], temperature=look.temperatures[m])
+                self.seen[m] = wanted
         labelled = labels_by_vote(q.reshape(len(q), num_classes, -1), votes)  # (V,P)
         return np.stack([confusion(label, row.reshape(label.shape), num_classes) for row in labelled])
 

@@ -120,8 +120,11 @@ def _at_pixels(grid, y0, y1, fy, x0, x1, fx, flat, out):  # type: ignore[no-unty
             out[k, i] = value[k] / total
 
 
-def probabilities(store: LogitStore, views: Sequence[str], image_id: str, out: Float | None = None) -> Float:
-    """(K,H,W) float32 at the label's size, the mean of `views`; written into `out` where one is given.
+def probabilities(
+    store: LogitStore, views: Sequence[str], image_id: str, out: Float | None = None, *, temperature: float = 1.0
+) -> Float:
+    """(K,H,W) float32 at the label's size, the mean of `views`; written into `out` where one is given. The logits are
+    divided by `temperature`.
 
     Raises ValueError where a view or the image is missing, or its logits are not finite.
     """
@@ -134,6 +137,8 @@ def probabilities(store: LogitStore, views: Sequence[str], image_id: str, out: F
             out = np.empty((grid.shape[0], height, width), np.float32)
         if view == views[0]:
             out[:] = 0
+        if temperature != 1:
+            grid *= np.float32(1 / temperature)
         share = np.float32(1 / len(views))
         _add_view(grid, rows.low, rows.high, rows.share, columns.low, columns.high, columns.share, share, out)
     assert out is not None

@@ -87,7 +87,8 @@ class Predictor:
         for name, image in images.items():
             q = np.empty((len(stores), len(self.classes), *image.shape[:2]), dtype=np.float32)
             for m, (store, member) in enumerate(zip(stores, self._members, strict=True)):
-                pixels.probabilities(cast("LogitStore", store), member.views, name, out=q[m])
+                held = cast("LogitStore", store)
+                pixels.probabilities(held, member.views, name, out=q[m], temperature=member.temperature)
             yield name, q
 
     def _logits(self, member: Member, model: Segmentor, images: Mapping[str, Image]) -> _HeldLogits:

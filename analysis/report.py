@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from analysis import charts, gallery, report_tables
+from analysis.ensemble_file import FAIR_RIVAL
 from analysis.gallery import GalleryItem
 from analysis.pages import TEMPLATES, template_environment
 from analysis.palette import palette
@@ -24,6 +25,7 @@ MAX_PICTURES = 12
 RULE_LABELS = {
     "best_single": "Best single model",
     "best_single_class": "Best single, class weights",
+    "best_single_views": "Best single, best views",
     "hard_vote": "Hard vote",
     "soft_vote": "Soft vote",
     "geometric_mean": "Geometric mean",
@@ -98,6 +100,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "rules": rules,
         "shipped": shipped,
         "single": single,
+        "rival": by_name.get(FAIR_RIVAL, single),
         "forest": report_tables.forest(rules, "gain_holdout"),
         "members": members,
         "class_rows": report_tables.class_rows(classes, counts, single, shipped),

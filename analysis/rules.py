@@ -1,13 +1,14 @@
 """The rules that can join members, from plain to rich, each fitted to the same sample.
 
-Enters: a sample's probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored). Leaves: for every rule its
-candidates: one vote, or for a rule with fitted weights one vote a share of shrinkage towards the plainer rule that
+Enters: a sample's probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored), as the rule sees them: through
+plain views (PLAIN), each member's own best ones (OWN_VIEWS) or those chosen together (JOINT). Leaves: for every rule
+its candidates: one vote, or for a rule with fitted weights one vote a share of shrinkage towards the plainer rule that
 it grew from. Cross-fitting chooses among them (`crossfit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,7 +64,8 @@ def best_single(sample: Sample) -> list[Vote]:
     return [Vote("soft", sample.alone)]
 
 
-def best_single_class(sample: Sample) -> list[Vote]:
+def _alone_class(sample: Sample) -> Float:
+    """Weights (M,K) of the best member alone, its classes weighted."""
     one = slice(sample.best, sample.best + 1)
     ones = np.ones((1, sample.q.shape[1]), np.float32)
     fit = fit_weights(
@@ -72,8 +74,17 @@ def best_single_class(sample: Sample) -> list[Vote]:
     )  # fmt: skip
     weights = np.zeros_like(sample.uniform)
     weights[sample.best] = fit.weights[0]
-    sample.fits["best_single_class"] = fit
-    return _shrinkages(weights, sample.alone)
+    return weights
+
+
+def best_single_class(sample: Sample) -> list[Vote]:
+    return _shrinkages(_alone_class(sample), sample.alone)
+
+
+def best_single_views(sample: Sample) -> list[Vote]:
+    """The model that has the highest mIoU on val when each is seen through its own best views: `sample` is of those,
+    and the model need not be the one that is best in its plain view."""
+    return [Vote("soft", sample.alone)]
 
 
 def hard_vote(sample: Sample) -> list[Vote]:
@@ -104,9 +115,8 @@ def member(sample: Sample) -> list[Vote]:
 def member_class(sample: Sample) -> list[Vote]:
     """Starts where the plainer fits ended, so that on the sample it is at least as good as each of them, and from
     uniform: which start ends highest differs from sample to sample."""
-    alone = np.zeros_like(sample.uniform)
-    alone[sample.best] = sample.fits["best_single_class"].weights[0]
-    starts = [sample.fits["soft_class"].weights, sample.fits["member"].weights, alone, sample.uniform]
+    plainer = [sample.fits["soft_class"].weights, sample.fits["member"].weights]
+    starts = [*plainer, _alone_class(sample), sample.uniform]
     return _shrinkages(sample.fit("member_class", starts, "member_class"), sample.uniform)
 
 
@@ -114,6 +124,7 @@ def member_class(sample: Sample) -> list[Vote]:
 RULES: dict[str, Callable[[Sample], list[Vote]]] = {
     "best_single": best_single,
     "best_single_class": best_single_class,
+    "best_single_views": best_single_views,
     "hard_vote": hard_vote,
     "soft_vote": soft_vote,
     "geometric_mean": geometric_mean,
@@ -123,7 +134,11 @@ RULES: dict[str, Callable[[Sample], list[Vote]]] = {
     "member_class": member_class,
 }
 
+PLAIN = ("best_single", "best_single_class")  # see the plain view of one model
+OWN_VIEWS = ("best_single_views",)  # sees each model through its own best views
+JOINT = tuple(name for name in RULES if name not in (*PLAIN, *OWN_VIEWS))  # see the views that were chosen together
 
-def fit_rules(sample: Sample) -> dict[str, list[Vote]]:
-    """Every rule's candidates, fitted to the sample. Raises ValueError where no pixel of it has a label."""
-    return {name: rule(sample) for name, rule in RULES.items()}
+
+def fit_rules(sample: Sample, names: Sequence[str]) -> dict[str, list[Vote]]:
+    """The candidates of these rules, fitted to the sample. Raises ValueError where no pixel of it has a label."""
+    return {name: RULES[name](sample) for name in names}

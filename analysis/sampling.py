@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.passes import LabelSource, Report, Views, label_of
+from analysis.passes import LabelSource, Look, Report, Views, label_of
 from analysis.pixels import sampled_probabilities
 from analysis.spread import HERE, Spread
 from analysis.strata import Strata
@@ -53,13 +53,18 @@ class FittingSample:
         names = tuple(self.names[m] for m in order)
         return FittingSample(names, tuple(self.by_view[m] for m in order), self.truth, self.image, self.strata)
 
-    def probabilities(self, views: Views, out: Float | None = None) -> Float:
-        """(M,K,P): each member's mean over its chosen views, written into `out` where it is given."""
+    def probabilities(self, look: Look, out: Float | None = None) -> Float:
+        """(m,K,P): what is seen of each of the m members that are looked at, written into the first rows of `out`
+        where it is given."""
         if out is None:
-            out = np.empty((len(views), *self.by_view[0].shape[1:]), np.float32)
-        for m, chosen in enumerate(views):
-            mean_of_views(self.by_view[m], self.names[m], chosen, out[m])
-        return out
+            out = np.empty((len(look.members), *self.by_view[0].shape[1:]), np.float32)
+        for row, m in zip(out, look.members, strict=False):
+            mean_of_views(self.by_view[m], self.names[m], look.views[m], row, look.temperatures[m])
+        return out[: len(look.members)]
+
+    def rows(self, member: int, chosen: Sequence[str]) -> Float:
+        """(V,K,P): a member's chosen views."""
+        return self.by_view[member][[self.names[member].index(view) for view in chosen]]
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,16 @@ import numpy as np
 
 from analysis.greedy import forward
 from analysis.strata import Strata
+from analysis.temperature import add_tempered
 from analysis.voting import Float, Labels
 
 IDENTITY = "s1.00-none"
 MIN_GAIN = 0.001  # mIoU
+
+
+def plain_view(views: Sequence[str]) -> str:
+    """The view by which a member is judged alone: the identity, or the first one where that was not predicted."""
+    return IDENTITY if IDENTITY in views else views[0]
 
 
 def choose_views(
@@ -24,16 +30,21 @@ def choose_views(
 ) -> tuple[str, ...]:
     """Names of the chosen views, in the order in which they were added; q is (V,K,P), one row a name of `views`.
 
-    Starts from the identity view, or from the first one where it was not predicted.
+    Starts from the plain view.
     """
-    start = views.index(IDENTITY) if IDENTITY in views else 0
+    start = views.index(plain_view(views))
     picks = forward(q, truth, start, len(views), min_gain, again=False, strata=strata)
     return tuple(views[row] for row in picks.members)
 
 
-def mean_of_views(q: Float, views: Sequence[str], chosen: Sequence[str], out: Float) -> None:
-    """Writes the mean of the chosen rows of q (V,K,P) into out (K,P), in the order in which they were chosen."""
+def mean_of_views(q: Float, views: Sequence[str], chosen: Sequence[str], out: Float, temperature: float = 1.0) -> None:
+    """Writes the mean of the chosen rows of q (V,K,P) into out (K,P), in the order in which they were chosen, as they
+    are where each view's logits are divided by `temperature`."""
     out[:] = 0
     share = np.float32(1 / len(chosen))
     for view in chosen:
-        out += share * q[views.index(view)]
+        row = q[views.index(view)]
+        if temperature == 1:
+            out += share * row
+        else:
+            add_tempered(row, temperature, share, out)

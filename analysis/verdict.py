@@ -129,21 +129,32 @@ def signed(step: Mapping[str, Any]) -> str:
     return f"{step['gain']:+.3f} mIoU [{step['low']:+.3f}, {step['high']:+.3f}]"
 
 
+BEST = "the best single model"
+ALONE = {  # rules of one model: what ships, what it gained over, and what it is called where it does not ship
+    "best_single_class": ("single model with class weights", "the same model without them", "it with class weights"),
+    "best_single_views": (
+        "single model with its best views",
+        f"{BEST} in its plain view",
+        "a single model with its best views",
+    ),
+}
+
+
 def judge(taken: str, num_members: int, step: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     """{"rule", "ship", "sentence", "gain", "num_images"}. The taken rule ships only where its paired 95% interval
     against the best single model, on the hold-out, lies above 0; `num_members` is how many members it uses."""
     alone = num_members == 1
     unseen = f"on {num_images} images that nothing was fitted to"
-    what = "single model with class weights" if alone else f"ensemble of {num_members}"
+    what, plain, rival = f"ensemble of {num_members}", BEST, f"the ensemble of {num_members} ({taken})"
+    if alone:
+        what, plain, rival = ALONE.get(taken, (f"single model, joined by {taken}", BEST, f"it, joined by {taken},"))
     if taken == "best_single":
         sentence = "ship the single model: no richer rule gained on the images of val that it was not fitted on"
         return {"rule": taken, "ship": "single", "sentence": sentence, "gain": dict(step), "num_images": num_images}
     if step["low"] > 0:
-        plain = "the same model without them" if alone and taken == "best_single_class" else "the best single model"
         sentence = f"ship the {what}: {signed(step)} over {plain} {unseen}"
         ship = "single" if alone else "ensemble"
         return {"rule": taken, "ship": ship, "sentence": sentence, "gain": dict(step), "num_images": num_images}
-    rival = "it with class weights" if alone else f"the {what} ({taken})"
     sentence = (
         f"ship the single model: {rival} was taken on val, but {unseen} its gain was {signed(step)}, an interval that "
         "does not lie above 0"

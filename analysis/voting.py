@@ -45,6 +45,11 @@ class Vote:
         return self.kind, self.weights.tobytes()
 
 
+def used_by(votes: Sequence[Vote]) -> list[int]:
+    """The members that any of the votes uses."""
+    return sorted({m for vote in votes for m in vote.used})
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def class_scores(q, weights, k, start, stop, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K) -> out (stop - start,)
     """The one place where a score is summed: members in order, zero weights left out."""
@@ -121,8 +126,8 @@ def vote_labels(q: Float, vote: Vote) -> Labels:
 
 
 def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
-    """Probabilities (M,K,P) to labels (V,P) uint8, a row a vote; reads the probabilities once for all soft
-    votes."""
+    """Probabilities (M,K,P) to labels (V,P) uint8, a row a vote; reads the probabilities once for all soft votes,
+    and none of members that no vote uses."""
     num_members, num_classes, num_pixels = q.shape
     assert all(vote.weights.shape == (num_members, num_classes) for vote in votes)
     out = np.empty((len(votes), num_pixels), np.uint8)
@@ -140,11 +145,11 @@ def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
                 out[v, part] = log_scores(q[:, :, part], vote.weights).argmax(0)
     hard = [v for v, vote in enumerate(votes) if vote.kind == "hard"]
     if hard:
-        alone = np.stack([single(num_members, num_classes, m) for m in range(num_members)])
-        ballots = np.empty((num_members, num_pixels), np.uint8)
-        _soft_labels(q, alone, ballots)
+        used = sorted({m for v in hard for m in votes[v].used})
+        ballots = np.empty((len(used), num_pixels), np.uint8)
+        _soft_labels(q, np.stack([single(num_members, num_classes, m) for m in used]), ballots)
         for v in hard:
-            _majority(ballots[votes[v].used], num_classes, out[v])
+            _majority(ballots[[used.index(m) for m in votes[v].used]], num_classes, out[v])
     return out
 
 

@@ -48,11 +48,14 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
             "vote": {"hard_vote": "hard", "geometric_mean": "geometric"}.get(name, "soft"),
             "weights": weights.tolist(),
             "views": [member["views"] for member in members],
+            "temperatures": [1.0 + 0.5 * m for m in range(num_members)],
             "val_fitted": _score(0.6, num_classes),
             "val_crossfit": _score(0.55, num_classes),
             "holdout": _score(0.5, num_classes),
             "gain_crossfit": gain,
             "gain_holdout": gain,
+            "gain_over_rival_crossfit": gain,
+            "gain_over_rival_holdout": gain,
         }
         for name, weights in (
             ("best_single", single),

@@ -135,10 +135,13 @@ def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result
         weights = np.array(rule["weights"], np.float32)
         counts = np.zeros((5, 5), np.int64)
         for image_id in HOLDOUT:
-            q = np.stack(
-                [probabilities(stores[m["trial"]], m["views"], image_id) for m in answer["members"]]
-            )  # (M,K,H,W)
-            labels = np.einsum("mk,mkyx->kyx", weights, q).argmax(0).astype(np.uint8)
+            looks = zip(answer["members"], weights, rule["views"], rule["temperatures"], strict=True)
+            scores = [
+                row[:, None, None] * probabilities(stores[m["trial"]], views, image_id, temperature=t)
+                for m, row, views, t in looks
+                if row.any()
+            ]  # (K,H,W) a member
+            labels = np.sum(scores, 0).argmax(0).astype(np.uint8)
             counts += confusion(Labels().label(image_id), labels, 5)
         assert miou(counts) == pytest.approx(rule["holdout"]["miou"], abs=1e-4)
 
@@ -210,6 +213,11 @@ def test_views_that_pay_are_chosen(tmp_path: Path) -> None:
     answer = run(tmp_path, tmp_path / "out", ["one", "many"])
     assert answer["members"][0]["trial"] == "many"
     assert answer["members"][0]["views"] == ["s1.00-none", "s1.00-horizontal"]
+    views = {rule["name"]: rule["views"] for rule in answer["rules"]}
+    assert views["best_single"] == views["best_single_class"] == [["s1.00-none"], []]
+    assert views["best_single_views"] == [["s1.00-none", "s1.00-horizontal"], []]
+    scores = {rule["name"]: rule["val_crossfit"]["miou"] for rule in answer["rules"]}
+    assert scores["best_single_views"] > scores["best_single"]
 
 
 def test_a_member_that_lacks_an_image_is_named(members: Path, tmp_path: Path) -> None:

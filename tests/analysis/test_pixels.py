@@ -50,6 +50,12 @@ def test_views_of_different_grids_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_temperature_divides_the_logits(tmp_path: Path) -> None:
+    logits = noise(3, 8, 8)
+    found = probabilities(store_of(tmp_path, {"v": logits}, (32, 40)), ["v"], "a.jpg", temperature=4.0)
+    np.testing.assert_allclose(found, by_torch(logits / np.float16(4), (32, 40)), atol=1e-5)  # a power of 2: exact
+
+
 def test_extreme_logits_stay_probabilities(tmp_path: Path) -> None:
     logits = noise(4, 6, 6)
     logits[0], logits[1] = 60000, -60000

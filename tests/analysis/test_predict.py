@@ -106,7 +106,8 @@ def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
     vote = Vote(chosen["vote"], np.array(chosen["weights"], dtype=np.float32))
     predicted = dict(predictors[rule].predict_many(tiny_run.images))
     for name, image in tiny_run.images.items():
-        q = np.stack([probabilities(s, v, name) for s, v in zip(stores, chosen["views"], strict=True)])  # (M,K,H,W)
+        looks = zip(stores, chosen["views"], chosen["temperatures"], strict=True)
+        q = np.stack([probabilities(s, v, name, temperature=t) for s, v, t in looks])  # (M,K,H,W)
         expected = vote_labels(q.reshape(3, 3, -1), vote).reshape(image.shape[:2])
         assert (predicted[name] == expected).mean() > 0.9995  # a batch of another size may move a logit's last bit
 

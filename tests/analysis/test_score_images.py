@@ -13,7 +13,7 @@ import torch
 
 from analysis import device_votes
 from analysis.device_votes import DeviceCounter, labels_on_device
-from analysis.passes import Ballot, Scoring, score_images
+from analysis.passes import Ballot, Look, Scoring, score_images
 from analysis.pixels import probabilities
 from analysis.sampling import draw_sample, strata_of
 from analysis.spread import Here
@@ -64,11 +64,19 @@ def ballots() -> list[list[Ballot]]:
         for kind in ("soft", "soft", "geometric", "hard")
         for ones in [np.ones((NUM_MEMBERS, NUM_CLASSES), np.float32)]
     ]
-    plain, rich = (VIEWS[:1],) * NUM_MEMBERS, (VIEWS, VIEWS[:1], VIEWS[::-1])
+    plain = Look.plain((VIEWS[:1],) * NUM_MEMBERS)
+    rich = Look((VIEWS, VIEWS[:1], VIEWS[::-1]), (1.0, 1.7, 0.6))
     return [
         [Ballot(plain, tuple(votes[:3])), Ballot(rich, tuple(votes))],
         [Ballot(rich, tuple(votes[1:])), Ballot(rich, tuple(votes))],
     ]
+
+
+def seen(stores: Sequence[LogitStore], look: Look, image_id: str) -> np.ndarray:
+    """(M,K,P)"""
+    members = zip(stores, look.views, look.temperatures, strict=True)
+    q = [probabilities(store, views, image_id, temperature=t) for store, views, t in members]
+    return np.stack(q).reshape(NUM_MEMBERS, NUM_CLASSES, -1)
 
 
 FOLDS = [i % 2 for i in range(len(IDS))]
@@ -96,8 +104,7 @@ def test_the_counts_are_those_of_each_vote_on_each_image(stores: list[LogitStore
     counts = score(stores, Here())
     for i, image_id in enumerate(IDS):
         for found, ballot in zip(counts, ballots()[FOLDS[i]], strict=True):
-            members = [probabilities(store, ballot.views[m], image_id) for m, store in enumerate(stores)]
-            q = np.stack(members).reshape(NUM_MEMBERS, NUM_CLASSES, -1)
+            q = seen(stores, ballot.look, image_id)
             label = Blocks().label(image_id).reshape(-1)
             expected = [confusion(label, row, NUM_CLASSES) for row in labels_by_vote(q, ballot.votes)]
             np.testing.assert_array_equal(found[i], expected)
@@ -152,9 +159,8 @@ def test_a_torch_device_labels_as_the_kernels_do(stores: list[LogitStore]) -> No
     ballot = ballots()[0][1]
     differing, total = 0, 0
     for image_id in IDS:
-        members = [probabilities(store, ballot.views[m], image_id) for m, store in enumerate(stores)]
-        q = np.stack(members).reshape(NUM_MEMBERS, NUM_CLASSES, -1)
-        on_device = DeviceCounter(stores, "cpu").probabilities(ballot.views, image_id)
+        q = seen(stores, ballot.look, image_id)
+        on_device = DeviceCounter(stores, "cpu").probabilities(ballot.look, image_id, range(NUM_MEMBERS))
         np.testing.assert_allclose(on_device.numpy(), q, atol=1e-5)
         found = labels_on_device(on_device, ballot.votes).numpy()
         differs = found != labels_by_vote(q, ballot.votes)

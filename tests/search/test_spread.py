@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import ray
 
-from analysis.passes import Ballot, score_images
+from analysis.passes import Ballot, Look, score_images
 from analysis.sampling import draw_sample
 from analysis.spread import HERE, Spread
 from analysis.voting import Vote
@@ -60,7 +60,7 @@ def quiet(_line: str) -> None:
 @pytest.mark.parametrize("images_a_task", [None, 1, 4])
 def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, images_a_task: int | None) -> None:
     votes = tuple(Vote(kind, np.ones((2, made.cache.index.num_classes), np.float32)) for kind in ("soft", "hard"))
-    folds = [[Ballot(((VIEW,),) * 2, votes)], [Ballot(((VIEW,),) * 2, votes[::-1])]]
+    folds = [[Ballot(Look.plain(((VIEW,),) * 2), votes)], [Ballot(Look.plain(((VIEW,),) * 2), votes[::-1])]]
     given = made.stores, made.ids, made.cache, folds, quiet, "x"
     fold_of = [i % 2 for i in range(len(made.ids))]
     [expected] = score_images(*given, fold_of=fold_of)
