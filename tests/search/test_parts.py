@@ -47,13 +47,13 @@ def by_value(local_ray: None) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
 
-@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+@pytest.mark.parametrize("free", ["member", "member_class"])
 def test_actors_find_the_weights_of_one_process(by_value: None, free: Any) -> None:
     starts = [np.ones((MEMBERS, CLASSES), np.float32)]
     shares = [IDS[:4], IDS[4:]]  # as array_split divides seven images
-    expected = fit_parts([Making()(share) for share in shares], starts, free, coarse_pixels=500)
+    expected = fit_parts([Making()(share) for share in shares], starts, free, max_sweeps=2, coarse_pixels=500)
     with RayPixels(Making(), IDS, 2) as parts:
-        found = fit_parts([parts], starts, free, coarse_pixels=500)
+        found = fit_parts([parts], starts, free, max_sweeps=2, coarse_pixels=500)
     np.testing.assert_array_equal(found.weights, expected.weights)
     np.testing.assert_array_equal(found.confusion, expected.confusion)
     assert found.trace == expected.trace
