@@ -24,7 +24,8 @@ from analysis.voting import Float, Labels
 
 Free = Literal["class", "member", "member_class"]
 MAX_WEIGHT = 16.0  # where 1 is the weight of everybody at a uniform start
-FACTOR = 2.0  # a short line's ends over where it begins
+FACTOR = 2.0  # a short line's ends over where it begins; later as much as the class still moves, but within LIMITS
+LIMITS = 1.1, 4.0
 LEAST = 1 / 16  # a weight below it counts as this much there
 SHORT_BINS = 128
 BOX = np.float32(1.25)  # how far other weights may move before the pixels of a whole line are looked up again
@@ -69,6 +70,7 @@ class _Search:
 
     def __init__(self, parts: Sequence[Pixels], weights: Float, num_bins: int) -> None:
         self.parts, self.num_bins = parts, num_bins
+        self.factors = np.full(weights.shape[1], FACTOR)
         self._restart(weights.astype(np.float32))
         self.trace = [self.miou]
 
@@ -108,7 +110,7 @@ class _Search:
         x = self._best(hist, *base, span, whole, lambda part, flagged: part.events(flagged))
         if x is None:
             return column
-        trial = to(x)
+        trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
         won = _total([part.won(trial) for part in self.parts])
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
@@ -127,19 +129,19 @@ class _Search:
         column = self.weights[:, k].copy()
         if not column.any():
             return
-        top, none = MAX_WEIGHT / float(column.max()), np.zeros_like(column)
-        span = Span(0, top, self.num_bins) if whole else Span(1 / FACTOR, min(FACTOR, top), SHORT_BINS)
+        top, factor, none = MAX_WEIGHT / float(column.max()), self.factors[k], np.zeros_like(column)
+        span = Span(0, top, self.num_bins) if whole else Span(1 / factor, min(factor, top), SHORT_BINS)
         base = self._open(k, Reach(column * np.float32(span.low), column * np.float32(span.high), none, none))
         self._close(k, self._open_line(None, column, k, span, whole, base, lambda x: column * np.float32(x)))
 
     def move_weights(self, k: int, members: Sequence[int], whole: bool) -> None:
         """Moves each W[m,k] of `members` alone."""
-        left = list(members)
+        left, factor = list(members), BOX if whole else np.float32(self.factors[k])
         while left:
             column = self.weights[:, k].copy()
-            far = np.maximum(column, np.float32(LEAST)) * (BOX if whole else np.float32(FACTOR))
+            far = np.maximum(column, np.float32(LEAST)) * factor
             high = np.maximum(np.minimum(far, np.float32(MAX_WEIGHT)), column)  # a start may lie beyond
-            low = np.where(column > LEAST, column / (BOX if whole else np.float32(FACTOR)), np.float32(0))
+            low = np.where(column > LEAST, column / factor, np.float32(0))
             none = np.zeros_like(column)
             drop, extra = (low, np.maximum(np.float32(MAX_WEIGHT) - high, 0)) if whole else (none, none)
             base = self._open(k, Reach(low, high, drop, extra))
@@ -181,6 +183,7 @@ class _Search:
     def sweep(self, free: Free, whole: bool) -> None:
         """Every move that is free, once."""
         num_members, num_classes = self.weights.shape
+        before = np.maximum(self.weights, LEAST)
         for k in range(num_classes):
             if free == "class" or (free == "member_class" and whole and num_members > 1):
                 self.scale_class(k, whole)
@@ -189,6 +192,8 @@ class _Search:
         if num_members > 1 and (free == "member" or (free == "member_class" and whole)):
             for m in range(num_members):
                 self.move_member(m, free == "member", whole)
+        moved = np.abs(np.log(np.maximum(self.weights, LEAST) / before)).max(0)  # (K,)
+        self.factors = np.clip(np.exp(1.5 * moved), *LIMITS)
 
 
 def fit_weights(
