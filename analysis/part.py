@@ -4,7 +4,7 @@ Enters: probabilities (M,K,P) float32, labels (P,) uint8 (255: ignored) and stra
 histograms and events, a few kilobytes each, which the search (`coordinate`) adds up over parts. So a part can live in
 a process or on a machine of its own: `Pixels` is all that the search knows of it.
 
-Memory beside the sample: fourteen bytes a pixel, and for one class at a time 4 M + 14 bytes for each pixel that it can win
+Memory beside the sample: fourteen bytes a pixel, and for one class at a time 4 M + 14 for each pixel that it can win
 or lose.
 """
 
@@ -81,7 +81,7 @@ class Part:
     def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]:
         """Every `step`-th labelled pixel from the `offset`-th on: probabilities, labels, how often each counts."""
         picked = np.flatnonzero(self.truth != 255)[offset::step]
-        return self.q[:, :, picked], self.truth[picked], self.strata.per_pixel()[picked]
+        return np.take(self.q, picked, axis=2), self.truth[picked], self.strata.per_pixel()[picked]
 
     def confusion(self, weights: Float) -> Counts:
         return sample_confusion(self.q, weights, self.truth, self.strata)

@@ -73,7 +73,7 @@ def _reachable(q, k, start, stop, low, high, drop, extra, first, after, lead, la
     num = 0
     for i in range(size):  # without a branch: which pixels stay cannot be predicted
         where[num] = start + i
-        num += np.int64(keep[i])
+        num += int(keep[i])
     return num
 
 
@@ -120,7 +120,7 @@ def contested(q, truth, ends, state, weights, k, low, high, drop, extra, index, 
         lost = 0
         for n in range(found):
             unknown[lost] = where[n]
-            lost += np.int64((who[where[n]] == k) & (runner[where[n]] == UNKNOWN))
+            lost += int((who[where[n]] == k) & (runner[where[n]] == UNKNOWN))
         if lost:
             _settle(q, weights, k, unknown[:lost], second, third, runner)
         for n in range(found):
