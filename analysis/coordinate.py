@@ -24,9 +24,12 @@ from analysis.voting import Float, Labels
 
 Free = Literal["class", "member", "member_class"]
 MAX_WEIGHT = 16.0  # where 1 is the weight of everybody at a uniform start
-FACTOR = 2.0  # a short line's ends over where it begins
+FACTOR = 2.0  # a short line's ends over where it begins; later as much as the class still moves, but within LIMITS
+LIMITS = 1.1, 4.0
 LEAST = 1 / 16  # a weight below it counts as this much there
 SHORT_BINS = 128
+COARSE_PIXELS = 16384  # that the smoothed mIoU needs
+MIDDLE = 8  # of a large sample an eighth is climbed first: it costs an eighth, and of memory no more than the rest does
 BOX = np.float32(1.25)  # how far other weights may move before the pixels of a whole line are looked up again
 
 
@@ -69,6 +72,7 @@ class _Search:
 
     def __init__(self, parts: Sequence[Pixels], weights: Float, num_bins: int) -> None:
         self.parts, self.num_bins = parts, num_bins
+        self.factors = np.full(weights.shape[1], FACTOR)
         self._restart(weights.astype(np.float32))
         self.trace = [self.miou]
 
@@ -108,7 +112,7 @@ class _Search:
         x = self._best(hist, *base, span, whole, lambda part, flagged: part.events(flagged))
         if x is None:
             return column
-        trial = to(x)
+        trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
         won = _total([part.won(trial) for part in self.parts])
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
@@ -127,19 +131,19 @@ class _Search:
         column = self.weights[:, k].copy()
         if not column.any():
             return
-        top, none = MAX_WEIGHT / float(column.max()), np.zeros_like(column)
-        span = Span(0, top, self.num_bins) if whole else Span(1 / FACTOR, min(FACTOR, top), SHORT_BINS)
+        top, factor, none = MAX_WEIGHT / float(column.max()), self.factors[k], np.zeros_like(column)
+        span = Span(0, top, self.num_bins) if whole else Span(1 / factor, min(factor, top), SHORT_BINS)
         base = self._open(k, Reach(column * np.float32(span.low), column * np.float32(span.high), none, none))
         self._close(k, self._open_line(None, column, k, span, whole, base, lambda x: column * np.float32(x)))
 
     def move_weights(self, k: int, members: Sequence[int], whole: bool) -> None:
         """Moves each W[m,k] of `members` alone."""
-        left = list(members)
+        left, factor = list(members), BOX if whole else np.float32(self.factors[k])
         while left:
             column = self.weights[:, k].copy()
-            far = np.maximum(column, np.float32(LEAST)) * (BOX if whole else np.float32(FACTOR))
+            far = np.maximum(column, np.float32(LEAST)) * factor
             high = np.maximum(np.minimum(far, np.float32(MAX_WEIGHT)), column)  # a start may lie beyond
-            low = np.where(column > LEAST, column / (BOX if whole else np.float32(FACTOR)), np.float32(0))
+            low = np.where(column > LEAST, column / factor, np.float32(0))
             none = np.zeros_like(column)
             drop, extra = (low, np.maximum(np.float32(MAX_WEIGHT) - high, 0)) if whole else (none, none)
             base = self._open(k, Reach(low, high, drop, extra))
@@ -181,6 +185,7 @@ class _Search:
     def sweep(self, free: Free, whole: bool) -> None:
         """Every move that is free, once."""
         num_members, num_classes = self.weights.shape
+        before = np.maximum(self.weights, LEAST)
         for k in range(num_classes):
             if free == "class" or (free == "member_class" and whole and num_members > 1):
                 self.scale_class(k, whole)
@@ -189,11 +194,13 @@ class _Search:
         if num_members > 1 and (free == "member" or (free == "member_class" and whole)):
             for m in range(num_members):
                 self.move_member(m, free == "member", whole)
+        moved = np.abs(np.log(np.maximum(self.weights, LEAST) / before)).max(0)  # (K,)
+        self.factors = np.clip(np.exp(1.5 * moved), *LIMITS)
 
 
 def fit_weights(
     q: Float, truth: Labels, starts: Sequence[Float], free: Free, *, strata: Strata | None = None,
-    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = 16384, num_bins: int = 512,
+    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
 ) -> Fit:  # fmt: skip
     """`fit_parts` of probabilities q (M,K,P) and labels truth (P,) in one part."""
     return fit_parts(
@@ -204,22 +211,30 @@ def fit_weights(
 
 def fit_parts(
     parts: Sequence[Pixels], starts: Sequence[Float], free: Free, *,
-    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = 16384, num_bins: int = 512,
+    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
 ) -> Fit:  # fmt: skip
     """Weights (M,K) for the pixels of all parts together, from the best of several starts, each (M,K).
 
-    `free` says what may move: one factor a class, one weight a member, or one a member and class. Every start first
-    climbs on a few pixels (every n-th labelled one, about `coarse_pixels` of them): a smoothed mIoU by gradient
-    (`smooth`), then the exact search. Of the starts and all these ends, the best on the whole sample climbs on until a
-    sweep along whole lines gains less than `min_gain`, or for `max_sweeps`. So the result is never worse than any
-    start, and the same however the pixels are parted. Raises ValueError where no pixel has a label.
+    `free` says what may move: one factor a class, one weight a member, or one a member and class. From every start a
+    smoothed mIoU is climbed by gradient on about `coarse_pixels` of the labelled pixels (`smooth`); from the best end
+    the exact search climbs along short lines on an eighth of them, where that is more. Of the starts and all these
+    ends, the best on the whole sample climbs on until a sweep along whole lines gains less than `min_gain`, or for
+    `max_sweeps`. So the result is never worse than any start, and the same however the pixels are parted. Raises
+    ValueError where no pixel has a label.
     """
     labelled = [part.num_labelled() for part in parts]
     if not sum(labelled):
         raise ValueError("weights need labelled pixels, got none (all 255); give a larger sample or another split")
     candidates = [start.astype(np.float32) for start in starts]
-    coarse = _coarse(parts, labelled, max(1, sum(labelled) // coarse_pixels))
-    candidates += _coarse_ends(coarse, candidates, free, max_sweeps, min_gain)
+    coarse = _every(parts, labelled, coarse_pixels)
+    candidates += [ascend(coarse.q, coarse.truth, start, free, MAX_WEIGHT, coarse.strata) for start in candidates]
+    del coarse
+    if sum(labelled) >= 2 * MIDDLE * coarse_pixels:
+        middle = _every(parts, labelled, sum(labelled) // MIDDLE)
+        few = _Search([middle], max(candidates, key=lambda weights: _miou(middle.confusion(weights))), num_bins)
+        _climb(few, free, max_sweeps, 10 * min_gain, prove=False)
+        candidates.append(few.weights)
+        del middle, few
     scores = [_miou(_total([part.confusion(weights) for part in parts])) for weights in candidates]
     search = _Search(parts, candidates[int(np.argmax(scores))], num_bins)
     num_sweeps, converged = _climb(search, free, max_sweeps, min_gain)
@@ -228,38 +243,36 @@ def fit_parts(
     return Fit(search.weights, search.miou, counts, num_sweeps, converged, search.trace)
 
 
-def _coarse(parts: Sequence[Pixels], labelled: Sequence[int], step: int) -> Part:
-    """Every `step`-th labelled pixel of all parts in a row, in strata by how often each counts."""
+def _every(parts: Sequence[Pixels], labelled: Sequence[int], num: int) -> Part:
+    """Every n-th labelled pixel of all parts in a row, about `num` of them, in strata by how often each counts."""
+    step = max(1, sum(labelled) // num)
     picked, seen = [], 0
-    for part, num in zip(parts, labelled, strict=True):
+    for part, size in zip(parts, labelled, strict=True):
         picked.append(part.every(step, -seen % step))
-        seen += num
+        seen += size
     weighs = np.concatenate([weigh for _, _, weigh in picked])
-    order = np.argsort(weighs, kind="stable")
-    q, truth = np.concatenate([q for q, _, _ in picked], axis=2), np.concatenate([truth for _, truth, _ in picked])
     levels, sizes = np.unique(weighs, return_counts=True)
     strata = Strata(tuple(np.cumsum(sizes).tolist()), tuple(levels.tolist()))
-    return Part(np.ascontiguousarray(q[:, :, order]), truth[order], strata)
+    if len(picked) == 1 and (np.diff(weighs) >= 0).all():
+        return Part(*picked[0][:2], strata)
+    place = np.argsort(np.argsort(weighs, kind="stable"))  # where each pixel goes
+    q, truth, begin = np.empty((*parts[0].shape, weighs.size), np.float32), np.empty(weighs.size, np.uint8), 0
+    for some, labels, _ in picked:
+        here = place[begin : begin + labels.size]
+        q[:, :, here], truth[here] = some, labels
+        begin += labels.size
+    return Part(q, truth, strata)
 
 
-def _coarse_ends(few: Part, starts: Sequence[Float], free: Free, max_sweeps: int, min_gain: float) -> list[Float]:
-    """Where the smoothed ascents end on a few pixels, and where the exact climb from the best of these ends and the
-    starts does."""
-    smooth = [ascend(few.q, few.truth, start, free, MAX_WEIGHT, few.strata) for start in starts]
-    scores = [_miou(few.confusion(weights)) for weights in [*smooth, *starts]]
-    coarse = _Search([few], [*smooth, *starts][int(np.argmax(scores))], SHORT_BINS)
-    _climb(coarse, free, max_sweeps, min_gain)
-    return [*smooth, coarse.weights]
-
-
-def _climb(search: _Search, free: Free, max_sweeps: int, min_gain: float) -> tuple[int, bool]:
-    """-> sweeps made, and whether the last one, along whole lines, gained less than `min_gain`."""
+def _climb(search: _Search, free: Free, max_sweeps: int, min_gain: float, *, prove: bool = True) -> tuple[int, bool]:
+    """-> sweeps made, and whether the last one gained less than `min_gain`; along whole lines, if it is to `prove`
+    the end."""
     whole = False
     for num_sweeps in range(1, max_sweeps + 1):
         before = search.miou
         search.sweep(free, whole)
-        gained = search.miou - before
-        if whole and gained < min_gain:
+        stalled = search.miou - before < min_gain
+        if stalled and (whole or not prove):
             return num_sweeps, True
-        whole = not whole and gained < min_gain
+        whole = not whole and stalled
     return max_sweeps, False

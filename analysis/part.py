@@ -4,7 +4,7 @@ Enters: probabilities (M,K,P) float32, labels (P,) uint8 (255: ignored) and stra
 histograms and events, a few kilobytes each, which the search (`coordinate`) adds up over parts. So a part can live in
 a process or on a machine of its own: `Pixels` is all that the search knows of it.
 
-Memory beside the sample: ten bytes a pixel, and for one class at a time 4 M + 14 bytes for each pixel that it can win
+Memory beside the sample: fourteen bytes a pixel, and for one class at a time 4 M + 14 for each pixel that it can win
 or lose.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from analysis.linesearch import Counts, Events, Span
 from analysis.strata import Strata, of_pixels
 from analysis.thresholds import count_events, line_events, scores_of, weight_events, weight_histogram, wins
-from analysis.toptwo import arrange, gather, reachable, rescore, settle, top_two
+from analysis.toptwo import arrange, contested, gather, rescore, top_two
 from analysis.voting import Float, Labels, sample_confusion
 from trainables.metrics import confusion
 
@@ -65,7 +65,7 @@ class Part:
         assert num_pixels < 2**31
         assert num_kinds < 2**16
         # made when they are needed; of the last six only as much is touched, and so held, as one class can win or lose
-        self.state: tuple[Float, Float, Labels, Labels] | None = None
+        self.state: tuple[Float, Float, Float, Labels, Labels] | None = None
         self.index, self.order = np.empty(num_pixels, np.int32), np.empty(num_pixels, np.int32)
         self.kinds, self.rivals = np.empty(num_pixels, np.uint16), np.empty(num_pixels, np.float32)
         self.memory = np.empty(q.shape[0] * num_pixels, np.float32)
@@ -81,7 +81,7 @@ class Part:
     def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]:
         """Every `step`-th labelled pixel from the `offset`-th on: probabilities, labels, how often each counts."""
         picked = np.flatnonzero(self.truth != 255)[offset::step]
-        return self.q[:, :, picked], self.truth[picked], self.strata.per_pixel()[picked]
+        return np.take(self.q, picked, axis=2), self.truth[picked], self.strata.per_pixel()[picked]
 
     def confusion(self, weights: Float) -> Counts:
         return sample_confusion(self.q, weights, self.truth, self.strata)
@@ -89,14 +89,15 @@ class Part:
     def restart(self, weights: Float) -> Counts:
         """Takes these weights (M,K). -> counts (K,K) under them."""
         if self.state is None:
-            floats, classes = ([np.empty(self.truth.size, dtype) for _ in range(2)] for dtype in (np.float32, np.uint8))
-            self.state = (*floats, *classes)  # type: ignore[assignment]
+            best, second, third = np.empty((3, self.truth.size), np.float32)
+            who, runner = np.empty((2, self.truth.size), np.uint8)
+            self.state = best, second, third, who, runner
         assert self.state is not None
         self.weights = weights.copy()
         top_two(self.q, self.weights, *self.state)
         counts, begin = np.zeros((self.q.shape[1],) * 2, np.int64), 0
         for end, weight in zip(self.strata.ends, self.strata.weights, strict=True):
-            counts += weight * confusion(self.truth[begin:end], self.state[2][begin:end], self.q.shape[1])
+            counts += weight * confusion(self.truth[begin:end], self.state[3][begin:end], self.q.shape[1])
             begin = end
         return counts
 
@@ -104,12 +105,14 @@ class Part:
         """Gathers the pixels that class k can win or lose within reach. -> what it has of them, as `won` says."""
         assert self.state is not None
         self.k = k
-        num = reachable(self.q, self.truth, self.state, k, reach.low, reach.high, reach.drop, reach.extra, self.index)
-        index, self.rival, order = self.index[:num], self.rivals[:num], self.order[:num]
-        settle(self.q, self.weights, k, index, *self.state[1:])
         won = np.empty(self.starts.size - 1, np.int64)
-        arrange(self.truth, self.ends, self.state, k, self.q.shape[1], index, self.kinds, self.starts, order,
-                self.rival, won)  # fmt: skip
+        unsorted = self.memory[: self.truth.size]  # free until the columns are gathered
+        num = contested(
+            self.q, self.truth, self.ends, self.state, self.weights, k, reach.low, reach.high, reach.drop, reach.extra,
+            self.index, self.kinds, unsorted, self.starts, won,
+        )  # fmt: skip
+        index, self.rival, order = self.index[:num], self.rivals[:num], self.order[:num]
+        arrange(index, self.kinds, unsorted, self.starts, order, self.rival)
         num_members = self.q.shape[0]
         self.columns = self.memory[: num_members * num].reshape(num_members, 1, num)
         gather(self.q, k, order, self.columns)

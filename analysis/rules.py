@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from analysis.coordinate import Fit, Free, fit_weights
+from analysis.coordinate import Fit, Free, fit_parts, fit_weights
 from analysis.greedy import select_members
+from analysis.part import Part
 from analysis.strata import Strata
 from analysis.voting import Float, Labels, Vote, sample_confusion, shrunk, single
 from trainables.metrics import miou
@@ -42,10 +44,18 @@ class Sample:
     def alone(self) -> Float:
         return single(self.q.shape[0], self.q.shape[1], self.best)
 
+    @cached_property
+    def picked(self) -> Float:
+        """Greedy selection's weights: a rule, and a start of another."""
+        return select_members(self.q, self.truth, strata=self.strata)
+
+    @cached_property
+    def part(self) -> Part:
+        """The sample as the exact search takes it; its working memory serves every fit."""
+        return Part(self.q, self.truth, self.strata)
+
     def fit(self, name: str, starts: list[Float], free: Free) -> Float:
-        self.fits[name] = fit_weights(
-            self.q, self.truth, starts, free, strata=self.strata, max_sweeps=self.max_sweeps, min_gain=self.min_gain
-        )
+        self.fits[name] = fit_parts([self.part], starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
         return self.fits[name].weights
 
 
@@ -100,7 +110,7 @@ def geometric_mean(sample: Sample) -> list[Vote]:
 
 
 def greedy(sample: Sample) -> list[Vote]:
-    return [Vote("soft", select_members(sample.q, sample.truth, strata=sample.strata))]
+    return [Vote("soft", sample.picked)]
 
 
 def soft_class(sample: Sample) -> list[Vote]:
@@ -108,7 +118,7 @@ def soft_class(sample: Sample) -> list[Vote]:
 
 
 def member(sample: Sample) -> list[Vote]:
-    starts = [sample.uniform, select_members(sample.q, sample.truth, strata=sample.strata), sample.alone]
+    starts = [sample.uniform, sample.picked, sample.alone]
     return _shrinkages(sample.fit("member", starts, "member"), sample.uniform)
 
 

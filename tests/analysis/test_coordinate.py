@@ -10,6 +10,7 @@ import pytest
 from analysis.coordinate import MAX_WEIGHT, Fit, Free, _Search, fit_parts, fit_weights
 from analysis.part import Part
 from analysis.strata import Strata
+from analysis.toptwo import UNKNOWN
 from analysis.voting import sample_confusion, single
 from trainables.metrics import miou
 
@@ -206,6 +207,31 @@ def test_what_a_short_line_leaves_out_cannot_change_there() -> None:
         for search_after in (search, fresh):
             search_after.sweep("member_class", whole=True)
         np.testing.assert_array_equal(search.weights, fresh.weights)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_highest_scores_stay_in_step_with_the_weights(seed: int) -> None:
+    q, truth = problem(seed, num_classes=6, num_pixels=2000)
+    part = Part(q, truth)
+    search = _Search([part], np.random.default_rng(seed).uniform(0.1, 2, (3, 6)).astype(np.float32), 64)
+    for whole in (False, False, True, False):
+        search.sweep("member_class", whole)
+        assert part.state is not None
+        scores = np.zeros((6, 2000), np.float32)
+        for m in range(3):
+            scores += search.weights[m][:, None] * q[m]
+        at = np.arange((truth != 255).sum())
+        best, second, third, who, runner, scores = (x[..., truth != 255] for x in (*part.state, scores))
+        np.testing.assert_array_equal(who, scores.argmax(0))
+        np.testing.assert_array_equal(best, scores.max(0))
+        known = runner != UNKNOWN
+        scores[who, at] = -1
+        np.testing.assert_array_equal(runner[known], scores.argmax(0)[known])
+        np.testing.assert_array_equal(second[known], scores.max(0)[known])
+        assert (second >= scores.max(0)).all()
+        scores[runner[known], at[known]] = -1
+        assert (third >= scores.max(0)).all()
+        assert known.mean() > 0.5
 
 
 @pytest.mark.parametrize("free", ["class", "member", "member_class"])
