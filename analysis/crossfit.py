@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.verdict import Draws, climb, draw, resample
 from trainables.metrics import miou
 
 Counts = NDArray[np.int64]
@@ -27,6 +28,21 @@ class Folds:
     of_image: NDArray[np.int64]  # (N,)
     num: int
     caveat: str | None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of val (N,), as a bootstrap that chooses among candidates draws them."""
+
+    groups: Sequence[str]
+    grouped: bool
+    seed: int
+    num_resamples: int = 500
+
+    def draws(self, of: NDArray[np.bool_]) -> Draws:
+        """Resamples of the images `of` (N,)."""
+        groups = [self.groups[i] for i in np.flatnonzero(of).tolist()]
+        return draw(groups, self.grouped, self.num_resamples, self.seed, "val")
 
 
 def make_folds(
@@ -70,11 +86,32 @@ def choose_candidate(counts: Sequence[Counts], of: NDArray[np.bool_]) -> int:
     return int(np.flatnonzero(scores == scores.max())[-1])
 
 
-def nested(counts: Sequence[Counts], folds: Folds) -> tuple[Counts, int]:
-    """Counts (N,K,K) with each fold's candidate chosen on the other folds, and the candidate chosen on all of
-    them."""
-    chosen = np.empty_like(counts[0])
+@dataclass(frozen=True)
+class Nested:
+    """A rule's counts (N,K,K), each image's by the candidate chosen on the other folds; those candidates, as (tier,
+    place in it), and the one chosen on all folds."""
+
+    counts: Counts
+    by_fold: tuple[tuple[int, int], ...]
+    whole: tuple[int, int]
+
+
+def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> Nested:
+    """Candidates come in tiers, from cheap to dear to predict with. Of a tier the best is taken (`choose_candidate`);
+    a dearer tier's best is taken over it where its gain holds (`verdict.climb`): it costs every image for ever."""
+
+    def choose(of: NDArray[np.bool_]) -> tuple[int, int]:
+        best = [(tier, choose_candidate(counts, of)) for tier, counts in enumerate(tiers)]
+        if len(best) == 1:
+            return best[0]
+        draws = images.draws(of)
+        return best[int(climb({str(t): resample(tiers[t][c][of], draws) for t, c in best}))]
+
+    chosen = np.empty_like(tiers[0][0])
+    by_fold = []
     for fold in range(folds.num):
         held = folds.of_image == fold
-        chosen[held] = counts[choose_candidate(counts, ~held)][held]
-    return chosen, choose_candidate(counts, np.ones(len(counts[0]), bool))
+        tier, place = choose(~held)
+        chosen[held] = tiers[tier][place][held]
+        by_fold.append((tier, place))
+    return Nested(chosen, tuple(by_fold), choose(np.ones(len(chosen), bool)))

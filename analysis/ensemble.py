@@ -25,14 +25,24 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from analysis.crossfit import make_folds
-from analysis.ensemble_file import FORMAT, caveats, holdout_part, members_part, open_holdout, rules_part, write
+from analysis.crossfit import Images, make_folds
+from analysis.ensemble_file import (
+    FORMAT,
+    caveats,
+    holdout_part,
+    members_part,
+    open_holdout,
+    pareto_part,
+    rules_part,
+    write,
+)
 from analysis.fitting import fit_val
+from analysis.latency import costs_of
 from analysis.passes import Ballot, LabelSource, Look, Report, score_images
 from analysis.sampling import draw_sample
 from analysis.sights import choose_sights
 from analysis.spread import HERE, Spread, device_caveat
-from analysis.tta import MIN_GAIN, plain_view
+from analysis.tta import plain_view
 from analysis.verdict import climb, draw, gain, judge, resample
 from analysis.voting import Vote, single
 from trainables.data.index import SegIndex, Split
@@ -49,7 +59,7 @@ class EnsembleOptions(Part):
     resamples: Annotated[int, Field(ge=100)] = 2000
     sample_bytes: Annotated[int, Field(ge=2**20)] = 2**30
     views: tuple[str, ...] | None = None  # names to choose from; every view that was predicted where None
-    min_view_gain: Annotated[float, Field(ge=0.0)] = MIN_GAIN  # mIoU that a further view must add
+    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image; None: no limit
     temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
     max_sweeps: Annotated[int, Field(ge=1)] = 20
 
@@ -84,10 +94,12 @@ def fit_ensemble(
     order, val_miou = _best_first(val, [plain_view(views) for views in names], split.val_ids, labels, report, spread)
     val, holdout, names = [val[m] for m in order], [holdout[m] for m in order], tuple(names[m] for m in order)
     sample = draw_sample(val, names, split.val_ids, labels, options.sample_bytes, options.seed, report, spread=spread)
-    sights = choose_sights(sample, folds, options.min_view_gain)
+    costs = costs_of(val, names, options.latency_budget_ms)
+    images = Images([group_of[i] for i in split.val_ids], index.grouped, options.seed)
+    sighted = choose_sights(sample, folds, images, costs.in_order(names), options.latency_budget_ms)
     calibrate = options.temperature == "auto"
     outcome = fit_val(
-        val, split.val_ids, labels, sample, sights.__getitem__, folds, options.max_sweeps, calibrate, report, spread
+        val, split.val_ids, labels, sample, sighted, folds, images, options.max_sweeps, calibrate, report, spread
     )
     del sample
     choices = outcome.choices
@@ -109,7 +121,7 @@ def fit_ensemble(
 
     scored = {"val_fitted": {name: resample(counts, draws) for name, counts in outcome.fitted.items()}}
     scored |= {"val_crossfit": val_scores, "holdout": holdout_scores}
-    said = [*notes, device_caveat(spread), folds.caveat, draws.caveat, opened.caveat]
+    said = [*notes, costs.caveat, device_caveat(spread), folds.caveat, draws.caveat, opened.caveat]
     result = {
         "format": FORMAT,
         "classes": list(index.classes),
@@ -118,8 +130,11 @@ def fit_ensemble(
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
         "caveats": caveats(said, ledger, verdict, holdout_scores),
-        "members": members_part(val, sights[None].own_views, val_miou),
-        "rules": rules_part(choices, scored),
+        "members": members_part(val, sighted.whole.own_views, val_miou, costs),
+        "rules": rules_part(choices, scored, costs),
+        "cost_unit": costs.unit,
+        "latency_budget_ms": options.latency_budget_ms,
+        "pareto": pareto_part(sighted.visited, val),
         "verdict": verdict,
         "holdout_opened": ledger,
         **holdout_part(split.holdout_ids, unseen, verdict["rule"]),

@@ -17,7 +17,9 @@ from safetensors.numpy import save_file
 
 from analysis.crossfit import Folds
 from analysis.fitting import Choice
+from analysis.latency import Costs
 from analysis.passes import Views
+from analysis.sights import Visited
 from analysis.verdict import Resampled, gain, signed, summary
 from trainables.data.index import Split
 from trainables.logits import LogitStore
@@ -28,7 +30,10 @@ FAIR_RIVAL = "best_single_class"  # a gain over the best single model may be no 
 Counts = NDArray[np.int64]
 
 
-def members_part(val: Sequence[LogitStore], views: Views, val_miou: Sequence[float]) -> list[dict[str, Any]]:
+def members_part(
+    val: Sequence[LogitStore], views: Views, val_miou: Sequence[float], costs: Costs
+) -> list[dict[str, Any]]:
+    """A row a candidate, best first: `views` are its own best ones, `val_miou` that of its plain view."""
     headers = [store.header for store in val]
     return [
         {
@@ -37,12 +42,15 @@ def members_part(val: Sequence[LogitStore], views: Views, val_miou: Sequence[flo
             "family": header.family,
             "views": list(names),
             "val_miou": score,
+            "costs": dict(one),
         }
-        for header, names, score in zip(headers, views, val_miou, strict=True)
+        for header, names, score, one in zip(headers, views, val_miou, costs.of, strict=True)
     ]
 
 
-def rules_part(choices: Mapping[str, Choice], scored: Mapping[str, Mapping[str, Resampled]]) -> list[dict[str, Any]]:
+def rules_part(
+    choices: Mapping[str, Choice], scored: Mapping[str, Mapping[str, Resampled]], costs: Costs
+) -> list[dict[str, Any]]:
     """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores."""
     rows = []
     for name, choice in choices.items():
@@ -57,11 +65,36 @@ def rules_part(choices: Mapping[str, Choice], scored: Mapping[str, Mapping[str, 
                 "vote": choice.vote.kind,
                 "weights": choice.vote.weights.astype(float).tolist(),  # float32 values, exactly
                 "views": [list(names) for names in choice.look.views],
+                "cost": costs.total(choice.used_views),
                 "temperatures": list(choice.look.temperatures),  # (M,) by which logits are divided before the softmax
                 **{scoring: summary(by_rule[name]) for scoring, by_rule in scored.items()},
                 **gains,
             }
         )
+    return rows
+
+
+def pareto_part(visited: Sequence[Visited], val: Sequence[LogitStore]) -> list[dict[str, Any]]:
+    """The plain views of single members, and every ensemble of the search that none beats in both cost and
+    cross-fitted mIoU (`front`), from cheap to dear. `ms` is in the file's cost_unit."""
+    trials = [store.header.trial for store in val]
+    rows: list[dict[str, Any]] = []
+    best = -1.0
+    for one in sorted(visited, key=lambda v: (v.cost, -v.miou_crossfit)):
+        alone = sum(len(views) for views in one.views) == 1
+        front = one.miou_crossfit > best
+        best = max(best, one.miou_crossfit)
+        used = [m for m, views in enumerate(one.views) if views]
+        row = {
+            "ms": one.cost,
+            "miou_fitted": one.miou_fitted,
+            "miou_crossfit": one.miou_crossfit,
+            "members": [trials[m] for m in used],
+            "views": [list(one.views[m]) for m in used],
+            "front": front,
+        }
+        if (alone or front) and row["views"] not in [r["views"] for r in rows if r["members"] == row["members"]]:
+            rows.append(row)
     return rows
 
 

@@ -6,17 +6,17 @@ Enters: a `FittingSample`, what the rules of each fit look at (`Sights`), stores
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.crossfit import Folds, nested
-from analysis.passes import Ballot, LabelSource, Look, Report, score_images
+from analysis.crossfit import Folds, Images, nested
+from analysis.passes import Ballot, LabelSource, Look, Report, Views, score_images
 from analysis.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, best_member, fit_rules
 from analysis.sampling import FittingSample
-from analysis.sights import Sights
+from analysis.sights import Sighted, Sights
 from analysis.spread import Spread
 from analysis.temperature import SILENT, fit_temperature
 from analysis.voting import Float, Labels, Vote
@@ -32,26 +32,44 @@ class Choice:
     look: Look
     vote: Vote
 
+    @property
+    def used_views(self) -> Views:
+        """(M,): those of members that can change a label."""
+        return tuple(views if m in self.vote.used else () for m, views in enumerate(self.look.views))
+
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every rule's candidates: those of a ballot see the same, and `rules[b][v]` is the rule of its vote v."""
+    """Every rule's candidates: those of a ballot see the same, and `rules[b][v]` is the rule of its vote v. Ballots of
+    a higher tier see more views."""
 
     ballots: tuple[Ballot, ...]
     rules: tuple[tuple[str, ...], ...]
+    tiers: tuple[int, ...]
 
-    def of(self, name: str) -> list[tuple[int, int]]:
-        """Where the candidates of a rule are: (ballot, vote)."""
-        return [(b, v) for b, names in enumerate(self.rules) for v, rule in enumerate(names) if rule == name]
+    def of(self, name: str) -> list[list[tuple[int, int]]]:
+        """Where the candidates of a rule are: (ballot, vote), by tier."""
+        found = [
+            [(b, v) for b, names in enumerate(self.rules) for v in range(len(names))
+             if self.tiers[b] == tier and names[v] == name]
+            for tier in range(max(self.tiers) + 1)
+        ]  # fmt: skip
+        return [places for places in found if places]
+
+    def choice(self, place: tuple[int, int]) -> Choice:
+        ballot = self.ballots[place[0]]
+        return Choice(ballot.look, ballot.votes[place[1]])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """By rule: its counts (N,K,K) fitted on all of val, those fitted without each image's fold, and what is used."""
+    """By rule: its counts (N,K,K) fitted on all of val, those fitted without each image's fold, what is used, and what
+    was without each fold."""
 
     fitted: dict[str, Counts]
     crossfitted: dict[str, Counts]
     choices: dict[str, Choice]
+    without: dict[str, tuple[Choice, ...]]
 
 
 def fit_val(
@@ -59,8 +77,9 @@ def fit_val(
     ids: Sequence[str],
     labels: LabelSource,
     sample: FittingSample,
-    sights_of: Callable[[int | None], Sights],  # without a fold, or of all
+    sighted: Sighted,
     folds: Folds,
+    images: Images,
     max_sweeps: int,
     calibrate: bool,  # offer each joint rule its candidates again, on calibrated members
     report: Report,
@@ -68,25 +87,29 @@ def fit_val(
 ) -> Outcome:
     """Fits, cross-fits and scores every rule; each rule's candidate is chosen by cross-fitting (`nested`)."""
     memory = np.empty((len(stores), *sample.by_view[0].shape[1:]), np.float32)  # (M,K,P)
-    whole = fit_candidates(sample, sample.truth, sights_of(None), max_sweeps, calibrate, memory)
     held_out = folds.of_image[sample.image]  # (P,)
     without = []
-    for fold in range(folds.num):
+    for fold, sights in enumerate(sighted.without):
         report(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
         truth = np.where(held_out == fold, np.uint8(255), sample.truth)
-        without.append(fit_candidates(sample, truth, sights_of(fold), max_sweeps, calibrate, memory))
+        without.append(fit_candidates(sample, truth, sights, max_sweeps, calibrate, memory))
+    whole = fit_candidates(sample, sample.truth, sighted.whole, max_sweeps, calibrate, memory)
     del memory
-    num = len(whole.ballots)
-    ballots = [[*fitted.ballots, *whole.ballots] for fitted in without]
-    counts = score_images(stores, ids, labels, ballots, report, "rules on val", fold_of=folds.of_image, spread=spread)
-    outcome = Outcome({}, {}, {})
+    crossed = [fitted.ballots for fitted in without]
+    counts = score_images(
+        stores, ids, labels, crossed, report, "rules on val, cross-fitted", fold_of=folds.of_image, spread=spread
+    )
+    outcome = Outcome({}, {}, {}, {})
     for name in RULES:
-        places = whole.of(name)
-        crossed = [counts[b][:, v].astype(np.int64) for b, v in places]
-        outcome.crossfitted[name], pick = nested(crossed, folds)
-        b, v = places[pick]
-        outcome.fitted[name] = counts[num + b][:, v].astype(np.int64)
-        outcome.choices[name] = Choice(whole.ballots[b].look, whole.ballots[b].votes[v])
+        tiers = whole.of(name)
+        found = nested([[counts[b][:, v].astype(np.int64) for b, v in places] for places in tiers], folds, images)
+        outcome.crossfitted[name] = found.counts
+        outcome.choices[name] = whole.choice(tiers[found.whole[0]][found.whole[1]])
+        picks = zip(without, found.by_fold, strict=True)
+        outcome.without[name] = tuple(fit.choice(tiers[tier][place]) for fit, (tier, place) in picks)
+    ballots = [Ballot(choice.look, (choice.vote,)) for choice in outcome.choices.values()]
+    fitted = score_images(stores, ids, labels, [ballots], report, "rules on val, fitted", spread=spread)
+    outcome.fitted.update({name: one[:, 0].astype(np.int64) for name, one in zip(RULES, fitted, strict=True)})
     return outcome
 
 
@@ -95,17 +118,18 @@ def fit_candidates(
 ) -> Candidates:  # truth (P,); memory (M,K,P)
     """Every rule's candidates, fitted to the pixels that have a label in `truth`. Calibrated ones come before plain
     ones, so that the plain are chosen where both are as good (`choose_candidate`)."""
-    looks = [(sights.plain, PLAIN), (sights.own, OWN_VIEWS), (sights.joint, JOINT)]
-    if calibrate:
-        looks.insert(0, (_calibrated(sample, truth, sights.joint), JOINT))
+    looks = [(sights.plain, PLAIN, 0), (sights.own, OWN_VIEWS, 0)]
+    for tier, look in enumerate(sights.joint):
+        calibrated = [(_calibrated(sample, truth, look), JOINT, tier)] if calibrate else []
+        looks += [*calibrated, (look, JOINT, tier)]
     ballots, rules = [], []
-    for look, names in looks:
+    for look, names, _ in looks:
         q = sample.probabilities(look, memory)  # (m,K,P): of the members that are looked at
         fits = fit_rules(Sample(q, truth, best_member(q, truth, sample.strata), sample.strata, max_sweeps), names)
         votes = [_as_all(vote, look) for name in names for vote in fits[name]]
         ballots.append(Ballot(look, tuple(votes)))
         rules.append(tuple(name for name in names for _ in fits[name]))
-    return Candidates(tuple(ballots), tuple(rules))
+    return Candidates(tuple(ballots), tuple(rules), tuple(tier for *_, tier in looks))
 
 
 def _calibrated(sample: FittingSample, truth: Labels, look: Look) -> Look:

@@ -20,6 +20,7 @@ from analysis.ensemble_file import FAIR_RIVAL
 from analysis.gallery import GalleryItem
 from analysis.pages import TEMPLATES, template_environment
 from analysis.palette import palette
+from analysis.pareto_chart import UNITS, describe, pareto_figure
 
 MAX_PICTURES = 12
 RULE_LABELS = {
@@ -105,6 +106,8 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "members": members,
         "class_rows": report_tables.class_rows(classes, counts, single, shipped),
         "absent": [name for name, iou in zip(classes, shipped["holdout"]["iou"], strict=True) if iou is None],
+        "front": [{**row, "what": describe(row)} for row in ensemble["pareto"] if row["front"]],
+        "cost_unit": UNITS[ensemble["cost_unit"]],
         "columns": report_tables.trial_columns(facts.trials),
         "importances": sorted(facts.importances.items(), key=lambda item: item[1], reverse=True),
         "pictures": [gallery.picture(item, colours) for item in items],
@@ -112,6 +115,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "num_curves": len(charts.drawn_trials(facts.curves, highlight)),
         "figures": {
             **_curve_figures(facts, highlight),
+            "pareto": Markup(pareto_figure(ensemble, rules, shipped["name"])),  # noqa: S704
             "classes": Markup(charts.class_iou_figure(classes, rules, _shown(rules, single, shipped))),  # noqa: S704
             "confusion": Markup(charts.confusion_figure(classes, counts)),  # noqa: S704
         },

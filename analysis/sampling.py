@@ -62,6 +62,11 @@ class FittingSample:
             mean_of_views(self.by_view[m], self.names[m], look.views[m], row, look.temperatures[m])
         return out[: len(look.members)]
 
+    @property
+    def times(self) -> NDArray[np.int32]:
+        """(P,): how often each pixel counts."""
+        return self.strata.per_pixel().astype(np.int32)
+
     def rows(self, member: int, chosen: Sequence[str]) -> Float:
         """(V,K,P): a member's chosen views."""
         return self.by_view[member][[self.names[member].index(view) for view in chosen]]

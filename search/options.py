@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from trainables.recipe import Part
 
 Flip = Literal["none", "horizontal", "vertical"]
+Turn = Literal[0, 90, 180, 270]
 Tracker = Literal["wandb", "jsonl"]  # events.jsonl is always written
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -44,20 +45,22 @@ class Ensemble(Part):
     folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
+    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image, on the devices that made the logits
     temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
 
 
 class Tta(Part):
-    """The test-time views that are offered: every scale with every flip."""
+    """The test-time views that are offered: every scale with every turn and flip."""
 
     scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...], Field(min_length=1)] = (1.0,)
     flips: Annotated[tuple[Flip, ...], Field(min_length=1)] = ("none",)
+    turns: Annotated[tuple[Turn, ...], Field(min_length=1)] = (0,)  # degrees; more than 0 where the data card has turns
 
-    @field_validator("scales", "flips")
+    @field_validator("scales", "flips", "turns")
     @classmethod
     def _each_once(cls, values: tuple[float | str, ...]) -> tuple[float | str, ...]:
         # a view's name carries its scale with two decimals
-        shown = [f"{value:.2f}" if isinstance(value, float) else value for value in values]
+        shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
         twice = sorted({text for text in shown if shown.count(text) > 1})
         if twice:
             raise ValueError(f"each may stand here once, got {', '.join(twice)} again; remove the repeats")

@@ -88,6 +88,7 @@ def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], s
         for line in space.warnings():
             say(f"warning: {line}")
         space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
+        stages.check_turns(card, space.options)
         split = stages.split_data(index, cache, space.options, say)
         data = stages.Data(index, split, cache, asked.cache_dir)
         if resumed:

@@ -7,6 +7,7 @@ other files; a stage is done when run.json says so, and it says so only after it
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from analysis import candidates as candidate_logits
 from analysis.candidates import Candidate
 from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.export import BundleFacts, export
+from analysis.latency import measure_costs
 from search import reporting
 from search.admission import Gate, cluster_gpu_gb, some_sizes
 from search.callbacks import CsvTable, study_rows
@@ -201,10 +203,11 @@ def _write_one(
     cpu: float,
     gpu: float,
 ) -> None:
-    """A Ray task: all logits of one candidate."""
+    """A Ray task: all logits of one candidate, and what its views cost."""
     prepare_worker(cpu)
     device = "cuda" if gpu else "cpu"
     candidate_logits.write_logits(candidate, cache, split, views, folders, device=device, say=lambda _: None)
+    measure_costs(candidate, cache, split.val_ids, views, folders["val"], device=device, clock=time.perf_counter)
 
 
 def ensemble(context: Context) -> None:
@@ -223,6 +226,7 @@ def ensemble(context: Context) -> None:
             resamples=options.ensemble.resamples,
             sample_bytes=options.ensemble.sample_mb * 2**20,
             temperature=options.ensemble.temperature,
+            latency_budget_ms=options.ensemble.latency_budget_ms,
         ),
         background=data.index.background,
         out_dir=run.root,
@@ -271,9 +275,24 @@ def chosen_candidates(context: Context) -> list[Candidate]:
 
 
 def offered_views(options: Options) -> list[View]:
-    """The views of `tta`; the plain one is always offered, so that every member can be judged by it."""
-    views = [View(scale, flip) for scale in options.tta.scales for flip in options.tta.flips]
-    return views if View() in views else [View(), *views]
+    """The views of `tta`, no two of one pose; the plain one is always offered, so that every member can be judged by
+    it."""
+    tta = options.tta
+    every = [View(scale, flip, turn) for scale in tta.scales for turn in tta.turns for flip in tta.flips]
+    by_pose: dict[tuple[float, bool, int], View] = {}
+    for view in [View(), *every]:
+        by_pose.setdefault(view.pose, view)
+    return list(by_pose.values())
+
+
+def check_turns(card: Path, options: Options) -> None:
+    """Raises ValueError where quarter turns are asked for of scenes that have an up."""
+    if set(options.tta.turns) > {0} and not read_card(card).turns:
+        asked = ", ".join(str(turn) for turn in options.tta.turns)
+        raise ValueError(
+            f"tta.turns must be [0] for scenes that have an up, got [{asked}] and a data card without `turns: true` "
+            f"({card}): a turned image is none that the models know; remove them, or say so in the card"
+        )
 
 
 def folders_of(run: RunDir, candidate: Candidate) -> dict[str, Path]:

@@ -1,8 +1,8 @@
 """Logits of one test-time view.
 
 Enters: a segmentor, the cache and image ids. Leaves: for each image the logits (K,h,w) float16 at the head's own
-stride, flips undone. A view's size is a multiple of 32 px, so the logit grid covers the image exactly and one bilinear
-resize (`at_label_size`) takes it to the label's size.
+stride, turns and flips undone. A view's size is a multiple of 32 px, so the logit grid covers the image exactly and
+one bilinear resize (`at_label_size`) takes it to the label's size.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from trainables.data.transforms import view_size
 from trainables.models.segmentor import Segmentor
 
 Flip = Literal["none", "horizontal", "vertical"]
+Turn = Literal[0, 90, 180, 270]  # degrees, anticlockwise
 Amp = Literal["auto", "bf16", "fp16", "off"]
 _FLIPPED_AXIS: dict[Flip, int | None] = {"none": None, "horizontal": -1, "vertical": -2}  # of (..,H,W)
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image: resized by `scale` (two decimals), then flipped."""
+    """One way to look at an image: resized by `scale` (two decimals), then turned, then flipped."""
 
     scale: float = 1.0
     flip: Flip = "none"
+    turn: Turn = 0
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.scale <= 99.99 or round(self.scale, 2) != self.scale:
@@ -43,18 +45,40 @@ class View:
         if self.flip not in get_args(Flip):
             raise ValueError(f"a view's flip must be one of {', '.join(get_args(Flip))}, got {self.flip!r}")
 
+        if self.turn not in get_args(Turn):
+            raise ValueError(f"a view's turn must be 0, 90, 180 or 270 degrees, got {self.turn!r}")
+
     @property
     def name(self) -> str:
-        """'s1.00-none'."""
-        return f"s{self.scale:.2f}-{self.flip}"
+        """'s1.00-none', 's1.00-r90-none'. No name begins with another's and a dash: shards are found by that."""
+        return f"s{self.scale:.2f}-" + (f"r{self.turn}-" if self.turn else "") + self.flip
+
+    @property
+    def pose(self) -> tuple[float, bool, int]:
+        """Scale, whether mirrored, and turn: equal for names of one picture, as a vertical flip is a horizontal one
+        turned by 180 degrees."""
+        turn = self.turn + 180 * (self.flip == "vertical")
+        return self.scale, self.flip != "none", turn % 360
 
     @classmethod
     def parse(cls, name: str) -> View:
         """The view of a `name`; ValueError where it is none."""
-        found = re.fullmatch(r"s(\d{1,2}\.\d\d)-(none|horizontal|vertical)", name)
+        found = re.fullmatch(r"s(\d{1,2}\.\d\d)-(?:r(90|180|270)-)?(none|horizontal|vertical)", name)
         if found is None:
-            raise ValueError(f"a view is named like 's1.25-horizontal', got {name!r}")
-        return cls(float(found[1]), found[2])  # type: ignore[arg-type]
+            raise ValueError(f"a view is named like 's1.25-horizontal' or 's1.00-r90-none', got {name!r}")
+        return cls(float(found[1]), found[3], int(found[2] or 0))  # type: ignore[arg-type]
+
+    def apply(self, images: Tensor) -> Tensor:  # (..,H,W) -> (..,H,W), or (..,W,H) on its side
+        """Turned and flipped."""
+        axis = _FLIPPED_AXIS[self.flip]
+        turned = torch.rot90(images, self.turn // 90, (-2, -1)) if self.turn else images
+        return turned if axis is None else turned.flip(axis)
+
+    def undo(self, logits: Tensor) -> Tensor:  # (..,h,w)
+        """What `apply` did, undone."""
+        axis = _FLIPPED_AXIS[self.flip]
+        turned = logits if axis is None else logits.flip(axis)
+        return torch.rot90(turned, -(self.turn // 90), (-2, -1)) if self.turn else turned
 
 
 def autocast_dtype(amp: Amp, device: str) -> torch.dtype | None:
@@ -119,9 +143,7 @@ def _forward(
     mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255.0 for v in (model.mean, model.std))
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
         logits = model((images.float() - mean) / std)
-    axis = _FLIPPED_AXIS[view.flip]
-    upright: Tensor = logits if axis is None else logits.flip(axis)
-    return upright.half()
+    return view.undo(logits).half().contiguous()
 
 
 def _equal_sizes(
@@ -157,5 +179,4 @@ def _read(cache: Cache, ids: list[str], size: tuple[int, int], view: View) -> Te
         # bilinear also where it shrinks: what the model saw in training
         batch[i] = cv2.resize(cache.image(image_id), (width, height), interpolation=cv2.INTER_LINEAR)
     images = torch.from_numpy(batch).permute(0, 3, 1, 2)
-    axis = _FLIPPED_AXIS[view.flip]
-    return (images if axis is None else images.flip(axis)).contiguous()
+    return view.apply(images).contiguous()

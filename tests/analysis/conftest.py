@@ -54,6 +54,7 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
             "holdout": _score(0.5, num_classes),
             "gain_crossfit": gain,
             "gain_holdout": gain,
+            "cost": float(np.count_nonzero(weights.any(axis=1))),
             "gain_over_rival_crossfit": gain,
             "gain_over_rival_holdout": gain,
         }
@@ -74,6 +75,19 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
         "caveats": ["three images only"],
         "members": members,
         "rules": rules,
+        "cost_unit": "views",
+        "latency_budget_ms": None,
+        "pareto": [
+            {
+                "ms": float(n + 1),
+                "miou_fitted": 0.6 + 0.01 * n,
+                "miou_crossfit": 0.5 + 0.01 * n,
+                "members": [str(member.get("trial")) for member in members[: n + 1]],
+                "views": [["s1.00-none"]] * (n + 1),
+                "front": True,
+            }
+            for n in range(num_members)
+        ],
         "verdict": {
             "rule": shipped,
             "ship": "single" if shipped == "best_single" else "ensemble",

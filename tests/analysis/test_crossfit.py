@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.crossfit import Folds, choose_candidate, make_folds, nested
+from analysis.crossfit import Folds, Images, choose_candidate, make_folds, nested
 
 IDS = [f"{i:03d}.jpg" for i in range(60)]
 
@@ -49,10 +49,19 @@ def counts(*hits: int) -> np.ndarray:
 def test_a_folds_candidate_is_chosen_on_the_others() -> None:
     folds = Folds(np.array([0, 0, 1, 1]), 2, None)
     plain, rich = counts(50, 50, 90, 90), counts(99, 99, 10, 10)
-    chosen, final = nested([rich, plain], folds)
-    np.testing.assert_array_equal(chosen[:2], plain[:2])  # fold 1 prefers plain, so fold 0 is scored with it
-    np.testing.assert_array_equal(chosen[2:], rich[2:])
-    assert final == 1
+    found = nested([[rich, plain]], folds, Images(list("abcd"), False, 0))
+    np.testing.assert_array_equal(found.counts[:2], plain[:2])  # fold 1 prefers plain, so fold 0 is scored with it
+    np.testing.assert_array_equal(found.counts[2:], rich[2:])
+    assert found.by_fold == ((0, 1), (0, 0))
+    assert found.whole == (0, 1)
+
+
+@pytest.mark.parametrize(("gains", "tier"), [([1] * 20, 1), ([9, -8] * 10, 0), ([0] * 20, 0)])
+def test_a_dearer_tier_is_taken_where_its_gain_holds(gains: list[int], tier: int) -> None:
+    folds = make_folds(IDS[:20], {image_id: image_id for image_id in IDS}, False, 5, seed=0)
+    cheap, dear = counts(*[50] * 20), counts(*[50 + gain for gain in gains])
+    found = nested([[counts(*[40] * 20), cheap], [dear]], folds, Images(IDS[:20], False, 0))
+    assert found.whole[0] == tier
 
 
 def test_a_tie_goes_to_the_more_shrunk_candidate() -> None:

@@ -19,7 +19,8 @@ from trainables.metrics import miou
 NUM_CLASSES, GRID, SIZE = 5, (12, 14), (24, 28)
 VAL = tuple(f"val/{i:02d}.jpg" for i in range(20))
 HOLDOUT = tuple(f"test/{i:02d}.jpg" for i in range(24))
-OPTIONS = EnsembleOptions(sample_bytes=2**22, resamples=400)
+CALIBRATING = EnsembleOptions(sample_bytes=2**22, resamples=400)
+OPTIONS = CALIBRATING.model_copy(update={"temperature": "off"})  # half the time
 
 
 class Labels:
@@ -87,7 +88,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(members: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("run")
-    return run(members, out, ["noise", "left", "right"]), out
+    return run(members, out, ["noise", "left", "right"], CALIBRATING), out
 
 
 def test_two_members_that_know_different_classes_ship_as_an_ensemble(result: tuple[dict[str, Any], Path]) -> None:
@@ -236,3 +237,49 @@ def test_stores_of_the_wrong_split_are_refused(members: Path, tmp_path: Path) ->
     with pytest.raises(ValueError, match="must hold logits of holdout, got val"):
         fit_ensemble(val, val, Labels(), index, Split((), VAL, HOLDOUT, "s"), OPTIONS, background=False,
                      out_dir=tmp_path, opened_at="now")  # fmt: skip
+
+
+def write_costs(root: Path, trial: str, ms: dict[str, float]) -> None:
+    (root / trial / "val" / "cost.json").write_text(json.dumps({"device": "cpu", "ms_an_image": ms}))
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two equal members with two views each, one of them three times as dear."""
+    root = tmp_path_factory.mktemp("timed")
+    for seed, trial, factor in ((5, "cheap", 1.0), (6, "dear", 3.0)):
+        write_member(root, trial, np.full(5, 2.0), seed, ("s1.00-none", "s1.00-horizontal"))
+        write_costs(root, trial, {"s1.00-none": 2 * factor, "s1.00-horizontal": 2.5 * factor})
+    return root
+
+
+@pytest.mark.parametrize("budget", [2.0, 5.0, 9.0])
+def test_no_rule_costs_more_than_the_budget(timed: Path, tmp_path: Path, budget: float) -> None:
+    answer = run(timed, tmp_path, ["cheap", "dear"], OPTIONS.model_copy(update={"latency_budget_ms": budget}))
+    assert answer["cost_unit"] == "ms"
+    assert all(0 < rule["cost"] <= budget for rule in answer["rules"])
+    assert all(row["ms"] <= budget for row in answer["pareto"])
+    if budget == 2.0:  # one plain view: there is nothing to join
+        assert answer["verdict"]["ship"] == "single"
+
+
+def test_the_front_rises_with_the_cost(timed: Path, tmp_path: Path) -> None:
+    answer = run(timed, tmp_path, ["cheap", "dear"])
+    front = [row for row in answer["pareto"] if row["front"]]
+    assert [row["ms"] for row in front] == sorted({row["ms"] for row in front})
+    assert [row["miou_crossfit"] for row in front] == sorted({row["miou_crossfit"] for row in front})
+    assert front[0]["members"] == ["cheap"]
+    assert front[-1]["ms"] == answer["rules"][-1]["cost"] == 18.0  # all four views are of use
+
+
+def test_a_budget_that_no_member_keeps_is_refused_with_figures(timed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"got 1\.5 ms an image, and the cheapest takes 2 ms"):
+        run(timed, tmp_path, ["cheap", "dear"], OPTIONS.model_copy(update={"latency_budget_ms": 1.5}))
+
+
+def test_without_measured_costs_views_are_counted_and_a_budget_is_refused(members: Path, tmp_path: Path) -> None:
+    answer = run(members, tmp_path, ["left", "right"])
+    assert answer["cost_unit"] == "views"
+    assert answer["rules"][-1]["cost"] == 2
+    with pytest.raises(ValueError, match="run the logits stage again, which measures them"):
+        run(members, tmp_path, ["left"], OPTIONS.model_copy(update={"latency_budget_ms": 5.0}))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from analysis.bundle import read_bundle
 from analysis.candidates import Candidate, write_logits
 from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.export import BundleFacts, export
+from analysis.latency import measure_costs
 from analysis.palette import palette, png_palette
 from analysis.pixels import probabilities
 from analysis.predict import app, image_names
@@ -130,13 +132,15 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         candidate = Candidate(trial, recipe, folder, 0.5)
         views = [View(), View(1.0, "horizontal")]
         write_logits(candidate, cache, split, views, folders, device="cpu", say=print)
+        measure_costs(candidate, cache, names, views, folders["val"], device="cpu", clock=perf_counter)
         for part, held in stores.items():
             held.append(LogitStore(folders[part]))
-    options = EnsembleOptions(folds=2, resamples=100, min_view_gain=0.0)
+    options = EnsembleOptions(folds=2, resamples=100)
     ensemble = fit_ensemble(
         stores["val"], stores["holdout"], cache, cache.index, split, options,
         background=True, out_dir=tmp_path, opened_at="2026-05-01T12:00:00+00:00",
     )  # fmt: skip
+    assert ensemble["cost_unit"] == "ms"
     for rule in (
         one
         for one in ensemble["rules"]

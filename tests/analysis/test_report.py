@@ -15,6 +15,7 @@ import pytest
 from analysis import charts, report_tables
 from analysis.gallery import MAX_SIDE_PX, GalleryItem, picture
 from analysis.palette import palette
+from analysis.pareto_chart import pareto_figure
 from analysis.report import ReportFacts, worst_images, write_report
 
 CLASSES = ["Background", "<script>alert(1)</script>", "Glass & co"]
@@ -111,10 +112,25 @@ def test_names_are_data_and_never_markup(page: Path) -> None:
     assert "<i>no</i>" not in text
     assert "&lt;script&gt;alert(1)" in text
     figures = re.findall(r'<script type="application/json" id="figure-\w+">(.*?)</script>', text, re.DOTALL)
-    assert len(figures) == 4
+    assert len(figures) == 5
     for figure in figures:
         assert "<" not in figure
         assert json.loads(figure)["data"]
+
+
+@pytest.mark.parametrize(("unit", "budget"), [("ms", 7.5), ("views", None)])
+def test_the_cost_is_drawn_in_its_unit_with_the_budget(facts: ReportFacts, unit: str, budget: float | None) -> None:
+    ensemble = {**facts.ensemble, "cost_unit": unit, "latency_budget_ms": budget}
+    rules = [{**rule, "label": f"<{rule['name']}>"} for rule in ensemble["rules"]]
+    figure = json.loads(pareto_figure(ensemble, rules, "member_class"))
+    singles, front, others, ships = figure["data"]
+    assert singles["x"] == [1.0]
+    assert front["x"] == [1.0, 2.0]
+    assert front["text"][1] == "0000 (s1.00-none)<br>0001 (s1.00-none)"
+    assert ships["text"] == ["&lt;member_class&gt;"]
+    assert len(others["x"]) == len(rules) - 1
+    assert figure["layout"]["xaxis"]["title"]["text"].startswith({"ms": "milliseconds", "views": "views"}[unit])
+    assert [shape["x0"] for shape in figure["layout"].get("shapes", [])] == ([] if budget is None else [budget])
 
 
 def test_the_gallery_is_worst_first_and_says_how_many(page: Path) -> None:

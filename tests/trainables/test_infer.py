@@ -39,18 +39,41 @@ class Pooling(nn.Module):
         return F.avg_pool2d(image, 4)
 
 
+ALL_VIEWS = [View(1.0, flip, turn) for flip in ("none", "horizontal", "vertical") for turn in (0, 90, 180, 270)]
+
+
 def _run(model, cache, view, **kwargs):
     kwargs = {"short_px": None, "device": "cpu", "batch_size": 2, "amp": "off"} | kwargs
     return dict(view_logits(model, cache, tuple(cache.images), view, **kwargs))
 
 
-@pytest.mark.parametrize("view", [View(), View(0.75, "horizontal"), View(1.25, "vertical")])
+@pytest.mark.parametrize("view", [View(), View(0.75, "horizontal"), View(1.25, "vertical"), View(1.0, "none", 90)])
 def test_names_go_both_ways(view):
     assert View.parse(view.name) == view
     assert View().name == "s1.00-none"
+    assert View(turn=270).name == "s1.00-r270-none"
 
 
-@pytest.mark.parametrize("name", ["s1-none", "s1.00-diagonal", "1.00-none", "s1.000-none", "s0.00-none"])
+def test_no_name_begins_with_another_and_a_dash():
+    names = [view.name for view in ALL_VIEWS]
+    assert len(set(names)) == 12
+    assert not any(one.startswith(f"{other}-") for one in names for other in names)
+
+
+@pytest.mark.parametrize("view", ALL_VIEWS, ids=lambda view: view.name)
+def test_what_a_view_does_is_undone_and_equal_poses_are_one_picture(view):
+    image = torch.arange(2 * 3 * 5).view(2, 3, 5)
+    seen = view.apply(image)
+    assert seen.shape == ((2, 5, 3) if view.turn in (90, 270) else (2, 3, 5))
+    assert torch.equal(view.undo(seen), image)
+    for other in ALL_VIEWS:
+        assert (other.pose == view.pose) == (other.apply(image).tolist() == seen.tolist())
+
+
+WRONG = ["s1-none", "s1.00-diagonal", "1.00-none", "s1.000-none", "s0.00-none", "s1.00-r0-none", "s1.00-r45-none"]
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_name_is_an_error(name):
     with pytest.raises(ValueError, match="a view"):
         View.parse(name)
@@ -61,10 +84,12 @@ def test_scales_that_their_name_cannot_hold_are_refused():
         View(0.333)
 
 
-@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
-def test_logits_are_upright_normalised_and_exact(flip):
+@pytest.mark.parametrize("view", ALL_VIEWS, ids=lambda view: view.name)
+def test_logits_are_upright_normalised_and_exact(view):
     cache = FakeCache(a=(64, 96))
-    logits = _run(Pooling(), cache, View(1.0, flip))["a"]
+    model = Pooling()
+    logits = _run(model, cache, view)["a"]
+    assert model.seen == [(1, 3, 96, 64) if view.turn in (90, 270) else (1, 3, 64, 96)]
     image = torch.from_numpy(cache.image("a")).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (Pooling.mean, Pooling.std))
     wanted = F.avg_pool2d((image - mean) / std, 4)[0]

@@ -69,6 +69,7 @@ class DataCard(Part):
     unlabelled: Path | None = None
     ignore: tuple[str, ...] = ()  # categories whose pixels count for neither loss nor score
     background: bool = True  # class 0 is 'Background': the pixels under no annotation. False: those are ignored
+    turns: bool = False  # the scene has no up (seen from above, under a lens): any quarter turn of it is as likely
     group: str | None = None  # regex on file_name; images with the same match stay on one side of a split
     licence: str | None = None
 
