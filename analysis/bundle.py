@@ -60,6 +60,20 @@ class Member(Part):
     short_px: int | None
 
 
+Sizes = tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...]
+
+
+class Postprocess(Part):
+    """Sizes a class, as shares of an image's pixels; 0 leaves a class alone. `postprocess` says what they do."""
+
+    min_component: Sizes  # (K,) a smaller component of the class is removed
+    max_hole: Sizes  # (K,) a smaller hole in the class is filled
+
+    @property
+    def idle(self) -> bool:
+        return not any(self.min_component) and not any(self.max_hole)
+
+
 class Manifest(Part):
     """bundle.json. Member m gives class k the weight `weights[m][k]`."""
 
@@ -75,6 +89,7 @@ class Manifest(Part):
     vote: Vote
     members: Annotated[tuple[Member, ...], Field(min_length=1)]  # (M,)
     weights: tuple[tuple[float, ...], ...]  # (M,K)
+    postprocess: Postprocess | None = None  # of the label map; off where None
     scores: Scores
     sentence: str  # the verdict
     caveats: tuple[str, ...]
@@ -88,6 +103,10 @@ class Manifest(Part):
         if [len(row) for row in self.weights] != [num_classes] * num_members:
             shape = f"{num_members} x {num_classes}"
             raise ValueError(f"weights must be {shape} (members x classes), got rows {[len(r) for r in self.weights]}")
+        sizes = self.postprocess
+        if sizes and not len(sizes.min_component) == len(sizes.max_hole) == num_classes:
+            found = f"{len(sizes.min_component)} and {len(sizes.max_hole)}"
+            raise ValueError(f"postprocess must have two sizes a class, got {found} for {num_classes} classes")
         return self
 
 

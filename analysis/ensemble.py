@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from analysis.crossfit import Folds, make_folds, nested
+from analysis.crossfit import Folds, choose_candidate, make_folds, nested
 from analysis.ensemble_file import FORMAT, caveats, holdout_part, members_part, open_holdout, rules_part, write
 from analysis.passes import Ballot, LabelSource, Report, Views, score_images
+from analysis.postprocess_fit import POSTPROCESSED, Mode, count, fit_postprocess
 from analysis.rules import RULES, Sample, best_member, fit_rules
 from analysis.sampling import FittingSample, draw_sample
 from analysis.tta import MIN_GAIN, choose_views
@@ -50,6 +51,7 @@ class EnsembleOptions(Part):
     views: tuple[str, ...] | None = None  # names to choose from; every view that was predicted where None
     min_view_gain: Annotated[float, Field(ge=0.0)] = MIN_GAIN  # mIoU that a further view must add
     max_sweeps: Annotated[int, Field(ge=1)] = 20
+    postprocess: Mode = "auto"  # specks and holes out of the label maps, where that pays
 
 
 def fit_ensemble(
@@ -84,10 +86,18 @@ def fit_ensemble(
     val, holdout = [val[m] for m in order], [holdout[m] for m in order]
     views, sample = tuple(views[m] for m in order), sample.reordered(order)
 
-    fitted, crossfitted, votes = _fit_val(val, views, sample, folds, split, labels, options, report)
+    fitted, crossfitted, votes, held_out = _fit_val(val, views, sample, folds, split, labels, options, report)
     draws = draw([group_of[i] for i in split.val_ids], index.grouped, options.resamples, options.seed, "val")
     val_scores = {name: resample(counts, draws) for name, counts in crossfitted.items()}
     taken = climb(val_scores)
+    whole, without_fold = Ballot(views, (votes[taken],)), held_out[taken]
+    post = fit_postprocess(options.postprocess, val, split.val_ids, labels, without_fold, folds, crossfitted[taken],
+                           draws, index.classes, report)  # fmt: skip
+    shipped = taken
+    if post.steps is not None and post.crossfitted is not None:
+        shipped, votes[POSTPROCESSED], crossfitted[POSTPROCESSED] = POSTPROCESSED, votes[taken], post.crossfitted
+        fitted[POSTPROCESSED] = count(val, split.val_ids, labels, [(whole, post.steps)] * len(split.val_ids))
+        val_scores[POSTPROCESSED] = resample(post.crossfitted, draws)
     report(f"taken on val: {taken}; opening the hold-out ({len(split.holdout_ids)} images)")
 
     ledger = open_holdout(out_dir, opened_at, opened_by)
@@ -95,9 +105,13 @@ def fit_ensemble(
     ballot = Ballot(views, tuple(votes[name] for name in RULES))
     [counted] = score_images(holdout, split.holdout_ids, labels, lambda _i: [ballot], report, "hold-out")
     unseen = {name: counted[:, v].astype(np.int64) for v, name in enumerate(RULES)}
+    if post.steps is not None:
+        unseen[POSTPROCESSED] = count(
+            holdout, split.holdout_ids, labels, [(whole, post.steps)] * len(split.holdout_ids)
+        )
     holdout_scores = {name: resample(counts, opened) for name, counts in unseen.items()}
-    step = gain(holdout_scores[taken], holdout_scores["best_single"])
-    verdict = judge(taken, len(votes[taken].used), step, len(split.holdout_ids))
+    step = gain(holdout_scores[shipped], holdout_scores["best_single"])
+    verdict = judge(taken, len(votes[taken].used), step, len(split.holdout_ids), postprocessed=shipped == POSTPROCESSED)
     report(verdict["sentence"])
 
     scored = {"val_fitted": {name: resample(counts, draws) for name, counts in fitted.items()}}
@@ -109,9 +123,10 @@ def fit_ensemble(
         "num_val": len(split.val_ids),
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
-        "caveats": caveats([*notes, folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores),
+        "caveats": caveats([*notes, folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores, taken),
         "members": members_part(val, views, val_miou),
-        "rules": rules_part(votes, views, scored),
+        "rules": rules_part(votes, views, scored, post.part(taken)),
+        "postprocess": post.part(taken),
         "verdict": verdict,
         "holdout_opened": ledger,
         **holdout_part(split.holdout_ids, unseen, verdict["rule"]),
@@ -191,9 +206,9 @@ def _fit_val(
     labels: LabelSource,
     options: EnsembleOptions,
     report: Report,
-) -> tuple[dict[str, Counts], dict[str, Counts], dict[str, Vote]]:
-    """Counts (N,K,K) of val by the votes fitted on all of it, by those fitted without each image's fold, and the
-    votes."""
+) -> tuple[dict[str, Counts], dict[str, Counts], dict[str, Vote], dict[str, list[Ballot]]]:
+    """Counts (N,K,K) of val by the votes fitted on all of it, by those fitted without each image's fold, the votes,
+    and the ones fitted without each fold."""
     q = sample.probabilities(views)
     whole = fit_rules(Sample(q, sample.truth, 0, options.max_sweeps))
     held_out = folds.of_image[sample.image]  # (P,)
@@ -215,14 +230,18 @@ def _fit_val(
     chosen: dict[str, Vote] = {}
     by_fit: dict[str, Counts] = {}
     by_fold: dict[str, Counts] = {}
+    held_out_votes: dict[str, list[Ballot]] = {}
     at = 0
     for name in RULES:
         columns = range(at, at + len(whole[name]))
-        by_fold[name], pick = nested([crossed[:, c].astype(np.int64) for c in columns], folds)
+        candidates = [crossed[:, c].astype(np.int64) for c in columns]
+        by_fold[name], pick = nested(candidates, folds)
+        picks = [at + choose_candidate(candidates, folds.of_image != fold) for fold in range(folds.num)]
+        held_out_votes[name] = [Ballot(b.views, (b.votes[c],)) for b, c in zip(ballots, picks, strict=True)]
         by_fit[name] = fitted[:, at + pick].astype(np.int64)
         chosen[name] = whole[name][pick]
         at += len(whole[name])
-    return by_fit, by_fold, chosen
+    return by_fit, by_fold, chosen, held_out_votes
 
 
 if __name__ == "__main__":

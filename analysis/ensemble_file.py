@@ -42,10 +42,14 @@ def members_part(val: Sequence[LogitStore], views: Views, val_miou: Sequence[flo
 
 
 def rules_part(
-    votes: Mapping[str, Vote], views: Views, scored: Mapping[str, Mapping[str, Resampled]]
+    votes: Mapping[str, Vote],
+    views: Views,
+    scored: Mapping[str, Mapping[str, Resampled]],
+    post: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores."""
-    rows = []
+    """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores. Where `post`, the
+    part of post-processing, was kept, the last row is the taken rule with it."""
+    rows: list[dict[str, Any]] = []
     for name, vote in votes.items():
         gains = {
             f"gain_{short}": gain(scored[long][name], scored[long]["best_single"])
@@ -61,6 +65,8 @@ def rules_part(
                 **gains,
             }
         )
+    if post["kept"]:
+        rows[-1] |= {"of": post["rule"], "postprocess": post["steps"]}
     return rows
 
 
@@ -84,8 +90,10 @@ def caveats(
     ledger: Sequence[Mapping[str, str]],
     verdict: Mapping[str, Any],
     holdout: Mapping[str, Resampled],
+    taken: str,
 ) -> list[str]:
-    """What a reader of the verdict has to know, in words; `found` has those of the folds and the intervals."""
+    """What a reader of the verdict has to know, in words; `found` has those of the folds and the intervals, `taken` is
+    the rule that the ladder took."""
     words = [caveat for caveat in found if caveat]
     if len(ledger) > 1:
         words.append(
@@ -97,6 +105,12 @@ def caveats(
         doubt = "" if step["low"] > 0 else ", an interval that does not lie above 0"
         words.append(
             f"over the best single model with class weights, the fair rival, the ensemble gains {signed(step)}{doubt}"
+        )
+    if verdict["rule"] not in ("best_single", taken):
+        part = signed(gain(holdout[verdict["rule"]], holdout[taken]))
+        words.append(
+            f"of the gain, post-processing makes {part} over {taken} without it; the best single model that both are "
+            "compared with was not post-processed"
         )
     return words
 

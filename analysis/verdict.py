@@ -110,6 +110,17 @@ def gain(rule: Resampled, over: Resampled) -> dict[str, Any]:
     return {"gain": rule.miou - over.miou, "low": low, "high": high, "p_positive": float((difference > 0).mean())}
 
 
+def class_gains(rule: Resampled, over: Resampled) -> dict[int, dict[str, float]]:
+    """Class -> {"gain", "low", "high"}, where the class has an IoU under both rules: the paired difference with its 95%
+    interval. A class that was in no resample has none, and is left out."""
+    found = {}
+    for k in np.flatnonzero(~np.isnan(rule.iou - over.iou)).tolist():
+        low, high = _interval(rule.ious[:, k] - over.ious[:, k])
+        if low is not None and high is not None:
+            found[k] = {"gain": float(rule.iou[k] - over.iou[k]), "low": low, "high": high}
+    return found
+
+
 def climb(crossfitted: Mapping[str, Resampled]) -> str:
     """The rule that the ladder takes. Rules come from plain to rich; each is compared with the one taken so far,
     and taken where its cross-fitted mIoU is higher, and higher in at least 90% of the paired resamples."""
@@ -127,21 +138,27 @@ def signed(step: Mapping[str, Any]) -> str:
     return f"{step['gain']:+.3f} mIoU [{step['low']:+.3f}, {step['high']:+.3f}]"
 
 
-def judge(taken: str, num_members: int, step: Mapping[str, Any], num_images: int) -> dict[str, Any]:
-    """{"rule", "ship", "sentence", "gain", "num_images"}. The taken rule ships only where its paired 95% interval
+def judge(
+    taken: str, num_members: int, step: Mapping[str, Any], num_images: int, *, postprocessed: bool = False
+) -> dict[str, Any]:
+    """{"rule", "ship", "sentence", "gain", "num_images"}. What was taken ships only where its paired 95% interval
     against the best single model, on the hold-out, lies above 0; `num_members` is how many members it uses."""
     alone = num_members == 1
     unseen = f"on {num_images} images that nothing was fitted to"
-    what = "single model with class weights" if alone else f"ensemble of {num_members}"
-    if taken == "best_single":
+    if taken == "best_single" and not postprocessed:
         sentence = "ship the single model: no richer rule gained on the images of val that it was not fitted on"
         return {"rule": taken, "ship": "single", "sentence": sentence, "gain": dict(step), "num_images": num_images}
+    more = ["class weights"] * (alone and taken != "best_single") + ["post-processing"] * postprocessed
+    having = f" with {' and '.join(more)}" if more else ""
     if step["low"] > 0:
-        plain = "the same model without them" if alone and taken == "best_single_class" else "the best single model"
-        sentence = f"ship the {what}: {signed(step)} over {plain} {unseen}"
-        ship = "single" if alone else "ensemble"
-        return {"rule": taken, "ship": ship, "sentence": sentence, "gain": dict(step), "num_images": num_images}
-    rival = "it with class weights" if alone else f"the {what} ({taken})"
+        what = "single model" if alone else f"ensemble of {num_members}"
+        same = alone and taken in ("best_single", "best_single_class")
+        without = "it" if more == ["post-processing"] else "them"
+        plain = f"the same model without {without}" if same else "the best single model"
+        sentence = f"ship the {what}{having}: {signed(step)} over {plain} {unseen}"
+        rule, ship = "postprocessed" if postprocessed else taken, "single" if alone else "ensemble"
+        return {"rule": rule, "ship": ship, "sentence": sentence, "gain": dict(step), "num_images": num_images}
+    rival = f"it{having}" if alone else f"the ensemble of {num_members}{having} ({taken})"
     sentence = (
         f"ship the single model: {rival} was taken on val, but {unseen} its gain was {signed(step)}, an interval that "
         "does not lie above 0"

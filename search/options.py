@@ -44,6 +44,7 @@ class Ensemble(Part):
     folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
+    postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
 
 
 class Tta(Part):

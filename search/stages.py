@@ -221,6 +221,7 @@ def ensemble(context: Context) -> None:
             folds=options.ensemble.folds,
             resamples=options.ensemble.resamples,
             sample_bytes=options.ensemble.sample_mb * 2**20,
+            postprocess=options.ensemble.postprocess,
         ),
         background=data.index.background,
         out_dir=run.root,

@@ -71,6 +71,13 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
         "caveats": ["three images only"],
         "members": members,
         "rules": rules,
+        "postprocess": {
+            "rule": "member_class",
+            "kept": False,
+            "reason": "it does not pay",
+            "steps": None,
+            "gain": None,
+        },
         "verdict": {
             "rule": shipped,
             "ship": "single" if shipped == "best_single" else "ensemble",

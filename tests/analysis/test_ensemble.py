@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from analysis.bundle import Postprocess
 from analysis.ensemble import EnsembleOptions, fit_ensemble
+from analysis.postprocess import postprocess
 from analysis.rules import RULES
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits import LogitHeader, LogitStore, LogitWriter
@@ -101,7 +103,7 @@ def test_members_come_best_first_and_rules_from_plain_to_rich(result: tuple[dict
     scores = [member["val_miou"] for member in result[0]["members"]]
     assert scores == sorted(scores, reverse=True)
     assert result[0]["members"][-1]["trial"] == "noise"
-    assert [rule["name"] for rule in result[0]["rules"]] == list(RULES)
+    assert [rule["name"] for rule in result[0]["rules"]] == [*RULES, "postprocessed"]  # specks of noise: it pays
 
 
 def test_the_file_is_what_was_returned_and_its_scores_are_those_of_the_stored_counts(
@@ -133,13 +135,34 @@ def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result
             continue
         weights = np.array(rule["weights"], np.float32)
         counts = np.zeros((5, 5), np.int64)
+        steps = Postprocess(**rule.get("postprocess", {"min_component": [], "max_hole": []}))
         for image_id in HOLDOUT:
             q = np.stack(
                 [probabilities(stores[m["trial"]], m["views"], image_id) for m in answer["members"]]
             )  # (M,K,H,W)
             labels = np.einsum("mk,mkyx->kyx", weights, q).argmax(0).astype(np.uint8)
-            counts += confusion(Labels().label(image_id), labels, 5)
+            counts += confusion(Labels().label(image_id), postprocess(labels, steps), 5)
         assert miou(counts) == pytest.approx(rule["holdout"]["miou"], abs=1e-4)
+
+
+def test_post_processing_is_a_row_of_its_own_that_ships_and_is_said(result: tuple[dict[str, Any], Path]) -> None:
+    answer = result[0]
+    by_name = {rule["name"]: rule for rule in answer["rules"]}
+    row, plain = by_name["postprocessed"], by_name[answer["postprocess"]["rule"]]
+    assert answer["verdict"]["rule"] == answer["confusion"]["rule"] == "postprocessed"
+    assert answer["postprocess"]["steps"] == row["postprocess"]
+    assert answer["postprocess"]["gain"]["gain"] == row["val_crossfit"]["miou"] - plain["val_crossfit"]["miou"]
+    assert row["weights"] == plain["weights"]
+    assert any("of the gain, post-processing makes" in caveat for caveat in answer["caveats"])
+
+
+def test_post_processing_that_is_off_leaves_the_rules_alone(
+    members: Path, result: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    answer = run(members, tmp_path, ["noise", "left", "right"], OPTIONS.model_copy(update={"postprocess": "off"}))
+    assert answer["rules"] == result[0]["rules"][:-1]
+    assert answer["verdict"]["rule"] == result[0]["postprocess"]["rule"]
+    assert answer["postprocess"]["reason"] == "ensemble.postprocess is off"
 
 
 def test_pure_noise_beside_a_good_member_ships_the_single(members: Path, tmp_path: Path) -> None:

@@ -232,3 +232,14 @@ def test_a_browser_draws_every_chart_without_an_error_or_sideways_scrolling(page
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console
     assert "PROBE [390,true,ascending]" in console[0].replace('"', "").replace("\\", "")
+
+
+def test_the_post_processed_row_says_of_which_rule_it_is_and_why(facts: ReportFacts, tmp_path: Path) -> None:
+    row = {**facts.ensemble["rules"][-1], "name": "postprocessed", "of": "member_class"}
+    part = {**facts.ensemble["postprocess"], "kept": True, "reason": "it gains +0.004 mIoU"}
+    ensemble = {**facts.ensemble, "rules": [*facts.ensemble["rules"], row], "postprocess": part}
+    ensemble["verdict"] = {**ensemble["verdict"], "rule": "postprocessed"}
+    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "A weight a member and class, post-processed <span" in text
+    assert "kept, it gains +0.004 mIoU." in text
