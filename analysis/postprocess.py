@@ -20,23 +20,23 @@ Sizes are shares of the image's own pixels: images of one data set differ in siz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.bundle import Postprocess
+from analysis.regions import Regions, adjacent, around, connected
 
 Labels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 STEPS = ("min_component", "max_hole")
 SIZES = (2.0**-14, 2.0**-12, 2.0**-10, 2.0**-8)  # 16, 64, 256 and 1024 pixels of 512 x 512; 0 is no step
 
 
-@dataclass(frozen=True)
-class Patches:
-    """Some components of a mask: patch i is the flat positions `pixels[starts[i] : starts[i + 1]]`."""
+class Patches(NamedTuple):
+    """Sets of pixels: patch i is the flat positions `pixels[starts[i] : starts[i + 1]]`."""
 
     starts: NDArray[np.int64]  # (n+1,)
     pixels: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Patches:
     def sizes_px(self) -> NDArray[np.int64]:
         return np.diff(self.starts)
 
-    def spread(self, value: NDArray[np.generic]) -> NDArray[np.generic]:
+    def spread(self, value: NDArray[np.generic]) -> NDArray[Any]:
         """A value a patch (n,) to one a pixel."""
         return np.repeat(value, self.sizes_px)
 
@@ -63,92 +63,98 @@ def alone(label: Labels, truth: Labels, num_classes: int) -> NDArray[np.int64]:
     at the components serves all of them.
     """
     moved = np.zeros((len(STEPS), num_classes, len(SIZES), 2, num_classes), np.int64)
+    limit_px = SIZES[-1] * label.size
+    regions = Regions(*connected(label, True))
+    small = regions.areas_px < limit_px
+    if small.any():
+        specks = _gathered(regions.ids, small)
+        fill = _longest_border(*specks, regions.ids, label, num_classes)
+        _add(moved[0], specks, regions.classes[small], fill, label, truth)
+    regions = Regions(*connected(label, False))
+    pairs = adjacent(regions.ids)
     for k in np.unique(label).tolist():
-        specks = _specks(label, k, SIZES[-1])
-        if specks.pixels.size:
-            mask = (label == k).view(np.uint8)
-            _add(moved[0, k], specks, _longest_border(specks.starts, specks.pixels, mask, label, num_classes), label,
-                 truth)  # fmt: skip
-        holes = _holes(label, k, SIZES[-1])
-        if holes.pixels.size:
-            _add(moved[1, k], holes, np.full(len(holes.sizes_px), k, np.uint8), label, truth)
+        inside, hole = _holes(regions, pairs, k, limit_px)
+        if inside.any():
+            holes = _gathered(regions.ids, inside, hole)
+            fill = np.full(len(holes.sizes_px), k, np.uint8)
+            _add(moved[1], holes, fill, fill, label, truth)
     return moved.cumsum(axis=2)
 
 
-def _add(moved: NDArray[np.int64], patches: Patches, fill: Labels, label: Labels, truth: Labels) -> None:
-    """Adds patches to the smallest size that takes them; `moved` (T,2,K), `fill` (n,) what they become."""
-    num_sizes, _, num_classes = moved.shape
-    limits_px = np.array(SIZES) * label.size
-    first = patches.spread(np.searchsorted(limits_px, patches.sizes_px, side="right"))  # fewer pixels than the limit
+def _add(moved: NDArray[np.int64], patches: Patches, of: Labels, fill: Labels, label: Labels, truth: Labels) -> None:
+    """Adds patches to the smallest size that takes them; `moved` (K,T,2,K), a patch belongs to the step of class `of`
+    (n,) and becomes `fill` (n,)."""
+    num_classes, num_sizes = moved.shape[:2]
+    first = np.searchsorted(np.array(SIZES) * label.size, patches.sizes_px, side="right")  # fewer pixels than the limit
+    option = patches.spread(of.astype(np.int64) * num_sizes + first)
     before, after, true = label.reshape(-1)[patches.pixels], patches.spread(fill), truth.reshape(-1)[patches.pixels]
     for sign, now in ((-1, before), (1, after)):
         for what, counted in ((0, true == now), (1, true != 255)):
-            cells = first[counted] * num_classes + now[counted]
-            found = np.bincount(cells, minlength=num_sizes * num_classes).reshape(num_sizes, num_classes)
-            moved[:, what] += sign * found
+            cells = option[counted] * num_classes + now[counted]
+            found = np.bincount(cells, minlength=num_classes * num_sizes * num_classes)
+            moved[:, :, what] += sign * found.reshape(num_classes, num_sizes, num_classes)
 
 
 def _without_specks(label: Labels, shares: Sequence[float]) -> Labels:
-    removed = np.zeros(label.shape, np.uint8)
-    for k, share in enumerate(shares):
-        if share > 0:
-            removed.reshape(-1)[_specks(label, k, share).pixels] = 1
-    if not removed.any() or removed.all():  # all of the image in specks: no pixel stays to take a class from
+    if not any(shares):
         return label
-    patches = _patches(removed, 8, removed.size + 1)
+    regions = Regions(*connected(label, True))
+    small = regions.areas_px < np.array(shares)[regions.classes] * label.size  # (R,)
+    if not small.any() or small.all():  # all of the image in specks: no pixel stays to take a class from
+        return label
+    removed = Regions(*connected(small.astype(np.uint8)[regions.ids], True))
+    patches = _gathered(removed.ids, removed.classes == 1)
     out = label.copy()
-    fill = _longest_border(patches.starts, patches.pixels, removed, label, len(shares))
-    out.reshape(-1)[patches.pixels] = patches.spread(fill)
+    out.reshape(-1)[patches.pixels] = patches.spread(_longest_border(*patches, removed.ids, label, len(shares)))
     return out
 
 
 def _without_holes(label: Labels, shares: Sequence[float]) -> Labels:
-    out = label
-    for k, share in enumerate(shares):
-        holes = _holes(out, k, share) if share > 0 else None
-        if holes is not None and holes.pixels.size:
-            out = out.copy() if out is label else out
-            out.reshape(-1)[holes.pixels] = k
-    return out
+    if not any(shares):
+        return label
+    regions = Regions(*connected(label, False))
+    pairs, before = adjacent(regions.ids), regions.classes.copy()
+    for k in np.flatnonzero(shares).tolist():
+        inside, _ = _holes(regions, pairs, k, shares[k] * label.size)
+        regions.classes[inside] = k
+    return label if np.array_equal(regions.classes, before) else regions.classes[regions.ids]
 
 
-def _specks(label: Labels, k: int, share: float) -> Patches:
-    return _patches((label == k).view(np.uint8), 8, share * label.size)
+def _holes(regions: Regions, pairs: NDArray[np.int32], k: int, below_px: float) -> tuple[Mask, NDArray[np.int32]]:
+    """(R,), (R,): is a region part of a hole in class k of fewer pixels than `below_px`; and of which."""
+    hole, sizes_px, reaches = around(pairs, regions.classes, regions.areas_px, regions.rim, k)
+    return (regions.classes != k) & ~reaches[hole] & (sizes_px[hole] < below_px), hole
 
 
-def _holes(label: Labels, k: int, share: float) -> Patches:
-    return _patches((label != k).view(np.uint8), 4, share * label.size, enclosed=True)
-
-
-def _patches(mask: Labels, connectivity: int, below_px: float, *, enclosed: bool = False) -> Patches:
-    """The components of a mask (H,W) of 0 and 1 with fewer pixels than `below_px`; of these, with `enclosed`, the ones
-    that do not reach the image's border."""
-    _, ids, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=connectivity, ltype=cv2.CV_32S)
-    left, top, width, height, area = (stats[:, column] for column in range(5))
-    wanted = area < below_px
-    wanted[0] = False  # what the mask leaves out
-    if enclosed:
-        wanted &= (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(area[wanted], dtype=np.int64)])
-    pixels = np.empty(int(starts[-1]), np.int64)
-    if pixels.size:
-        _gather(ids.reshape(-1), np.cumsum(wanted) * wanted, starts[:-1].copy(), pixels)
-    return Patches(starts, pixels)
+def _gathered(ids: NDArray[np.int32], wanted: Mask, patch_of: NDArray[np.int32] | None = None) -> Patches:
+    """The pixels of the wanted regions (R,), a patch a region, or those with one value in `patch_of` (R,) together."""
+    number = np.full(len(wanted), -1)
+    if patch_of is None:
+        number[wanted] = np.arange(int(wanted.sum()))
+    else:
+        number[wanted] = np.unique(patch_of[wanted], return_inverse=True)[1]
+    return Patches(*_gather(ids.reshape(-1), number, int(number.max()) + 1))
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(ids, number, at, pixels):  # type: ignore[no-untyped-def] # (P,) components, (C,) 1..n or 0 -> pixels by patch
+def _gather(ids, number, num):  # type: ignore[no-untyped-def] # (P,) regions, (R,) their patches or -1 -> starts, pixels
+    starts = np.zeros(num + 1, np.int64)
+    for i in range(ids.size):
+        starts[number[ids[i]] + 1] += 1  # those of no patch land in starts[0]
+    starts[0] = 0
+    starts = np.cumsum(starts)
+    at, pixels = starts.copy(), np.empty(starts[num], np.int64)
     for i in range(ids.size):
         patch = number[ids[i]]
-        if patch > 0:
-            pixels[at[patch - 1]] = i
-            at[patch - 1] += 1
+        if patch >= 0:
+            pixels[at[patch]] = i
+            at[patch] += 1
+    return starts, pixels
 
 
 @numba.njit(cache=True, nogil=True)
-def _longest_border(starts, pixels, mask, label, num_classes):  # type: ignore[no-untyped-def] # -> (n,) uint8
-    """The class with which each patch shares the most pixel edges. An edge leads out of a patch where it leads out of
-    the mask: no two components of one mask share an edge."""
+def _longest_border(starts, pixels, ids, label, num_classes):  # type: ignore[no-untyped-def] # -> (n,) uint8
+    """The class with which each patch, a region of `ids` (H,W), shares the most pixel edges; the lowest of equals."""
     height, width = label.shape
     fill = np.empty(starts.size - 1, np.uint8)
     edges = np.zeros(num_classes, np.int64)
@@ -156,13 +162,14 @@ def _longest_border(starts, pixels, mask, label, num_classes):  # type: ignore[n
         edges[:] = 0
         for i in range(starts[patch], starts[patch + 1]):
             y, x = pixels[i] // width, pixels[i] % width
-            if y > 0 and mask[y - 1, x] == 0:
+            mine = ids[y, x]
+            if y > 0 and ids[y - 1, x] != mine:
                 edges[label[y - 1, x]] += 1
-            if y + 1 < height and mask[y + 1, x] == 0:
+            if y + 1 < height and ids[y + 1, x] != mine:
                 edges[label[y + 1, x]] += 1
-            if x > 0 and mask[y, x - 1] == 0:
+            if x > 0 and ids[y, x - 1] != mine:
                 edges[label[y, x - 1]] += 1
-            if x + 1 < width and mask[y, x + 1] == 0:
+            if x + 1 < width and ids[y, x + 1] != mine:
                 edges[label[y, x + 1]] += 1
         fill[patch] = np.argmax(edges)
     return fill
