@@ -21,11 +21,12 @@ from analysis.bundle import Postprocess
 from analysis.crossfit import Folds
 from analysis.passes import Ballot, LabelSource, Report, label_map, label_of
 from analysis.postprocess import SIZES, STEPS, alone, postprocess
-from analysis.verdict import HOLDS_AT, Draws, Resampled, class_gains, gain, resample, signed
+from analysis.verdict import HOLDS_AT, Draws, Resampled, class_gains, gain, resample
 from trainables.logits import LogitStore
 from trainables.metrics import confusion
 
 POSTPROCESSED = "postprocessed"  # the rule's name among the others
+MIN_ALONE = 1e-4  # mIoU that a class's step must add by itself: each one brings a chance that another class falls
 Mode = Literal["off", "auto"]
 Counts = NDArray[np.int64]
 
@@ -122,15 +123,15 @@ def count(
 
 def choose_steps(changes: Changes, counts: Counts, draws: Draws, of: NDArray[np.bool_]) -> Postprocess:
     """Per step and class the size that alone gains most on the images `of` (N,), of equals the smallest; 0 where none
-    pays there, by the rule that the combination has to meet."""
+    gains `MIN_ALONE` there and meets the rule that the combination has to meet."""
     judge = _Alone(changes, counts, draws, of)
     num_classes = counts.shape[1]
     gains = judge.gains.reshape(len(STEPS), num_classes, len(SIZES))
     chosen = np.zeros(gains.shape[:2])
-    for step, k in np.argwhere((gains > 0).any(2)):
+    for step, k in np.argwhere((gains >= MIN_ALONE).any(2)):
         for size in np.argsort(-gains[step, k], kind="stable"):
             option = (int(step) * num_classes + int(k)) * len(SIZES) + int(size)
-            if gains[step, k, size] > 0 and _pays(judge.before, judge.after(option)):
+            if gains[step, k, size] >= MIN_ALONE and _pays(judge.before, judge.after(option)):
                 chosen[step, k] = SIZES[size]
                 break
     return Postprocess(**{name: tuple(row) for name, row in zip(STEPS, chosen.tolist(), strict=True)})
@@ -140,7 +141,7 @@ def decide(steps: Postprocess, counts: Counts, cleaned: Counts, draws: Draws, cl
     """Keeps `steps` where the mIoU of `cleaned` (N,K,K) lies above that of `counts`, and no class falls."""
     before, after = resample(counts, draws), resample(cleaned, draws)
     step = gain(after, before)
-    held = f"{signed(step)} cross-fitted on {len(counts)} images, above 0 in {step['p_positive']:.0%} of resamples"
+    held = f"{_words(step)} mIoU cross-fitted on {len(counts)} images, above 0 in {step['p_positive']:.0%} of resamples"
     if not _holds(step):
         return Found(None, f"its gain does not hold: {held}; {HOLDS_AT:.0%} are needed", cleaned, step)
     fallen = _fallen(after, before)
@@ -194,8 +195,8 @@ def _best_alone(changes: Changes, counts: Counts, draws: Draws, classes: Sequenc
     fallen = [classes[k] for k in _fallen(after, judge.before)]
     but = f"; the IoU of {', '.join(fallen)} falls" if fallen else ""
     return (
-        f"no class and size pays alone on val: the best, {what}, changed {signed(found)}, above 0 in "
-        f"{found['p_positive']:.0%} of resamples ({HOLDS_AT:.0%} are needed){but}"
+        f"no class and size pays alone on val: the best, {what}, changes it by {_words(found)} mIoU, above 0 in "
+        f"{found['p_positive']:.0%} of resamples ({MIN_ALONE} and {HOLDS_AT:.0%} are needed){but}"
     )
 
 
@@ -212,8 +213,9 @@ def _fallen(after: Resampled, before: Resampled) -> dict[int, dict[str, float]]:
     return {k: change for k, change in class_gains(after, before).items() if change["high"] < 0}
 
 
-def _words(change: dict[str, float]) -> str:
-    return f"{change['gain']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+def _words(change: dict[str, Any]) -> str:
+    """Four decimals: specks are few pixels."""
+    return f"{change['gain']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
 
 
 def _resampled(total: NDArray[Any], sums: NDArray[np.float64]) -> Resampled:

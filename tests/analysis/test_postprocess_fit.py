@@ -127,7 +127,7 @@ def right(first: int, second: int, third: int) -> np.ndarray:
         (right(80, 80, 60), True, "and no class falls beyond noise"),
         (right(90, 90, 45), False, "but a class falls beyond noise: IoU of c -0.0"),
         (right(55, 60, 60), False, "its gain does not hold"),
-        (right(60, 60, 60), False, "+0.000 mIoU [+0.000, +0.000] cross-fitted on 12 images, above 0 in 0%"),
+        (right(60, 60, 60), False, "+0.0000 [+0.0000, +0.0000] mIoU cross-fitted on 12 images, above 0 in 0%"),
     ],
 )
 def test_what_pays_is_kept_unless_a_class_falls(after: np.ndarray, kept: bool, reason: str) -> None:
