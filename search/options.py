@@ -44,6 +44,8 @@ class Ensemble(Part):
     folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
+    soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
+    soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
 
 
 class Tta(Part):

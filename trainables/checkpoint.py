@@ -34,7 +34,7 @@ BEST_WEIGHTS, BEST_JSON = "best.safetensors", "best.json"
 SNAPSHOTS = "snapshot-*.safetensors"  # the evaluated weights of a trial's last epochs
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it; nothing is left behind where it fails.
 
     Raises OSError where the disk is full or not writable; `path` then keeps what it had.
@@ -49,6 +49,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise OSError(f"{path} could not be written, {free_gib:.2f} GiB free there ({error}); free some") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> Path:
@@ -82,6 +87,17 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[st
     # own memory each: safetensors refuses tensors that share storage or are not laid out row by row
     owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
     write_atomically(path, lambda temporary: save_file(owned, temporary, metadata=dict(metadata or {})))
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what `load_weights` would read, from the header alone. ValueError as there."""
+    if not path.is_file():
+        raise ValueError(f"a weights file must exist, got {path}; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call, unused-ignore]
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); it was cut short; make it again") from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -121,12 +137,7 @@ def save_best(
     if ingredients:
         about["ingredients"] = list(ingredients)
     save_weights(folder / BEST_WEIGHTS, weights)
-    text = json.dumps(about, indent=1) + "\n"
-    write_atomically(folder / BEST_JSON, lambda temporary: _write_text(text, temporary))
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(folder / BEST_JSON, json.dumps(about, indent=1) + "\n")
 
 
 def save_snapshot(folder: Path, weights: Mapping[str, Tensor], *, epoch: int, miou: float, keep: int) -> None:
