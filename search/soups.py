@@ -15,6 +15,7 @@ import ray
 from analysis.candidates import Candidate
 from analysis.soup import Ingredient, Plan, Soup, make_soup
 from search.options import Options
+from search.ray_tasks import as_they_end
 from trainables.checkpoint import BEST_JSON, BEST_WEIGHTS, read_snapshot, snapshots, weight_shapes
 from trainables.data.cache import Cache
 from trainables.data.index import Split
@@ -49,13 +50,8 @@ def make_soups(
     task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_make_one)
     shared = ray.put(cache)
     waiting = {task.remote(plan, shared, split, folder / plan.name, cpu, gpu): plan for plan in plans}
-    while waiting:
-        ready, _ = ray.wait(list(waiting))
-        plan = waiting.pop(ready[0])
-        try:
-            say(str(ray.get(ready[0])))
-        except ray.exceptions.RayTaskError as error:
-            say(f"warning: {plan.name} is left out: {error.cause}")
+    for plan, soup, error in as_they_end(waiting):
+        say(str(soup) if error is None else f"warning: {plan.name} is left out: {error}")
 
 
 def _make_one(plan: Plan, cache: Cache, split: Split, folder: Path, cpu: float, gpu: float) -> Soup:

@@ -25,6 +25,7 @@ from search.callbacks import CsvTable
 from search.competitors import choose_of, competitors, scored_trials
 from search.options import Options
 from search.progress import build_progress
+from search.ray_tasks import as_they_end
 from search.soups import make_soups
 from search.space import Space
 from search.trackers import EventLog, build_trackers
@@ -190,15 +191,12 @@ def write_logits(context: Context) -> None:
     cache = ray.put(data.cache)
     waiting = {task.remote(c, cache, data.split, views, folders_of(run, c), cpu, gpu): c for c in chosen}
     failed: dict[str, str] = {}
-    while waiting:
-        ready, _ = ray.wait(list(waiting))
-        candidate = waiting.pop(ready[0])
-        try:
-            ray.get(ready[0])
+    for candidate, _, error in as_they_end(waiting):
+        if error is None:
             context.say(f"logits of trial {candidate.trial} written ({candidate.recipe.backbone.name})")
-        except ray.exceptions.RayTaskError as error:
-            failed[candidate.trial] = str(error.cause)
-            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error.cause}")
+        else:
+            failed[candidate.trial] = error
+            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error}")
     if len(failed) == len(chosen):
         raise ValueError("no candidate's logits could be written: " + "; ".join(sorted(set(failed.values()))))
 
