@@ -37,6 +37,7 @@ class Candidate:
     recipe: Recipe
     checkpoint: Path  # the folder that holds best.safetensors
     miou: float  # of its best epoch on val
+    ingredients: tuple[str, ...] = ()  # of a soup: "00003 epoch 8"
 
 
 def choose(trials: Sequence[Candidate], *, limit: int, max_per_family: int) -> list[Candidate]:

@@ -16,8 +16,9 @@ As a command it judges predictions that any tool saved (`alone`, `foreign`):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def fit_ensemble(
     opened_at: str,
     opened_by: str = "analysis/ensemble.py",
     notes: Sequence[str] = (),  # further caveats
+    ingredients: Mapping[str, Sequence[str]] = MappingProxyType({}),  # of the members that are soups
     report: Report = lambda _line: None,
 ) -> dict[str, Any]:
     """Fits, cross-fits and judges all rules; writes ensemble.json and confusions.safetensors into `out_dir`.
@@ -124,7 +126,7 @@ def fit_ensemble(
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
         "caveats": caveats([*notes, folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores, taken),
-        "members": members_part(val, views, val_miou),
+        "members": members_part(val, views, val_miou, ingredients),
         "rules": rules_part(votes, views, scored, post.part(taken)),
         "postprocess": post.part(taken),
         "verdict": verdict,

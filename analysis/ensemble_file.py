@@ -27,7 +27,9 @@ FORMAT = "segsearch-ensemble/1"
 Counts = NDArray[np.int64]
 
 
-def members_part(val: Sequence[LogitStore], views: Views, val_miou: Sequence[float]) -> list[dict[str, Any]]:
+def members_part(
+    val: Sequence[LogitStore], views: Views, val_miou: Sequence[float], ingredients: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
     headers = [store.header for store in val]
     return [
         {
@@ -36,6 +38,7 @@ def members_part(val: Sequence[LogitStore], views: Views, val_miou: Sequence[flo
             "family": header.family,
             "views": list(names),
             "val_miou": score,
+            **({"ingredients": list(ingredients[header.trial])} if header.trial in ingredients else {}),
         }
         for header, names, score in zip(headers, views, val_miou, strict=True)
     ]

@@ -92,7 +92,10 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
     shipped = by_name[ensemble["verdict"]["rule"]]
     single = by_name.get("best_single", shipped)
     members = report_tables.member_rows(ensemble, shipped)
-    highlight = [member["trial"] for member in members if member["share"] > 0]
+    # a soup has no curve: that of its best ingredient stands for it ("00003 epoch 8")
+    highlight = [
+        member.get("ingredients", [member["trial"]])[0].split()[0] for member in members if member["share"] > 0
+    ]
     for rank, member in enumerate(members):
         member["colour"] = charts.hue(rank)
     counts = np.asarray(ensemble["confusion"]["counts"], dtype=np.int64)  # (K,K)

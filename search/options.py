@@ -45,6 +45,8 @@ class Ensemble(Part):
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
     postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
+    soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
+    soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
 
 
 class Tta(Part):

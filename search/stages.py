@@ -1,4 +1,4 @@
-"""search -> logits -> ensemble with verdict -> bundle -> report; each resumable, each skipped when it is done.
+"""search -> soups -> logits -> ensemble with verdict -> bundle -> report; each resumable, each skipped when it is done.
 
 Enters: a `Context` (run directory, space, data, cluster). Leaves: the files of the run directory. Stages hand each
 other files; a stage is done when run.json says so, and it says so only after its last file was renamed into place.
@@ -21,10 +21,12 @@ from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.export import BundleFacts, export
 from search import reporting
 from search.admission import Gate, cluster_gpu_gb, some_sizes
-from search.callbacks import CsvTable, study_rows
+from search.callbacks import CsvTable
+from search.competitors import choose_of, competitors, scored_trials
 from search.options import Options
 from search.progress import build_progress
-from search.searcher import open_study
+from search.ray_tasks import as_they_end
+from search.soups import make_soups
 from search.space import Space
 from search.trackers import EventLog, build_trackers
 from search.tuner import run_search
@@ -37,7 +39,6 @@ from trainables.data.split_file import read_split
 from trainables.data.splits import look, make_split
 from trainables.infer import View
 from trainables.logits import LogitStore
-from trainables.recipe import Recipe
 from trainables.segmentation import make_trainable, prepare_worker
 
 
@@ -109,6 +110,7 @@ def run_all(context: Context) -> None:
     """Every stage that is not done yet, in order. Raises ValueError for what the user can mend."""
     stages: Mapping[str, Callable[[Context], None]] = {
         "search": search,
+        "soups": soups,
         "logits": write_logits,
         "ensemble": ensemble,
         "bundle": bundle,
@@ -141,13 +143,16 @@ def search(context: Context) -> None:
         build_progress(sys.stdout, clock=clock),
     ]
     gate = open_gate(context)
+    snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs
+    if snapshots:
+        context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB a million parameters")
     run_search(
         suggest=space.suggest,
         defaults=space.defaults(),
         options=options.search,
         resources_of=gate.resources_of,
         admit=gate.admit,
-        trainable=make_trainable(data.index, data.split, data.cache_root),
+        trainable=make_trainable(data.index, data.split, data.cache_root, snapshots),
         study_path=run.study_db,
         tune_dir=run.tune,
         seed=options.seed,
@@ -164,6 +169,14 @@ def open_gate(context: Context) -> Gate:
     return Gate(options, data.index.num_classes, some_sizes(sizes), device_gb)
 
 
+def soups(context: Context) -> None:
+    """Means of weights, of the chosen trials' epochs and of trials alike, as further candidates."""
+    run, data, options = context.run, context.data, context.space.options
+    trials = scored_trials(run)
+    chosen = choose_of(trials, options.ensemble)
+    make_soups(trials, chosen, data.cache, data.split, run.soups, options, context.say)
+
+
 def write_logits(context: Context) -> None:
     """The best trials look at val and hold-out once a view; a candidate that fails is left out and named."""
     run, data, options = context.run, context.data, context.space.options
@@ -178,15 +191,12 @@ def write_logits(context: Context) -> None:
     cache = ray.put(data.cache)
     waiting = {task.remote(c, cache, data.split, views, folders_of(run, c), cpu, gpu): c for c in chosen}
     failed: dict[str, str] = {}
-    while waiting:
-        ready, _ = ray.wait(list(waiting))
-        candidate = waiting.pop(ready[0])
-        try:
-            ray.get(ready[0])
+    for candidate, _, error in as_they_end(waiting):
+        if error is None:
             context.say(f"logits of trial {candidate.trial} written ({candidate.recipe.backbone.name})")
-        except ray.exceptions.RayTaskError as error:
-            failed[candidate.trial] = str(error.cause)
-            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error.cause}")
+        else:
+            failed[candidate.trial] = error
+            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error}")
     if len(failed) == len(chosen):
         raise ValueError("no candidate's logits could be written: " + "; ".join(sorted(set(failed.values()))))
 
@@ -227,6 +237,7 @@ def ensemble(context: Context) -> None:
         out_dir=run.root,
         opened_at=context.now().isoformat(timespec="seconds"),
         opened_by="search/run.py",
+        ingredients={c.trial: c.ingredients for c in chosen if c.ingredients},
         report=context.say,
     )
 
@@ -251,21 +262,8 @@ def report(context: Context) -> None:
 
 
 def chosen_candidates(context: Context) -> list[Candidate]:
-    """The candidates of the ensemble. Raises ValueError where no trial ended with a checkpoint."""
-    rows = study_rows(open_study(context.run.study_db))
-    trials = [
-        Candidate(row.trial, Recipe.model_validate(row.recipe), Path(row.checkpoint), row.best_miou)
-        for row in rows
-        if row.state in ("COMPLETE", "PRUNED") and row.checkpoint and row.best_miou is not None
-    ]
-    if not trials:
-        errors = {row.error.splitlines()[-1] for row in rows if row.error}
-        raise ValueError(
-            f"an ensemble needs at least one trial with a score, got none of {len(rows)}; "
-            f"see {context.run.trials_csv}: " + ("; ".join(sorted(errors)) or "no errors were recorded")
-        )
-    options = context.space.options.ensemble
-    return candidate_logits.choose(trials, limit=options.candidates, max_per_family=options.max_per_family)
+    """The candidates of the ensemble, soups among them. Raises ValueError where no trial ended with a checkpoint."""
+    return competitors(context.run, context.space.options.ensemble)
 
 
 def offered_views(options: Options) -> list[View]:

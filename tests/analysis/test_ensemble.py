@@ -178,6 +178,12 @@ def test_one_candidate_is_a_single(members: Path, tmp_path: Path) -> None:
     assert scores["best_single"] == scores["hard_vote"] == scores["soft_vote"] == scores["member"] == scores["greedy"]
 
 
+def test_a_member_that_is_a_soup_names_its_ingredients(members: Path, tmp_path: Path) -> None:
+    parts = ("00001 epoch 8", "00001 epoch 7")
+    answer = run(members, tmp_path, ["noise", "left"], ingredients={"left": parts})
+    assert [member.get("ingredients") for member in answer["members"]] == [list(parts), None]
+
+
 def test_no_holdout_label_is_read_before_all_is_decided(members: Path, tmp_path: Path) -> None:
     labels = Labels(locked=True)
 

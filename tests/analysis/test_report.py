@@ -117,6 +117,17 @@ def test_names_are_data_and_never_markup(page: Path) -> None:
         assert json.loads(figure)["data"]
 
 
+def test_a_soup_names_its_ingredients_and_shows_its_best_trials_curve(facts: ReportFacts, tmp_path: Path) -> None:
+    soup = {**facts.ensemble["members"][0], "trial": "soup-0000", "ingredients": ["0000 epoch 4", "0000 epoch 3"]}
+    ensemble = {**facts.ensemble, "members": [soup, facts.ensemble["members"][1]]}
+    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "soup-0000" in Elements(text).text
+    assert "mean of 0000 epoch 4, 0000 epoch 3" in Elements(text).text
+    [curves] = re.findall(r'id="figure-miou">(.*?)</script>', text, re.DOTALL)
+    assert [trace["name"] for trace in json.loads(curves)["data"] if trace["showlegend"]] == ["0000"]
+
+
 def test_the_gallery_is_worst_first_and_says_how_many(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     shown = re.findall(r'<span class="name">&lt;b&gt;(\d)', text)
