@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainables.data.index import SegIndex
 
 JPEG_QUALITY = 95
-PREVIEW_IMAGES, PREVIEW_PX = 24, 192
+PREVIEW_IMAGES, PREVIEW_PX, GAP_PX = 24, 192, 8
 IGNORED = "ignored"  # a category for the pixels that count for nothing
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -222,7 +222,7 @@ class Writer:
 
 
 def _preview(image: NDArray[np.uint8], label: NDArray[np.uint8], index: SegIndex) -> NDArray[np.uint8]:
-    """Image beside painted label, small: (PREVIEW_PX, 2 * PREVIEW_PX, 3)."""
+    """Image beside painted label, small, with a white rim to the right and below."""
     import cv2
     import numpy as np
 
@@ -234,7 +234,9 @@ def _preview(image: NDArray[np.uint8], label: NDArray[np.uint8], index: SegIndex
         cv2.resize(image, size, interpolation=cv2.INTER_AREA),
         cv2.resize(painted, size, interpolation=cv2.INTER_NEAREST),
     )
-    return np.asarray(np.hstack(pair), np.uint8)
+    white = (255, 255, 255)
+    framed = cv2.copyMakeBorder(np.hstack(pair), 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=white)
+    return np.asarray(framed, np.uint8)
 
 
 def _sheet(previews: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -62,7 +62,7 @@ def test_the_command_writes_a_preview_and_refuses_a_folder_that_is_there(card: P
     arguments = ["--data", str(card), "--out", str(tmp_path / "m"), "--num-images", "4", "--size-px", "64"]
     done = CliRunner().invoke(mix.app, arguments)
     assert (done.exit_code, "4 mixed images" in done.output) == (0, True)
-    assert read_image(tmp_path / "m" / "preview.jpg").shape == (2 * 192, 3 * 384, 3)
+    assert read_image(tmp_path / "m" / "preview.jpg").shape == (2 * 200, 3 * 392, 3)
     again = CliRunner().invoke(mix.app, arguments)
     assert again.exit_code == 2
     assert "--out must name a folder that does not exist yet" in again.output
