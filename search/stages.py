@@ -26,6 +26,7 @@ from search.competitors import choose_of, competitors, scored_trials
 from search.options import Options
 from search.progress import build_progress
 from search.ray_tasks import as_they_end
+from search.session import Stage
 from search.soups import make_soups
 from search.space import Space
 from search.trackers import EventLog, build_trackers
@@ -72,7 +73,10 @@ def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple
 def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[str], None]) -> Split:
     """Who trains, who tunes, who stays sealed; what could not be had is said."""
     if options.split.file is not None:
-        split = read_split(Path(options.split.file), index, options.split.fold)
+        try:
+            split = read_split(Path(options.split.file), index, options.split.fold)
+        except ValueError as error:
+            raise ValueError(f"split.file: {error}") from error
     else:
         split = make_split(
             index,
@@ -106,24 +110,25 @@ def describe_data(data: Data, card: Path) -> dict[str, Any]:
     }
 
 
-def run_all(context: Context) -> None:
-    """Every stage that is not done yet, in order. Raises ValueError for what the user can mend."""
-    stages: Mapping[str, Callable[[Context], None]] = {
-        "search": search,
-        "soups": soups,
-        "logits": write_logits,
-        "ensemble": ensemble,
-        "bundle": bundle,
-        "report": report,
+def run_all(context: Context, until: Stage = Stage.report) -> None:
+    """Every stage that is not done yet, in order, up to `until`. Raises ValueError for what the user can mend."""
+    stages: Mapping[Stage, Callable[[Context], None]] = {
+        Stage.search: search,
+        Stage.soups: soups,
+        Stage.logits: write_logits,
+        Stage.ensemble: ensemble,
+        Stage.bundle: bundle,
+        Stage.report: report,
     }
-    for name, stage in stages.items():
+    ordered = list(Stage)
+    for name in ordered[: ordered.index(until) + 1]:
         record = read_json(context.run.run_json)
         done = record["stages"].get(name)
         if done:
             context.say(f"{name}: done at {done}, skipped")
             continue
         context.say(f"== {name}")
-        stage(context)
+        stages[name](context)
         record = read_json(context.run.run_json)
         record["stages"][name] = context.now().isoformat(timespec="seconds")
         write_json(context.run.run_json, record)
