@@ -44,6 +44,9 @@ class Ensemble(Part):
     folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
+    logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space
+    max_logit_error: Annotated[float, Field(ge=0.0)] = 0.001  # mIoU that 8 bits may change on val, else float16
+    logits_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB that all logits may take; None: what is free
 
 
 class Tta(Part):
