@@ -7,6 +7,7 @@ memory-mapped, one image at a time. Any safetensors reader can use them without 
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -94,7 +95,9 @@ class LogitWriter:
             )
         if image_id in self._seen or image_id == "__metadata__":
             raise ValueError(f"{where}: an image may be added once, under a name that is not __metadata__")
-        if ((logits.view(np.uint16) & 0x7C00) == 0x7C00).any():  # all exponent bits set; 8 times quicker than isfinite
+        # read as integers, inf and NaN are the greatest of int16, -inf and -NaN of uint16: far quicker than isfinite
+        bits = logits.view(np.uint16)
+        if bits.size and (bits.view(np.int16).max() >= 0x7C00 or bits.max() >= 0xFC00):
             raise ValueError(f"{where} hold NaN or infinity; leave this trial out of the candidates")
 
     def _write_shard(self) -> None:
@@ -201,7 +204,7 @@ class LogitStore:
         if entry.path not in self._maps:
             with entry.path.open("rb") as file:
                 self._maps[entry.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        count = int(np.prod(entry.shape))
+        count = math.prod(entry.shape)
         if entry.scale is None:
             half: Half = np.frombuffer(self._maps[entry.path], np.float16, count, entry.offset)
             return half.reshape(entry.shape)

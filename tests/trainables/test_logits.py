@@ -181,6 +181,7 @@ def test_views_of_two_trials_in_one_folder_are_refused(tmp_path: Path) -> None:
         (np.zeros((3, 4, 4), np.float32), "float16"),
         (np.zeros((2, 4, 4), np.float16), r"\(3,h,w\)"),
         (np.full((3, 4, 4), np.nan, np.float16), "NaN"),
+        *((np.full((3, 4, 4), bad, np.float16), "NaN or infinity") for bad in (-np.nan, np.inf, -np.inf)),
     ],
 )
 def test_bad_logits_are_refused_with_image_and_trial(tmp_path: Path, logits: np.ndarray, rule: str) -> None:
