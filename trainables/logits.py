@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 SHARD_BYTES = 256 * 2**20
+RESIDENT_BYTES = 64 * 2**20  # of a store's mapped files that count as this process's memory at most
 Half = NDArray[np.float16]
 
 
@@ -132,6 +133,7 @@ class LogitStore:
         self.folder, self.allow_missing = folder, allow_missing
         self.lost: dict[Path, tuple[str, ...]] = {}  # shard -> its images that are cut off
         self._maps: dict[Path, mmap.mmap] = {}
+        self._read_bytes = 0  # since pages were last given back
         self._entries: dict[str, dict[str, Entry]] = {}  # view -> image_id -> where
         self._sizes: dict[str, tuple[int, int]] = {}
         headers: dict[str, LogitHeader] = {}
@@ -201,15 +203,25 @@ class LogitStore:
     def logits(self, view: str, image_id: str) -> Half | Float:
         """(K,h,w): float16, a read-only view of the mapped file; or float32, where it is stored in 8 bits."""
         entry = self._entry(view, image_id)
+        mapped, count = self._mapped(entry), math.prod(entry.shape)
+        if entry.scale is None:
+            half: Half = np.frombuffer(mapped, np.float16, count, entry.offset)
+            return half.reshape(entry.shape)
+        levels: Levels = np.frombuffer(mapped, np.uint8, count, entry.offset)
+        return decode(levels, entry.scale).reshape(entry.shape)
+
+    def _mapped(self, entry: Entry) -> mmap.mmap:
+        """The entry's whole file. Pages that were read long ago are given back: they stay in the page cache, and an
+        array over them stays good, but this process's memory does not grow with the number of images."""
+        self._read_bytes += entry.num_bytes
+        if self._read_bytes > RESIDENT_BYTES:
+            for each in self._maps.values():
+                each.madvise(mmap.MADV_DONTNEED)
+            self._read_bytes = entry.num_bytes
         if entry.path not in self._maps:
             with entry.path.open("rb") as file:
                 self._maps[entry.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        count = math.prod(entry.shape)
-        if entry.scale is None:
-            half: Half = np.frombuffer(self._maps[entry.path], np.float16, count, entry.offset)
-            return half.reshape(entry.shape)
-        levels: Levels = np.frombuffer(self._maps[entry.path], np.uint8, count, entry.offset)
-        return decode(levels, entry.scale).reshape(entry.shape)
+        return self._maps[entry.path]
 
     def _entry(self, view: str, image_id: str) -> Entry:
         try:

@@ -189,6 +189,30 @@ def test_bad_logits_are_refused_with_image_and_trial(tmp_path: Path, logits: np.
         LogitWriter(tmp_path, HEADER).add("b.jpg", logits, (16, 16))
 
 
+def test_reading_many_images_gives_pages_back_and_keeps_arrays_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = np.random.default_rng(0).integers(0, 7, (3, 512, 512)).astype(np.float16)
+    with LogitWriter(tmp_path, HEADER) as writer:
+        for i in range(32):  # 48 MiB
+            writer.add(f"{i}", grid, (512, 512))
+    monkeypatch.setattr("trainables.logits.RESIDENT_BYTES", 4 * 2**20)
+    store, before = LogitStore(tmp_path), resident_bytes()
+    arrays = [store.logits("s1.00-none", i) for i in store.image_ids]
+    sums = []
+    for i, array in zip(store.image_ids, arrays, strict=True):
+        sums.append(float(array.astype(np.float32).sum()))
+        store.logits("s1.00-none", i)
+    assert resident_bytes() - before < 24 * 2**20
+    assert set(sums) == {float(grid.astype(np.float32).sum())}
+
+
+def resident_bytes() -> int:
+    """Of mapped files, by the kernel's count."""
+    [line] = [text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith("RssFile")]
+    return 1024 * int(line.split()[1])
+
+
 def test_an_unknown_image_or_view_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(ValueError, match=r"no logits of image 'z\.jpg'"):
