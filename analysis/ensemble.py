@@ -30,7 +30,7 @@ from analysis.passes import Ballot, LabelSource, Report, Views, score_images
 from analysis.rules import RULES, Sample, best_member, fit_rules
 from analysis.sampling import FittingSample, draw_sample
 from analysis.tta import MIN_GAIN, choose_views
-from analysis.verdict import climb, draw, gain, judge, resample
+from analysis.verdict import climb, draw, gain, judge, never_predicted, resample
 from analysis.voting import Vote, single
 from trainables.data.index import SegIndex, Split
 from trainables.logits import LogitStore, check_together
@@ -100,6 +100,7 @@ def fit_ensemble(
     verdict = judge(taken, len(votes[taken].used), step, len(split.holdout_ids))
     report(verdict["sentence"])
 
+    said = [never_predicted(votes[verdict["rule"]].weights, index.classes), folds.caveat, draws.caveat]
     scored = {"val_fitted": {name: resample(counts, draws) for name, counts in fitted.items()}}
     scored |= {"val_crossfit": val_scores, "holdout": holdout_scores}
     result = {
@@ -109,7 +110,7 @@ def fit_ensemble(
         "num_val": len(split.val_ids),
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
-        "caveats": caveats([*notes, folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores),
+        "caveats": caveats([*notes, *said, opened.caveat], ledger, verdict, holdout_scores),
         "members": members_part(val, views, val_miou),
         "rules": rules_part(votes, views, scored),
         "verdict": verdict,

@@ -157,7 +157,8 @@ class LogitStore:
             headers.setdefault(header.view, header)
             _check_headers(next(iter(headers.values())), folder, header, path, ignoring=_OF_A_VIEW)
         if not headers:
-            raise ValueError(f"{folder} holds no logits (*.safetensors); run the logits stage first")
+            what = "whole shard of logits" if self.lost else "logits (*.safetensors)"
+            raise ValueError(f"{folder} holds no {what}; run the logits stage first")
         self._headers = headers
 
     def __reduce__(self) -> tuple[Callable[..., LogitStore], tuple[Path]]:
