@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,6 +108,15 @@ class Manifest(Part):
         if sizes and not len(sizes.min_component) == len(sizes.max_hole) == num_classes:
             found = f"{len(sizes.min_component)} and {len(sizes.max_hole)}"
             raise ValueError(f"postprocess must have two sizes a class, got {found} for {num_classes} classes")
+        if not all(math.isfinite(weight) and weight >= 0 for row in self.weights for weight in row):
+            raise ValueError(f"weights must be numbers of 0 or more, got {self.weights}; export the run again")
+        silent = [name for k, name in enumerate(self.classes) if not any(row[k] for row in self.weights)]
+        if len(silent) == num_classes or (silent and self.vote == "geometric"):
+            # a product of no probabilities is 1: such a class would win everywhere
+            raise ValueError(
+                f"weights must not sum to 0 for a class in a {self.vote} vote, got that for {', '.join(silent)}; "
+                "give it the weights of another class"
+            )
         return self
 
 

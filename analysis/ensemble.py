@@ -32,7 +32,7 @@ from analysis.postprocess_fit import POSTPROCESSED, Mode, count, fit_postprocess
 from analysis.rules import RULES, Sample, best_member, fit_rules
 from analysis.sampling import FittingSample, draw_sample
 from analysis.tta import MIN_GAIN, choose_views
-from analysis.verdict import climb, draw, gain, judge, resample
+from analysis.verdict import climb, draw, gain, judge, never_predicted, resample
 from analysis.voting import Vote, single
 from trainables.data.index import SegIndex, Split
 from trainables.logits import LogitStore, check_together
@@ -116,6 +116,11 @@ def fit_ensemble(
     verdict = judge(taken, len(votes[taken].used), step, len(split.holdout_ids), postprocessed=shipped == POSTPROCESSED)
     report(verdict["sentence"])
 
+    said = [
+        never_predicted(votes.get(verdict["rule"], votes[taken]).weights, index.classes),
+        folds.caveat,
+        draws.caveat,
+    ]
     scored = {"val_fitted": {name: resample(counts, draws) for name, counts in fitted.items()}}
     scored |= {"val_crossfit": val_scores, "holdout": holdout_scores}
     result = {
@@ -125,7 +130,7 @@ def fit_ensemble(
         "num_val": len(split.val_ids),
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
-        "caveats": caveats([*notes, folds.caveat, draws.caveat, opened.caveat], ledger, verdict, holdout_scores, taken),
+        "caveats": caveats([*notes, *said, opened.caveat], ledger, verdict, holdout_scores, taken),
         "members": members_part(val, views, val_miou, ingredients),
         "rules": rules_part(votes, views, scored, post.part(taken)),
         "postprocess": post.part(taken),

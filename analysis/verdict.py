@@ -165,3 +165,14 @@ def judge(
     )
     zero = {"gain": 0.0, "low": 0.0, "high": 0.0, "p_positive": 0.0}
     return {"rule": "best_single", "ship": "single", "sentence": sentence, "gain": zero, "num_images": num_images}
+
+
+def never_predicted(weights: NDArray[np.float32], classes: Sequence[str]) -> str | None:
+    """Names the classes whose weights (M,K) sum to zero: such a class has the score 0 everywhere and wins nothing."""
+    silent = [name for name, column in zip(classes, weights.T, strict=True) if not column.any()]
+    if not silent:
+        return None
+    return (
+        f"the fitted weights of {', '.join(silent)} are 0 for every member: what ships never predicts it; look at its "
+        "IoU, and at how many pixels of val have it"
+    )

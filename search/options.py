@@ -47,6 +47,9 @@ class Ensemble(Part):
     postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
     soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
     soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
+    logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space
+    max_logit_error: Annotated[float, Field(ge=0.0)] = 0.001  # mIoU that 8 bits may change on val, else float16
+    logits_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB that all logits may take; None: what is free
 
 
 class Tta(Part):

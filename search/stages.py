@@ -186,7 +186,10 @@ def write_logits(context: Context) -> None:
     """The best trials look at val and hold-out once a view; a candidate that fails is left out and named."""
     run, data, options = context.run, context.data, context.space.options
     chosen, views = chosen_candidates(context), offered_views(options)
-    needed, free = candidate_logits.check_space(chosen, data.cache, data.split, views, run.root)
+    kept = options.ensemble
+    storage = candidate_logits.Storage(kept.logits, kept.max_logit_error, kept.logits_gb)
+    folders = [folders_of(run, c) for c in chosen]
+    needed, free = candidate_logits.check_space(chosen, data.cache, data.split, views, run.root, folders, storage)
     context.say(
         f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
         f"{free / 2**20:.0f} MiB free"
@@ -194,10 +197,12 @@ def write_logits(context: Context) -> None:
     cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # one device looks at an image
     task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_write_one)
     cache = ray.put(data.cache)
-    waiting = {task.remote(c, cache, data.split, views, folders_of(run, c), cpu, gpu): c for c in chosen}
+    waiting = {task.remote(c, cache, data.split, views, folders_of(run, c), storage, cpu, gpu): c for c in chosen}
     failed: dict[str, str] = {}
-    for candidate, _, error in as_they_end(waiting):
+    for candidate, lines, error in as_they_end(waiting):
         if error is None:
+            for line in lines:
+                context.say(line)
             context.say(f"logits of trial {candidate.trial} written ({candidate.recipe.backbone.name})")
         else:
             failed[candidate.trial] = error
@@ -211,22 +216,26 @@ def _write_one(
     cache: Cache,
     split: Split,
     views: Sequence[View],
-    folders: Mapping[str, Path],
+    folders: Mapping[candidate_logits.Part, Path],
+    storage: candidate_logits.Storage,
     cpu: float,
     gpu: float,
-) -> None:
-    """A Ray task: all logits of one candidate."""
+) -> list[str]:
+    """A Ray task: all logits of one candidate. Leaves what there was to say."""
     prepare_worker(cpu)
     device = "cuda" if gpu else "cpu"
-    candidate_logits.write_logits(candidate, cache, split, views, folders, device=device, say=lambda _: None)
+    said: list[str] = []
+    candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device, say=said.append)
+    return said
 
 
 def ensemble(context: Context) -> None:
     """Fit every rule on val, cross-fitted; open the hold-out once; write ensemble.json."""
     run, data, options = context.run, context.data, context.space.options
     chosen = [c for c in chosen_candidates(context) if _has_logits(context, c)]
+    val = [LogitStore(run.logits(c.trial, "val")) for c in chosen]
     fit_ensemble(
-        [LogitStore(run.logits(c.trial, "val")) for c in chosen],
+        val,
         [LogitStore(run.logits(c.trial, "holdout")) for c in chosen],
         data.cache,
         data.index,
@@ -242,6 +251,7 @@ def ensemble(context: Context) -> None:
         out_dir=run.root,
         opened_at=context.now().isoformat(timespec="seconds"),
         opened_by="search/run.py",
+        notes=candidate_logits.rounding_note(val),
         ingredients={c.trial: c.ingredients for c in chosen if c.ingredients},
         report=context.say,
     )
@@ -277,7 +287,7 @@ def offered_views(options: Options) -> list[View]:
     return views if View() in views else [View(), *views]
 
 
-def folders_of(run: RunDir, candidate: Candidate) -> dict[str, Path]:
+def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.Part, Path]:
     return {part: run.logits(candidate.trial, part) for part in candidate_logits.SPLITS}
 
 

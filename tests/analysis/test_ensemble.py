@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from analysis.bundle import Postprocess
 from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.postprocess import postprocess
 from analysis.rules import RULES
+from analysis.verdict import never_predicted
+from analysis.voting import Vote, vote_labels
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits import LogitHeader, LogitStore, LogitWriter
 from trainables.metrics import miou
@@ -237,6 +241,37 @@ def test_views_that_pay_are_chosen(tmp_path: Path) -> None:
     answer = run(tmp_path, tmp_path / "out", ["one", "many"])
     assert answer["members"][0]["trial"] == "many"
     assert answer["members"][0]["views"] == ["s1.00-none", "s1.00-horizontal"]
+
+
+def test_a_class_whose_weights_are_all_zero_is_named() -> None:
+    weights = np.array([[1, 0, 1], [1, 0, 0]], np.float32)
+    caveat = never_predicted(weights, ("Road", "Pole", "Tree"))
+    assert caveat is not None
+    assert "weights of Pole are 0 for every member" in caveat
+    labels = vote_labels(np.random.default_rng(0).random((2, 3, 500), np.float32), Vote("soft", weights))
+    assert set(labels.tolist()) == {0, 2}
+    assert never_predicted(np.ones((2, 3), np.float32), ("Road", "Pole", "Tree")) is None
+
+
+def test_8_bit_logits_give_almost_the_same_scores(members: Path, tmp_path: Path) -> None:
+    for trial in ("left", "right"):
+        for split in ("val", "holdout"):
+            store = LogitStore(members / trial / split)
+            with LogitWriter(tmp_path / trial / split, replace(store.header, dtype="uint8")) as writer:
+                for i in store.image_ids:
+                    writer.add(i, np.asarray(store.logits("s1.00-none", i), np.float16), SIZE)
+    both = [run(root, tmp_path / f"out{n}", ["left", "right"]) for n, root in enumerate((members, tmp_path))]
+    for plain, rounded in zip(*(answer["rules"] for answer in both), strict=True):
+        if plain["name"] in ("best_single", "soft_vote", "hard_vote"):  # nothing fitted
+            assert rounded["holdout"]["miou"] == pytest.approx(plain["holdout"]["miou"], abs=2e-3)
+
+
+def test_nan_logits_of_another_tool_are_named_by_member_and_image(members: Path, tmp_path: Path) -> None:
+    shutil.copytree(members / "left", tmp_path / "left")
+    [path] = (tmp_path / "left" / "val").iterdir()
+    path.write_bytes(path.read_bytes()[:-2] + np.float16(np.nan).tobytes())
+    with pytest.raises(ValueError, match=rf"NaN or infinity in image '{VAL[-1]}', view 's1.00-none' of trial left"):
+        run(tmp_path, tmp_path, ["left"])
 
 
 def test_a_member_that_lacks_an_image_is_named(members: Path, tmp_path: Path) -> None:
