@@ -218,7 +218,8 @@ def test_a_diverged_trial_ends_at_once_and_keeps_its_best(data, tmp_path, monkey
 
 def test_a_trial_that_never_had_a_score_diverges_too(data, tmp_path):
     reports = []
-    (tmp_path / "best.safetensors").write_bytes(b"of a trial that used this folder before")
+    for name in ("best.safetensors", "snapshot-0007.safetensors"):
+        (tmp_path / name).write_bytes(b"of a trial that used this folder before")
     recipe = recipe_of(optimizer=Optimizer(lr=1e30, clip_norm=None, warmup_epochs=0), num_epochs=3)
     with pytest.raises(Diverged):
         fit(recipe, *data, out_dir=tmp_path, device="cpu", report=reports.append)
