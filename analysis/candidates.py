@@ -167,7 +167,7 @@ def _write_view(
     if not measured:
         return header.dtype
     before, after = miou(counts.cpu().numpy())
-    said = f"8-bit logits of trial {candidate.trial}, {view.name}: mIoU {after - before:+.4f} on val"
+    said = f"8-bit logits of trial {candidate.trial}, {view.name}: mIoU {after - before:+z.4f} on val"
     if abs(after - before) <= storage.max_error:
         say(said)
         return header.dtype

@@ -7,6 +7,7 @@ memory-mapped, one image at a time. Any safetensors reader can use them without 
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +33,7 @@ __all__ = [
     "forecast_bytes",
 ]
 
-SHARD_BYTES = 256 * 2**20
+SHARD_BYTES = 256 * 10**6  # of a file, header and all
 RESIDENT_BYTES = 64 * 2**20  # of a store's mapped files that count as this process's memory at most
 Half = NDArray[np.float16]
 
@@ -57,6 +58,7 @@ class LogitWriter:
         self.folder, self.header, self.shard_bytes = folder, header, shard_bytes
         self._held: dict[str, _Held] = {}
         self._held_bytes = 0
+        self._head_bytes = 2 * len(head_bytes(header, {}, {}, {}))  # at most: quotes are escaped twice
         self._seen: set[str] = set()
         self._num_shards = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +77,13 @@ class LogitWriter:
         shape or type, a second array of one image, and logits that are not finite."""
         self._check(image_id, logits)
         array, scale = encode(logits) if self.header.dtype == "uint8" else (np.ascontiguousarray(logits), None)
-        if self._held and self._held_bytes + array.nbytes > self.shard_bytes:
+        num_bytes = (
+            array.nbytes + 256 + 5 * len(json.dumps(image_id))
+        )  # of the header at most: its name thrice, escaped
+        if self._held and self._head_bytes + self._held_bytes + num_bytes > self.shard_bytes:
             self._write_shard()
         self._held[image_id] = _Held(array, size, scale)
-        self._held_bytes += array.nbytes
+        self._held_bytes += num_bytes
         self._seen.add(image_id)
 
     def close(self) -> None:

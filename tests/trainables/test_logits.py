@@ -31,7 +31,7 @@ HEADER = LogitHeader(
 
 
 def write(
-    folder: Path, header: LogitHeader = HEADER, num_images: int = 5, shard_bytes: int = 2000
+    folder: Path, header: LogitHeader = HEADER, num_images: int = 5, shard_bytes: int = 10**5
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     arrays = {}
@@ -101,8 +101,9 @@ def test_safetensors_itself_reads_a_shard(tmp_path: Path) -> None:
 
 
 def test_no_shard_is_larger_than_its_limit_and_partials_are_gone(tmp_path: Path) -> None:
-    write(tmp_path, shard_bytes=1200)
-    assert all(path.stat().st_size < 1200 + 2000 for path in tmp_path.iterdir())  # 2000: the JSON header
+    write(tmp_path, shard_bytes=3000)
+    assert len(list(tmp_path.iterdir())) > 1
+    assert all(path.stat().st_size <= 3000 for path in tmp_path.iterdir())
     assert all(path.suffix == ".safetensors" for path in tmp_path.iterdir())
 
 
@@ -189,6 +190,7 @@ def test_bad_logits_are_refused_with_image_and_trial(tmp_path: Path, logits: np.
         LogitWriter(tmp_path, HEADER).add("b.jpg", logits, (16, 16))
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the kernel's count of mapped pages")
 def test_reading_many_images_gives_pages_back_and_keeps_arrays_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
