@@ -130,7 +130,7 @@ def judge_members(
 def _ids_of(folder: Path, index: SegIndex, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:
     """The images that the folder has in every view that any of its images has."""
     by_view: dict[str, set[str]] = {}
-    for found in read_folder(folder, index.classes, lookup, allow_missing=allow_missing):
+    for found in read_folder(folder, index.classes, lookup, allow_missing=allow_missing, say=say):
         by_view.setdefault(found.view, set()).add(found.image_id)
     if not by_view:
         raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,6 +62,20 @@ class Member(Part):
     temperature: Annotated[float, Field(gt=0.0)] = 1.0  # divides the logits of every view before the softmax
 
 
+Sizes = tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...]
+
+
+class Postprocess(Part):
+    """Sizes a class, as shares of an image's pixels; 0 leaves a class alone. `postprocess` says what they do."""
+
+    min_component: Sizes  # (K,) a smaller component of the class is removed
+    max_hole: Sizes  # (K,) a smaller hole in the class is filled
+
+    @property
+    def idle(self) -> bool:
+        return not any(self.min_component) and not any(self.max_hole)
+
+
 class Manifest(Part):
     """bundle.json. Member m gives class k the weight `weights[m][k]`."""
 
@@ -76,6 +91,7 @@ class Manifest(Part):
     vote: Vote
     members: Annotated[tuple[Member, ...], Field(min_length=1)]  # (M,)
     weights: tuple[tuple[float, ...], ...]  # (M,K)
+    postprocess: Postprocess | None = None  # of the label map; off where None
     scores: Scores
     sentence: str  # the verdict
     caveats: tuple[str, ...]
@@ -89,6 +105,19 @@ class Manifest(Part):
         if [len(row) for row in self.weights] != [num_classes] * num_members:
             shape = f"{num_members} x {num_classes}"
             raise ValueError(f"weights must be {shape} (members x classes), got rows {[len(r) for r in self.weights]}")
+        sizes = self.postprocess
+        if sizes and not len(sizes.min_component) == len(sizes.max_hole) == num_classes:
+            found = f"{len(sizes.min_component)} and {len(sizes.max_hole)}"
+            raise ValueError(f"postprocess must have two sizes a class, got {found} for {num_classes} classes")
+        if not all(math.isfinite(weight) and weight >= 0 for row in self.weights for weight in row):
+            raise ValueError(f"weights must be numbers of 0 or more, got {self.weights}; export the run again")
+        silent = [name for k, name in enumerate(self.classes) if not any(row[k] for row in self.weights)]
+        if len(silent) == num_classes or (silent and self.vote == "geometric"):
+            # a product of no probabilities is 1: such a class would win everywhere
+            raise ValueError(
+                f"weights must not sum to 0 for a class in a {self.vote} vote, got that for {', '.join(silent)}; "
+                "give it the weights of another class"
+            )
         return self
 
 

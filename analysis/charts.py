@@ -33,7 +33,7 @@ def safe_json(figure: go.Figure) -> str:
 
 def drawn_trials(curves: Mapping[str, CurveRows], highlight: Sequence[str]) -> list[str]:
     """Which trials' curves are drawn: the highlighted ones last, so that they lie on top; at most MAX_CURVES."""
-    marked = [trial for trial in highlight if trial in curves][:MAX_CURVES]
+    marked = list(dict.fromkeys(trial for trial in highlight if trial in curves))[:MAX_CURVES]
     best = {
         trial: max((v for v in (_number(row, "val/miou") for row in rows) if v == v), default=-1.0)
         for trial, rows in curves.items()

@@ -1,6 +1,6 @@
 """Find labels that look wrong to models that have not seen them, and write corrected COCO files.
 
-    python analysis/cleanse.py --run runs/fold-0 --run runs/fold-1 ... --out suspects/
+    python analysis/cleanse.py --run runs/folds --out suspects/
     python analysis/cleanse.py --data data.yaml --logits DIR --out suspects/
     python analysis/cleanse.py --data data.yaml --apply list.csv --out corrected/
 
@@ -15,28 +15,26 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from analysis.suspicion import Float, Suspect
-    from trainables.data.cache import Cache
+    from analysis.suspicion import Float
     from trainables.data.index import SegIndex
     from trainables.logits import LogitStore
 
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-MARGIN = 0.35  # of a suspect's box, shown around it
-MIN_SHOWN_PX = 96
-PICTURE_PX = 300
-NUM_IMAGES = 12
 
 
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="The folder to write to; made if absent.")],
-    run: Annotated[list[Path] | None, typer.Option(help="A finished run; may be repeated, a run a fold.")] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run with logits, or a folder of such runs; may be repeated."),
+    ] = None,
     logits: Annotated[
         list[Path] | None, typer.Option(help="A folder of one trial's val logits; may be repeated.")
     ] = None,
@@ -80,11 +78,13 @@ def _judge(runs: list[Path], folders: list[Path], data: Path | None, out: Path, 
     from analysis.corrections import csv_rows
     from analysis.pages import write_facts, write_text
     from analysis.pixels import probabilities
+    from analysis.suspects_page import caveats_of, write_suspects
     from analysis.suspicion import class_confidence, find_suspects
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
 
+    runs = [one for folder in runs for one in _runs_in(folder)]
     if not runs and not folders:
         raise ValueError("suspicion needs out-of-sample predictions, got none; give --run DIR or --logits DIR")
     card = data or Path(json.loads(_text(runs[0] / "run.json"))["card"] if runs else "")
@@ -112,10 +112,18 @@ def _judge(runs: list[Path], folders: list[Path], data: Path | None, out: Path, 
         "images": {name: round(score, 4) for name, score in sorted(images.items(), key=lambda item: -item[1])},
     }
     write_facts(out / "suspects.json", facts)
-    _page(out, card, index, cache, ids, suspects, images, predicted, stores, top)
+    caveats = caveats_of(index, images, suspects, len(stores))
+    write_suspects(out, card, cache, suspects, images, predicted, caveats, top)
     kinds = Counter(s.kind for s in suspects)
     said = f"{kinds['relabel']} to relabel, {kinds['remove']} to remove, {kinds['add']} to add"
-    return [f"{len(ids)} images judged: {said}", f"written: {out / 'suspects.html'}, {out / 'suspects.csv'}"]
+    head = [f"{len(ids)} images judged: {said}", *(f"note: {caveat}" for caveat in caveats)]
+    return [*head, f"written: {out / 'suspects.html'}, {out / 'suspects.csv'}"]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a run, else the runs that lie in it, if any."""
+    inside = [] if (folder / "run.json").is_file() else sorted(found.parent for found in folder.glob("*/run.json"))
+    return inside or [folder]
 
 
 def _stores_of_run(folder: Path) -> list[LogitStore]:
@@ -159,104 +167,6 @@ def _holders(stores: list[LogitStore], index: SegIndex) -> dict[str, list[LogitS
                 raise ValueError(f"{store.folder} has image {image_id!r}, which is not in the data; name its card")
             holders.setdefault(image_id, []).append(store)
     return holders
-
-
-def _page(
-    out: Path,
-    card: Path,
-    index: SegIndex,
-    cache: Cache,
-    ids: list[str],
-    suspects: list[Suspect],
-    images: dict[str, float],
-    predicted: Any,
-    stores: list[LogitStore],
-    top: int,
-) -> None:
-    import numpy as np
-
-    from analysis import data_charts, pages
-    from analysis.corrections import COLUMNS, csv_rows
-    from analysis.gallery import css
-    from analysis.palette import palette
-
-    colours = palette(index.num_classes, background=index.background)
-    shown: list[dict[str, Any]] = []
-    for s in suspects[:top]:
-        label, guess = cache.label(s.image_id), predicted(s.image_id).argmax(axis=0).astype(np.uint8)
-        window = _window(s.box, *label.shape)
-        photo = np.asarray(cache.image(s.image_id))
-        views = {
-            "given_uri": pages.tinted(photo, label, colours, background=index.background),
-            "predicted_uri": pages.tinted(photo, guess, colours, background=index.background),
-            "image_uri": photo,
-        }
-        uris = {key: pages.photograph(_framed(view, s.box, window), PICTURE_PX) for key, view in views.items()}
-        shown.append({**vars(s), **uris, "row": csv_rows([s]).splitlines()[1]})
-    joint = np.zeros((index.num_classes, index.num_classes))
-    row = {name: k for k, name in enumerate(index.classes)}
-    for s in suspects:
-        joint[row[s.given], row[s.suggested]] += 1
-    hover = "labelled %{customdata[0]}<br>believed %{customdata[1]}<br>%{z:,} suspects<extra></extra>"
-
-    def labelled(name: str) -> Any:
-        return pages.tinted(cache.image(name), cache.label(name), colours, background=index.background)
-
-    worst = sorted(images, key=lambda name: -images[name])[:NUM_IMAGES]
-    values = {
-        "title": f"Suspicious labels of {index.name}",
-        "headline": f"{len(suspects):,} labels look wrong to models that have not seen them",
-        "num_images": len(ids),
-        "num_open": sum(image.role in ("train", "val") for image in index.images),
-        "num_annotations": sum(len(image.annotations) for image in index.images if image.image_id in set(ids)),
-        "num_suspects": len(suspects),
-        "counts": {"relabel": 0, "remove": 0, "add": 0} | Counter(s.kind for s in suspects),
-        "background": index.background,
-        "caveats": [
-            "the best epoch was chosen on these images, which flatters the models a little"
-        ] + (["a single model judged: its own weaknesses look like wrong labels"] if len(stores) == 1 else []),
-        "list_path": str(out / "suspects.csv"),
-        "card": str(card),
-        "suspects": shown,
-        "legend": [(name, css(colours[k])) for k, name in enumerate(index.classes)],
-        "images": [
-            {
-                "name": name,
-                "text": f"{images[name]:.3f}",
-                "uri": pages.photograph(labelled(name), 240),
-            }
-            for name in worst
-        ],
-        "csv_header": ",".join(COLUMNS),
-    }  # fmt: skip
-    figures = {"joint": data_charts.heat(joint, index.classes, index.classes, hover=hover, labels=".0f")}
-    pages.write_page(out / "suspects.html", "cleanse.html.j2", values, figures)
-
-
-def _window(box: tuple[int, int, int, int], height: int, width: int) -> tuple[slice, slice]:
-    """A suspect with its surroundings."""
-    x, y, w, h = box
-    side = max(MIN_SHOWN_PX, round((1 + 2 * MARGIN) * max(w, h)))
-    left, top = max(0, x + w // 2 - side // 2), max(0, y + h // 2 - side // 2)
-    left, top = max(0, min(left, width - side)), max(0, min(top, height - side))
-    return slice(top, top + side), slice(left, left + side)
-
-
-def _framed(view: Any, box: tuple[int, int, int, int], window: tuple[slice, slice]) -> Any:
-    """The window, enlarged to the picture's size, with a fine frame around the suspect."""
-    import cv2
-    import numpy as np
-
-    cut = np.ascontiguousarray(view[window])
-    factor = PICTURE_PX / max(cut.shape[:2])
-    size = (max(1, round(cut.shape[1] * factor)), max(1, round(cut.shape[0] * factor)))
-    framed = cv2.resize(cut, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    left, top = box[0] - window[1].start, box[1] - window[0].start
-    start = (round(left * factor), round(top * factor))
-    end = (round((left + box[2]) * factor) - 1, round((top + box[3]) * factor) - 1)
-    cv2.rectangle(framed, start, end, (0, 0, 0), 3)
-    cv2.rectangle(framed, start, end, (255, 255, 255), 1)
-    return framed
 
 
 def _text(path: Path) -> str:

@@ -63,6 +63,7 @@ def describe(card: Path, out: Path, split_file: Path | None, seed: int, workers:
     copies = survey_facts.copies(index, seen, part_of)
     parts = list(dict.fromkeys(part_of.values()))
     groups = {image.image_id: image.group for image in index.images}
+    by_part = survey_facts.shares_by(index, seen, part_of)
     facts: dict[str, Any] = {
         "data": index.name,
         "fingerprint": index.fingerprint,
@@ -77,7 +78,7 @@ def describe(card: Path, out: Path, split_file: Path | None, seed: int, workers:
         "together": survey_facts.together(seen).round(4).tolist(),
         "shapes": survey_facts.shape_rows(index),
         "copies": copies,
-        "share_by_part": survey_facts.shares_by(index, seen, part_of),
+        "share_by_part": {part: by_part[part] for part in parts if part in by_part},
         "share_by_group": survey_facts.shares_by(index, seen, groups) if index.grouped else {},
         "colours": survey_facts.colour_rows(index, seen, part_of),
     }

@@ -18,14 +18,13 @@ As a command it judges predictions that any tool saved (`alone`, `foreign`):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from analysis.crossfit import Images, make_folds
 from analysis.ensemble_file import (
     FORMAT,
     caveats,
@@ -36,32 +35,15 @@ from analysis.ensemble_file import (
     rules_part,
     write,
 )
-from analysis.fitting import fit_val
-from analysis.latency import costs_of
-from analysis.passes import Ballot, LabelSource, Look, Report, score_images
-from analysis.sampling import draw_sample
-from analysis.sights import choose_sights
+from analysis.ensemble_options import EnsembleOptions as EnsembleOptions
+from analysis.fitting import Counts
+from analysis.on_val import Decided, decide_on_val
+from analysis.passes import Ballot, LabelSource, Report, score_images
+from analysis.postprocess_fit import POSTPROCESSED, count
 from analysis.spread import HERE, Spread, device_caveat
-from analysis.tta import plain_view
-from analysis.verdict import climb, draw, gain, judge, resample
-from analysis.voting import Vote, single
+from analysis.verdict import draw, gain, judge, never_predicted, resample
 from trainables.data.index import SegIndex, Split
 from trainables.logits import LogitStore, check_together
-from trainables.metrics import miou
-from trainables.recipe import Part
-
-
-class EnsembleOptions(Part):
-    """How the ensemble is fitted and judged. Equal options and logits give equal results."""
-
-    seed: int = 0
-    folds: Annotated[int, Field(ge=2)] = 5
-    resamples: Annotated[int, Field(ge=100)] = 2000
-    sample_bytes: Annotated[int, Field(ge=2**20)] = 2**30
-    views: tuple[str, ...] | None = None  # names to choose from; every view that was predicted where None
-    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image; None: no limit
-    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
-    max_sweeps: Annotated[int, Field(ge=1)] = 20
 
 
 def fit_ensemble(
@@ -77,6 +59,7 @@ def fit_ensemble(
     opened_at: str,
     opened_by: str = "analysis/ensemble.py",
     notes: Sequence[str] = (),  # further caveats
+    ingredients: Mapping[str, Sequence[str]] = MappingProxyType({}),  # of the members that are soups
     report: Report = lambda _line: None,
     spread: Spread = HERE,
 ) -> dict[str, Any]:
@@ -88,40 +71,26 @@ def fit_ensemble(
     val, holdout = _paired(stores_val, stores_holdout, split, options)
     records = index.by_id()
     group_of = {image_id: records[image_id].group for image_id in (*split.val_ids, *split.holdout_ids)}
-    folds = make_folds(split.val_ids, group_of, index.grouped, options.folds, options.seed)
-
-    names = tuple(_allowed(store, options) for store in val)
-    order, val_miou = _best_first(val, [plain_view(views) for views in names], split.val_ids, labels, report, spread)
-    val, holdout, names = [val[m] for m in order], [holdout[m] for m in order], tuple(names[m] for m in order)
-    sample = draw_sample(val, names, split.val_ids, labels, options.sample_bytes, options.seed, report, spread=spread)
-    costs = costs_of(val, names, options.latency_budget_ms)
-    images = Images([group_of[i] for i in split.val_ids], index.grouped, options.seed)
-    sighted = choose_sights(sample, folds, images, costs.in_order(names), options.latency_budget_ms)
-    calibrate = options.temperature == "auto"
-    outcome = fit_val(
-        val, split.val_ids, labels, sample, sighted, folds, images, options.max_sweeps, calibrate, report, spread
-    )
-    del sample
-    choices = outcome.choices
-
-    draws = draw([group_of[i] for i in split.val_ids], index.grouped, options.resamples, options.seed, "val")
-    val_scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}
-    taken = climb(val_scores)
+    views = [_allowed(store, options) for store in val]
+    decided = decide_on_val(val, views, labels, split, group_of, index.grouped, options, report, spread)
+    val, holdout = [val[m] for m in decided.order], [holdout[m] for m in decided.order]
+    taken, shipped = decided.taken, decided.shipped
     report(f"taken on val: {taken}; opening the hold-out ({len(split.holdout_ids)} images)")
 
     ledger = open_holdout(out_dir, opened_at, opened_by)
     opened = draw([group_of[i] for i in split.holdout_ids], index.grouped, options.resamples, options.seed, "hold-out")
-    ballots = [Ballot(choice.look, (choice.vote,)) for choice in choices.values()]
-    counted = score_images(holdout, split.holdout_ids, labels, [ballots], report, "hold-out", spread=spread)
-    unseen = {name: one[:, 0].astype(np.int64) for name, one in zip(choices, counted, strict=True)}
-    holdout_scores = {name: resample(counts, opened) for name, counts in unseen.items()}
-    step = gain(holdout_scores[taken], holdout_scores["best_single"])
-    verdict = judge(taken, len(choices[taken].vote.used), step, len(split.holdout_ids))
+    unseen = _count_holdout(decided, holdout, split.holdout_ids, labels, report, spread)
+    scores = {name: resample(counts, opened) for name, counts in unseen.items()}
+    step = gain(scores[shipped], scores["best_single"])
+    members = len(decided.choice.vote.used)
+    verdict = judge(taken, members, step, len(split.holdout_ids), postprocessed=shipped == POSTPROCESSED)
     report(verdict["sentence"])
 
-    scored = {"val_fitted": {name: resample(counts, draws) for name, counts in outcome.fitted.items()}}
-    scored |= {"val_crossfit": val_scores, "holdout": holdout_scores}
-    said = [*notes, costs.caveat, device_caveat(spread), folds.caveat, draws.caveat, opened.caveat]
+    outcome, choices, costs = decided.outcome, decided.outcome.choices, decided.costs
+    said = [*notes, costs.caveat, device_caveat(spread), decided.folds.caveat, decided.draws.caveat, opened.caveat]
+    said.append(never_predicted(choices[verdict["rule"]].vote.weights, index.classes))
+    fitted = {name: resample(counts, decided.draws) for name, counts in outcome.fitted.items()}
+    scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}
     result = {
         "format": FORMAT,
         "classes": list(index.classes),
@@ -129,19 +98,39 @@ def fit_ensemble(
         "num_val": len(split.val_ids),
         "num_holdout": len(split.holdout_ids),
         "unit": opened.unit,
-        "caveats": caveats(said, ledger, verdict, holdout_scores),
-        "members": members_part(val, sighted.whole.own_views, val_miou, costs),
-        "rules": rules_part(choices, scored, costs),
+        "caveats": caveats(said, ledger, verdict, scores, taken),
+        "members": members_part(val, decided.sighted.whole.own_views, decided.val_miou, costs, ingredients),
+        "rules": rules_part(choices, scored, costs, decided.post.part(taken)),
+        "postprocess": decided.post.part(taken),
         "cost_unit": costs.unit,
         "latency_budget_ms": options.latency_budget_ms,
-        "pareto": pareto_part(sighted.visited, val),
+        "pareto": pareto_part(decided.sighted.visited, val),
         "verdict": verdict,
         "holdout_opened": ledger,
         **holdout_part(split.holdout_ids, unseen, verdict["rule"]),
     }
     counts = {"val_fitted": outcome.fitted, "val_crossfit": outcome.crossfitted, "holdout": unseen}
-    write(out_dir, result, counts, split, folds)
+    write(out_dir, result, counts, split, decided.folds)
     return result
+
+
+def _count_holdout(
+    decided: Decided,
+    holdout: Sequence[LogitStore],
+    ids: Sequence[str],
+    labels: LabelSource,
+    report: Report,
+    spread: Spread,
+) -> dict[str, Counts]:
+    """Counts (N,K,K) of every rule."""
+    ballots = {name: Ballot(choice.look, (choice.vote,)) for name, choice in decided.outcome.choices.items()}
+    plain = {name: ballot for name, ballot in ballots.items() if name != POSTPROCESSED}
+    counted = score_images(holdout, ids, labels, [list(plain.values())], report, "hold-out", spread=spread)
+    unseen = {name: one[:, 0].astype(np.int64) for name, one in zip(plain, counted, strict=True)}
+    if decided.post.steps is not None:
+        whole = ballots[POSTPROCESSED], decided.post.steps
+        unseen[POSTPROCESSED] = count(holdout, ids, labels, [whole], spread=spread)
+    return unseen
 
 
 def _paired(
@@ -184,24 +173,6 @@ def _allowed(store: LogitStore, options: EnsembleOptions) -> tuple[str, ...]:
             f"{store.folder} has views {', '.join(store.views)}, none of {options.views}; name one of them"
         )
     return wanted
-
-
-def _best_first(
-    val: Sequence[LogitStore],
-    plain: Sequence[str],
-    ids: Sequence[str],
-    labels: LabelSource,
-    report: Report,
-    spread: Spread,
-) -> tuple[list[int], list[float]]:
-    """Members by the mIoU of their plain view on all pixels of val, the best first, and those mIoU in that order."""
-    num_members, num_classes = len(val), len(val[0].header.classes)
-    votes = tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members))
-    ballot = Ballot(Look.plain(tuple((view,) for view in plain)), votes)
-    [counts] = score_images(val, ids, labels, [[ballot]], report, "candidates on val", spread=spread)
-    scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
-    order = [int(m) for m in np.argsort(-scores, kind="stable")]
-    return order, [float(scores[m]) for m in order]
 
 
 if __name__ == "__main__":

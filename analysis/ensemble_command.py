@@ -22,7 +22,8 @@ def app(argv: Sequence[str] | None = None) -> None:
     """Runs the command; `argv` as in sys.argv[1:]. Typer takes no list after one option, so argparse does this."""
     asked = _parser().parse_args(argv)
     try:
-        options = EnsembleOptions(seed=asked.seed, folds=asked.folds, sample_bytes=asked.sample_mb * 2**20)
+        options = EnsembleOptions(seed=asked.seed, folds=asked.folds, sample_bytes=asked.sample_mb * 2**20,
+                                  postprocess=asked.postprocess)  # fmt: skip
         labels = read_labels(asked.labels)
         members = collect(asked.logits, labels, asked.out, seed=asked.seed, allow_missing=asked.allow_missing, say=_say)
         opened_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -46,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--sample-mb", type=int, default=1024, help="memory for the pixels that weights are fitted to")
+    parser.add_argument("--postprocess", choices=("off", "auto"), default="auto", help="take specks and holes out of "
+                        "the labels where that pays")  # fmt: skip
     return parser
 
 

@@ -31,7 +31,11 @@ Counts = NDArray[np.int64]
 
 
 def members_part(
-    val: Sequence[LogitStore], views: Views, val_miou: Sequence[float], costs: Costs
+    val: Sequence[LogitStore],
+    views: Views,
+    val_miou: Sequence[float],
+    costs: Costs,
+    ingredients: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
     """A row a candidate, best first: `views` are its own best ones, `val_miou` that of its plain view."""
     headers = [store.header for store in val]
@@ -43,16 +47,21 @@ def members_part(
             "views": list(names),
             "val_miou": score,
             "costs": dict(one),
+            **({"ingredients": list(ingredients[header.trial])} if header.trial in ingredients else {}),
         }
         for header, names, score, one in zip(headers, views, val_miou, costs.of, strict=True)
     ]
 
 
 def rules_part(
-    choices: Mapping[str, Choice], scored: Mapping[str, Mapping[str, Resampled]], costs: Costs
+    choices: Mapping[str, Choice],
+    scored: Mapping[str, Mapping[str, Resampled]],
+    costs: Costs,
+    post: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores."""
-    rows = []
+    """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores. Where `post`, the
+    part of post-processing, was kept, the last row is the taken rule with it."""
+    rows: list[dict[str, Any]] = []
     for name, choice in choices.items():
         gains = {
             f"{what}_{short}": gain(scored[long][name], scored[long][over])
@@ -71,6 +80,8 @@ def rules_part(
                 **gains,
             }
         )
+    if post["kept"]:
+        rows[-1] |= {"of": post["rule"], "postprocess": post["steps"]}
     return rows
 
 
@@ -118,8 +129,10 @@ def caveats(
     ledger: Sequence[Mapping[str, str]],
     verdict: Mapping[str, Any],
     holdout: Mapping[str, Resampled],
+    taken: str,
 ) -> list[str]:
-    """What a reader of the verdict has to know, in words; `found` has those of the folds and the intervals."""
+    """What a reader of the verdict has to know, in words; `found` has those of the folds and the intervals, `taken` is
+    the rule that the ladder took."""
     words = [caveat for caveat in found if caveat]
     if len(ledger) > 1:
         words.append(
@@ -131,6 +144,12 @@ def caveats(
         doubt = "" if step["low"] > 0 else ", an interval that does not lie above 0"
         words.append(
             f"over the best single model with class weights, the fair rival, the ensemble gains {signed(step)}{doubt}"
+        )
+    if verdict["rule"] not in ("best_single", taken):
+        part = signed(gain(holdout[verdict["rule"]], holdout[taken]))
+        words.append(
+            f"of the gain, post-processing makes {part} over {taken} without it; the best single model that both are "
+            "compared with was not post-processed"
         )
     return words
 

@@ -86,6 +86,7 @@ def _manifest(
         vote=rule["vote"],
         members=tuple(members),
         weights=tuple(tuple(row) for row in weights),
+        postprocess=rule.get("postprocess"),
         scores=Scores.model_validate(scores),
         sentence=ensemble["verdict"]["sentence"],
         caveats=tuple(ensemble["caveats"]),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -68,18 +68,23 @@ def class_order(folder: Path, have: Sequence[str] | None, wanted: Sequence[str])
 
 
 def read_folder(
-    folder: Path, classes: Sequence[str], names: Mapping[str, str], *, allow_missing: bool = False
+    folder: Path,
+    classes: Sequence[str],
+    names: Mapping[str, str],
+    *,
+    allow_missing: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Iterator[Foreign]:
     """Every image of the folder that the data card names, in the order of its files.
 
     Raises ValueError for classes of other names, arrays of a wrong shape or with NaN, and broken files; with
-    `allow_missing`, shards of this project that were cut short give what is left of them.
+    `allow_missing`, shards of this project that were cut short are named and give what is left of them.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".npz", ".npy", ".safetensors"))
     if not files:
         raise ValueError(f"{folder} holds no .npz, .npy or .safetensors; give the folder of one model's predictions")
     if any(path.suffix == ".safetensors" and _is_shard(path) for path in files):
-        yield from _from_stores(sorted({path.parent for path in files}), classes, names, allow_missing)
+        yield from _from_stores(sorted({path.parent for path in files}), classes, names, allow_missing, say)
         return
     order = class_order(folder, _class_names(folder), classes)
     for path in files:
@@ -95,10 +100,21 @@ def _is_shard(path: Path) -> bool:
 
 
 def _from_stores(
-    folders: Sequence[Path], classes: Sequence[str], names: Mapping[str, str], allow_missing: bool
+    folders: Sequence[Path],
+    classes: Sequence[str],
+    names: Mapping[str, str],
+    allow_missing: bool,
+    say: Callable[[str], None],
 ) -> Iterator[Foreign]:
     for folder in folders:
         store = LogitStore(folder, allow_missing=allow_missing)
+        for path, lost in store.lost.items():
+            listed = ", ".join(lost[:20]) + (", ..." if len(lost) > 20 else "")
+            say(
+                f"warning: {path} is cut short: without {len(lost)} of its images ({listed})"
+                if lost
+                else f"warning: {path} is cut short: nothing of it can be read"
+            )
         order = class_order(folder, store.header.classes, classes)
         for view in store.views:
             for image_id in store.ids_of(view):

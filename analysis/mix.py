@@ -4,9 +4,9 @@
 
 Enters: a data card. Leaves, in DIR: `images/*.jpg`; `train.json`, COCO with one compressed RLE for each class of an
 image, so that painting it gives the label pixel for pixel; `data.yaml`; `mix.json` with the sources of each image;
-`preview.jpg`. Sources are the images that a run with the same seed and shares trains on: none of its validation or
-hold-out. DIR appears whole or not at all. The same mixing goes on inside the loader, fresh each epoch, under
-`augmentation` in a space.
+`preview.jpg`. Sources are the images that a run with the same seed and shares, or split file and fold, trains on: none
+of its validation or hold-out. DIR appears whole or not at all. The same mixing goes on inside the loader, fresh each
+epoch, under `augmentation` in a space.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainables.data.index import SegIndex
 
 JPEG_QUALITY = 95
-PREVIEW_IMAGES, PREVIEW_PX = 24, 192
+PREVIEW_IMAGES, PREVIEW_PX, GAP_PX = 24, 192, 8
 IGNORED = "ignored"  # a category for the pixels that count for nothing
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -56,16 +56,18 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the mixing.")] = 0,
     val_share: Annotated[float, typer.Option(help="As in the run that is to use the images.")] = 0.2,
     holdout_share: Annotated[float, typer.Option(help="As in the run that is to use the images.")] = 0.2,
+    split: Annotated[Path | None, typer.Option(help="The split file of that run, where it takes one.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="The fold of that file which the run tunes on.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Decoded images; default: gone when done.")] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
 ) -> None:
     """Write an off-line set of mixed training images."""
     kinds = [each.value for each in kind or [Kind.mosaic, Kind.copy_paste]]
     settings = {"size_px": size_px, "rare": rare_class_weight, "scale_min": scale_min, "scale_max": scale_max}
-    shares = {"val_share": val_share, "holdout_share": holdout_share}
+    parts = {"val_share": val_share, "holdout_share": holdout_share, "file": split, "fold": fold}
     try:
         with tempfile.TemporaryDirectory(prefix="segsearch-mix-") as scratch:
-            counts = write_mixed(data, out, kinds, num_images, settings, shares, seed, cache_dir or Path(scratch))
+            counts = write_mixed(data, out, kinds, num_images, settings, parts, seed, cache_dir or Path(scratch))
     except (ValueError, OSError) as error:
         if debug:
             raise
@@ -82,7 +84,7 @@ def write_mixed(
     kinds: list[str],
     num_images: int,
     settings: dict[str, Any],
-    shares: dict[str, float],
+    parts: dict[str, Any],
     seed: int,
     cache_dir: Path,
 ) -> dict[str, int]:
@@ -93,6 +95,7 @@ def write_mixed(
     from trainables.data.coco import read
     from trainables.data.mixing import Mix
     from trainables.data.sources import Sources
+    from trainables.data.split_file import read_split
     from trainables.data.splits import look, make_split
     from trainables.data.transforms import reseed
 
@@ -100,8 +103,13 @@ def write_mixed(
         raise ValueError(f"--out must name a folder that does not exist yet, got {out}; remove it or name another")
     index = read(read_card(card))
     cache = Cache.open(index, cache_dir)
-    val_share, holdout_share = shares["val_share"], shares["holdout_share"]
-    split = make_split(index, seed=seed, val_share=val_share, holdout_share=holdout_share, known=look(index, cache))
+    if parts.get("file") is not None:
+        train_ids = read_split(parts["file"], index, parts.get("fold")).train_ids
+    elif parts.get("fold") is not None:
+        raise ValueError(f"--fold {parts['fold']} needs a file that has folds; give --split split.json as well")
+    else:
+        shares = {name: parts[name] for name in ("val_share", "holdout_share")}
+        train_ids = make_split(index, seed=seed, **shares, known=look(index, cache)).train_ids
     size_px = settings["size_px"]
     if size_px % 32:
         raise ValueError(f"--size-px must be divisible by 32, got {size_px}; use {size_px // 32 * 32}")
@@ -110,7 +118,7 @@ def write_mixed(
         mixing = {kind: {"p": 1.0, "rare_class_weight": settings["rare"]}}
         scales = {key: settings[key] for key in ("scale_min", "scale_max")}
         aug = Augmentation.model_validate({"crop_px": size_px, "hflip_p": 0, "colour_p": 0, **scales, **mixing})
-        pipelines[kind] = (_pipeline(aug, Mix.of(aug)), Sources(cache, split.train_ids, aug))
+        pipelines[kind] = (_pipeline(aug, Mix.of(aug)), Sources(cache, train_ids, aug))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
@@ -222,7 +230,7 @@ class Writer:
 
 
 def _preview(image: NDArray[np.uint8], label: NDArray[np.uint8], index: SegIndex) -> NDArray[np.uint8]:
-    """Image beside painted label, small: (PREVIEW_PX, 2 * PREVIEW_PX, 3)."""
+    """Image beside painted label, small, with a white rim to the right and below."""
     import cv2
     import numpy as np
 
@@ -234,7 +242,9 @@ def _preview(image: NDArray[np.uint8], label: NDArray[np.uint8], index: SegIndex
         cv2.resize(image, size, interpolation=cv2.INTER_AREA),
         cv2.resize(painted, size, interpolation=cv2.INTER_NEAREST),
     )
-    return np.asarray(np.hstack(pair), np.uint8)
+    white = (255, 255, 255)
+    framed = cv2.copyMakeBorder(np.hstack(pair), 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=white)
+    return np.asarray(framed, np.uint8)
 
 
 def _sheet(previews: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

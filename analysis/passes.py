@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from analysis.device_votes import DeviceCounter
 from analysis.pixels import probabilities
 from analysis.spread import HERE, Spread
-from analysis.voting import Labels, Vote, labels_by_vote, used_by
+from analysis.voting import Labels, Vote, labels_by_vote, used_by, vote_labels
 from trainables.logits import LogitStore
 from trainables.metrics import confusion
 
@@ -161,3 +161,14 @@ def label_of(labels: LabelSource, image_id: str, stores: Sequence[LogitStore]) -
                 f"of {label.shape} for image '{image_id}'; write the logits again with this data card"
             )
     return label
+
+
+def label_map(stores: Sequence[LogitStore], ballot: Ballot, image_id: str) -> Labels:
+    """The labels (H,W) of a ballot's only vote on one image; reads the members that have a weight in it, no others."""
+    [vote] = ballot.votes
+    height, width = stores[0].sizes[image_id]
+    q = np.empty((len(vote.used), vote.weights.shape[1], height, width), np.float32)
+    for row, m in zip(q, vote.used, strict=True):
+        probabilities(stores[m], ballot.look.views[m], image_id, row, temperature=ballot.look.temperatures[m])
+    labelled = vote_labels(q.reshape(*q.shape[:2], -1), Vote(vote.kind, vote.weights[vote.used]))
+    return labelled.reshape(height, width)

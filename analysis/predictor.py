@@ -2,7 +2,8 @@
 
 Enters: a verified `Bundle` and RGB images, uint8 (H,W,3). Leaves: labels uint8 (H,W) or probabilities float32 (K,H,W).
 Every step is the logit store's own: the same view sizes, the same rounding of logits to float16, the same functions for
-probabilities and votes. So the bundle reproduces the verdict on the hold-out.
+probabilities, votes and post-processing. So the bundle reproduces the verdict on the hold-out (to the last digits where
+a run kept its logits in 8 bits: nothing is rounded to those here).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from analysis import pixels, voting
 from analysis.bundle import Bundle, BundleError, Member
+from analysis.postprocess import postprocess
 from trainables.checkpoint import load_weights
 from trainables.infer import View, view_logits
 from trainables.models.segmentor import Segmentor, build_segmentor
@@ -48,6 +50,7 @@ class Predictor:
         self.palette = np.array(manifest.palette, dtype=np.uint8)  # (K,3)
         self.device = resolve_device(device)
         self._vote = voting.Vote(manifest.vote, np.array(manifest.weights, dtype=np.float32))  # weights (M,K)
+        self._steps = manifest.postprocess
         self._batch_size = batch_size
         self._members = manifest.members
         self._models = [_load(bundle, member).to(self.device) for member in manifest.members]
@@ -61,7 +64,7 @@ class Predictor:
 
         Soft votes: the weighted scores over their sum; geometric ones: the weighted geometric means over theirs. Hard
         votes: the share of the members that voted for the class, where a tie, which `predict` gives to the best
-        member, stays a tie.
+        member, stays a tie. Post-processing changes labels, so it has no say here.
         """
         return next(found for _, found in self.probabilities_many({"image": image}))
 
@@ -69,7 +72,8 @@ class Predictor:
         """Yield (name, label (H,W)) for every image, in the order of `images`."""
         for name, q in self._members_of(images):  # (M,K,H,W)
             labels = voting.vote_labels(q.reshape(*q.shape[:2], -1), self._vote)  # (P,)
-            yield name, labels.reshape(q.shape[2:])
+            label = labels.reshape(q.shape[2:])
+            yield name, label if self._steps is None else postprocess(label, self._steps)
 
     def probabilities_many(self, images: Mapping[str, Image]) -> Iterator[tuple[str, Float]]:
         """Yield (name, probabilities (K,H,W)) for every image, in the order of `images`."""

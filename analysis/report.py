@@ -80,15 +80,25 @@ def worst_images(ensemble: Mapping[str, Any], limit: int = MAX_PICTURES) -> list
     return [row["image_id"] for row in sorted(scored, key=lambda row: row["miou_shipped"])[:limit]]
 
 
+def rule_label(name: str, ensemble: Mapping[str, Any]) -> str:
+    """A rule's name for readers; that of the post-processed row says which rule it is of."""
+    if name == "postprocessed":
+        return f"{RULE_LABELS[ensemble['postprocess']['rule']]}, post-processed"
+    return RULE_LABELS.get(name, name)
+
+
 def _context(facts: ReportFacts) -> dict[str, Any]:
     ensemble = facts.ensemble
     classes: list[str] = list(ensemble["classes"])
-    rules = [{**rule, "label": RULE_LABELS.get(rule["name"], rule["name"])} for rule in ensemble["rules"]]
+    rules = [{**rule, "label": rule_label(rule["name"], ensemble)} for rule in ensemble["rules"]]
     by_name = {rule["name"]: rule for rule in rules}
     shipped = by_name[ensemble["verdict"]["rule"]]
     single = by_name.get("best_single", shipped)
     members = report_tables.member_rows(ensemble, shipped)
-    highlight = [member["trial"] for member in members if member["share"] > 0]
+    # a soup has no curve: that of its best ingredient stands for it ("00003 epoch 8")
+    highlight = [
+        member.get("ingredients", [member["trial"]])[0].split()[0] for member in members if member["share"] > 0
+    ]
     for rank, member in enumerate(members):
         member["colour"] = charts.hue(rank)
     counts = np.asarray(ensemble["confusion"]["counts"], dtype=np.int64)  # (K,K)
@@ -120,7 +130,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
             "confusion": Markup(charts.confusion_figure(classes, counts)),  # noqa: S704
         },
         "duration": report_tables.write_duration(facts.started, facts.ended),
-        "confusion_label": RULE_LABELS.get(ensemble["confusion"]["rule"], ensemble["confusion"]["rule"]),
+        "confusion_label": rule_label(ensemble["confusion"]["rule"], ensemble),
         **_own_files(),
     }
     parts = [context["plotly"], *context["figures"].values()]

@@ -124,7 +124,7 @@ def _look_at_labels(chunk: _Chunk, record: ImageRecord, num_classes: int, ignore
         return
     ordered = sorted(record.annotations, key=lambda each: -each.area)
     rles = [_rle(each, record) for each in ordered]
-    owner = _paint(rles, record)  # (H,W): 0 for none, else 1 + the position in `ordered`
+    owner = _paint(rles, record)  # (W,H): 0 for none, else 1 + the position in `ordered`
     classes = np.array([a.class_index if a.class_index != ignore_index else num_classes for a in ordered], np.int64)
     table = np.concatenate(([0 if background else num_classes], classes))
     visible = np.bincount(owner.ravel(), minlength=len(ordered) + 1)  # (1+n,)
@@ -142,8 +142,9 @@ def _rle(annotation: Annotation, record: ImageRecord) -> dict[str, object]:
     """As `raster.segmentation_mask` reads it: short polygon parts are left out."""
     form, size = annotation.segmentation, (record.height, record.width)
     if isinstance(form, dict):
-        rle: dict[str, object] = coco_mask.frPyObjects(form, *size) if isinstance(form["counts"], list) else form
-        return rle
+        counts = form["counts"]
+        plain: dict[str, object] = coco_mask.frPyObjects(form, *size) if isinstance(counts, list) else dict(form)
+        return plain | {"counts": counts.encode("ascii")} if isinstance(counts, str) else plain
     parts = [part for part in form if len(part) >= 6]
     if not parts:
         return dict(coco_mask.encode(np.zeros(size, np.uint8, order="F")))
@@ -151,16 +152,36 @@ def _rle(annotation: Annotation, record: ImageRecord) -> dict[str, object]:
 
 
 def _paint(rles: Sequence[dict[str, object]], record: ImageRecord) -> NDArray[np.int32]:
-    owner = np.zeros((record.height, record.width), np.int32, order="F")
+    """The masks are never decoded: runs lie column by column, so a run is a piece of the transposed map."""
+    owner = np.zeros((record.width, record.height), np.int32)
     for position, rle in enumerate(rles, start=1):
-        # a one-element list keeps pycocotools from stacking all masks of the image at once
-        owner[np.asarray(coco_mask.decode([rle]))[:, :, 0].view(np.bool_)] = position
-    return np.ascontiguousarray(owner)
+        _paint_runs(owner.ravel(), np.frombuffer(rle["counts"], np.uint8), position)  # type: ignore[call-overload]
+    return owner
+
+
+@numba.njit(cache=True, nogil=True)
+def _paint_runs(owner, counts, position):  # type: ignore[no-untyped-def] # (W*H,), (C,) bytes: see raster.rle_runs
+    number, shift = 0, 0
+    start = last = before = run = np.int64(0)
+    for byte in counts:
+        bits = np.int64(byte) - 48
+        run |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            run -= 1 << shift
+        if number > 2:
+            run += before
+        if number % 2:
+            owner[start : start + run] = position
+        start, number, last, before = start + run, number + 1, run, last
+        run, shift = np.int64(0), 0
 
 
 def _add_heat(heat: Float, owner: NDArray[np.int32], table: NDArray[np.int64]) -> None:
     """Each class's share of each of GRID x GRID cells of the image, whatever its size."""
-    rows, columns = (np.arange(size) * GRID // size for size in owner.shape)
+    columns, rows = (np.arange(size) * GRID // size for size in owner.shape)
     counts = np.zeros((heat.shape[0] + 1, GRID, GRID), np.int64)  # the last: ignored
     _count_cells(owner, table, rows, columns, counts)
     size = np.outer(np.bincount(rows, minlength=GRID), np.bincount(columns, minlength=GRID))
@@ -168,10 +189,10 @@ def _add_heat(heat: Float, owner: NDArray[np.int32], table: NDArray[np.int64]) -
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_cells(owner, table, rows, columns, counts):  # type: ignore[no-untyped-def] # (H,W), (1+n,), (H,), (W,) -> (K+1,G,G)
-    for y in range(owner.shape[0]):
-        for x in range(owner.shape[1]):
-            counts[table[owner[y, x]], rows[y], columns[x]] += 1
+def _count_cells(owner, table, rows, columns, counts):  # type: ignore[no-untyped-def] # (W,H), (1+n,), (H,), (W,) -> (K+1,G,G)
+    for x in range(owner.shape[0]):
+        for y in range(owner.shape[1]):
+            counts[table[owner[x, y]], rows[y], columns[x]] += 1
 
 
 def _add_overlaps(

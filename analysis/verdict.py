@@ -112,6 +112,17 @@ def gain(rule: Resampled, over: Resampled) -> dict[str, Any]:
     return {"gain": rule.miou - over.miou, "low": low, "high": high, "p_positive": float((difference > 0).mean())}
 
 
+def class_gains(rule: Resampled, over: Resampled) -> dict[int, dict[str, float]]:
+    """Class -> {"gain", "low", "high"}, where the class has an IoU under both rules: the paired difference with its 95%
+    interval. A class that was in no resample has none, and is left out."""
+    found = {}
+    for k in np.flatnonzero(~np.isnan(rule.iou - over.iou)).tolist():
+        low, high = _interval(rule.ious[:, k] - over.ious[:, k])
+        if low is not None and high is not None:
+            found[k] = {"gain": float(rule.iou[k] - over.iou[k]), "low": low, "high": high}
+    return found
+
+
 def climb(crossfitted: Mapping[str, Resampled]) -> str:
     """The rule that the ladder takes. Rules come from plain to rich; each is compared with the one taken so far,
     and taken where its cross-fitted mIoU is higher, and higher in at least 90% of the paired resamples."""
@@ -130,34 +141,47 @@ def signed(step: Mapping[str, Any]) -> str:
 
 
 BEST = "the best single model"
-ALONE = {  # rules of one model: what ships, what it gained over, and what it is called where it does not ship
-    "best_single_class": ("single model with class weights", "the same model without them", "it with class weights"),
-    "best_single_views": (
-        "single model with its best views",
-        f"{BEST} in its plain view",
-        "a single model with its best views",
-    ),
+ALONE = {  # rules of one model: what it has, and what it gained over
+    "best_single": ([], "the same model"),
+    "best_single_class": (["class weights"], "the same model"),
+    "best_single_views": (["its best views"], f"{BEST} in its plain view"),
 }
 
 
-def judge(taken: str, num_members: int, step: Mapping[str, Any], num_images: int) -> dict[str, Any]:
-    """{"rule", "ship", "sentence", "gain", "num_images"}. The taken rule ships only where its paired 95% interval
+def judge(
+    taken: str, num_members: int, step: Mapping[str, Any], num_images: int, *, postprocessed: bool = False
+) -> dict[str, Any]:
+    """{"rule", "ship", "sentence", "gain", "num_images"}. What was taken ships only where its paired 95% interval
     against the best single model, on the hold-out, lies above 0; `num_members` is how many members it uses."""
     alone = num_members == 1
     unseen = f"on {num_images} images that nothing was fitted to"
-    what, plain, rival = f"ensemble of {num_members}", BEST, f"the ensemble of {num_members} ({taken})"
-    if alone:
-        what, plain, rival = ALONE.get(taken, (f"single model, joined by {taken}", BEST, f"it, joined by {taken},"))
-    if taken == "best_single":
+    if taken == "best_single" and not postprocessed:
         sentence = "ship the single model: no richer rule gained on the images of val that it was not fitted on"
         return {"rule": taken, "ship": "single", "sentence": sentence, "gain": dict(step), "num_images": num_images}
+    more, plain = ALONE.get(taken, ([f"the weights of {taken}"], BEST)) if alone else ([], BEST)
+    more = [*more, *(["post-processing"] * postprocessed)]
+    having = f" with {' and '.join(more)}" if more else ""
     if step["low"] > 0:
-        sentence = f"ship the {what}: {signed(step)} over {plain} {unseen}"
-        ship = "single" if alone else "ensemble"
-        return {"rule": taken, "ship": ship, "sentence": sentence, "gain": dict(step), "num_images": num_images}
+        without = {"the same model": " without it" if more == ["post-processing"] else " without them"}.get(plain, "")
+        what = f"{'single model' if alone else f'ensemble of {num_members}'}{having}"
+        sentence = f"ship the {what}: {signed(step)} over {plain}{without} {unseen}"
+        rule, ship = "postprocessed" if postprocessed else taken, "single" if alone else "ensemble"
+        return {"rule": rule, "ship": ship, "sentence": sentence, "gain": dict(step), "num_images": num_images}
+    rival = f"it{having}" if alone else f"the ensemble of {num_members}{having} ({taken})"
     sentence = (
         f"ship the single model: {rival} was taken on val, but {unseen} its gain was {signed(step)}, an interval that "
         "does not lie above 0"
     )
     zero = {"gain": 0.0, "low": 0.0, "high": 0.0, "p_positive": 0.0}
     return {"rule": "best_single", "ship": "single", "sentence": sentence, "gain": zero, "num_images": num_images}
+
+
+def never_predicted(weights: NDArray[np.float32], classes: Sequence[str]) -> str | None:
+    """Names the classes whose weights (M,K) sum to zero: such a class has the score 0 everywhere and wins nothing."""
+    silent = [name for name, column in zip(classes, weights.T, strict=True) if not column.any()]
+    if not silent:
+        return None
+    return (
+        f"the fitted weights of {', '.join(silent)} are 0 for every member: what ships never predicts it; look at its "
+        "IoU, and at how many pixels of val have it"
+    )

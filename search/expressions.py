@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from search.grammar import Section
+from search.grammar import Section, places_of
 from search.nodes import Branches, Choice, Fixed, Group, Node, Path, Range
 from search.space_file import SEARCH_KEYS, is_search
 from search.space_problems import nearest, nearest_three
@@ -176,8 +176,10 @@ def _the_one_key(value: Mapping[str, Any], path: Path, problems: list[str]) -> s
 def _unknown_key(key: str, path: Path, known: list[str], problems: list[str]) -> None:
     if (*path, key) == ("train", "num_epochs"):
         _add(problems, (*path, key), "is set by search.max_epochs; move the value there")
-    else:
-        _add(problems, (*path, key), f"unknown key{nearest(key, known)}")
+        return
+    belongs = [".".join(place) for place in places_of(key, path[:1])]
+    elsewhere = f"; it belongs under {' or '.join(belongs)}" if 0 < len(belongs) <= 2 else ""
+    _add(problems, (*path, key), f"unknown key{elsewhere or nearest(key, known)}")
 
 
 def _is_number(value: Any, kind: str) -> bool:

@@ -72,6 +72,18 @@ def recipe_grammar() -> Section:
     return Section(keys)
 
 
+def places_of(key: str, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The sections, at `path` (one of a space's own) or inside it, that have this key."""
+
+    def search(section: Section | FieldInfo | None, at: tuple[str, ...]) -> list[tuple[str, ...]]:
+        if not isinstance(section, Section):
+            return []
+        inner = [place for name, inside in section.keys.items() for place in search(inside, (*at, name))]
+        return ([at] if key in section.keys else []) + inner
+
+    return search(recipe_grammar().keys.get(path[0]), path) if path else []
+
+
 def _section(annotation: Any) -> Section | None:
     """The section for a part, or for parts that differ by their `name`; None for a value."""
     members = get_args(annotation) if get_origin(annotation) is not None else (annotation,)

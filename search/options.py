@@ -47,6 +47,12 @@ class Ensemble(Part):
     sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
     latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image, on the devices that made the logits
     temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
+    postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
+    soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
+    soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
+    logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space
+    max_logit_error: Annotated[float, Field(ge=0.0)] = 0.001  # mIoU that 8 bits may change on val, else float16
+    logits_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB that all logits may take; None: what is free
 
 
 class Tta(Part):

@@ -127,6 +127,9 @@ def _explain(detail: dict[str, Any], root: Group, pick: Pick) -> tuple[str, str]
     if kind == "int_from_float":
         remedy = f"; write {{int: [{math.ceil(node.low)}, {math.floor(node.high)}]}}" if isinstance(node, Range) else ""
         return where, f"must be a whole number, got {detail['input']!r}{remedy}"
+    bound = context.get("le", context.get("ge"))
+    if bound is not None:
+        return where, f"{message}, got {detail['input']!r}; use {bound:g}"
     close = nearest(detail["input"], re.findall(r"'([^']*)'", context["expected"])) if kind == "literal_error" else ""
     return where, f"{message}, got {detail['input']!r}{close if 'did you mean' in close else ''}"
 

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from search.session import Asked, Interrupted, start
+from search.session import Asked, Interrupted, Stage, start
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,6 +36,7 @@ def run(
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine.")] = None,
     cache_dir: Annotated[Path, typer.Option(help="Decoded images of all runs, on each node.")] = DEFAULT_CACHE,
+    until: Annotated[Stage, typer.Option(help="The last stage; 'logits' leaves the hold-out sealed.")] = Stage.report,
     dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard with a local cluster.")] = True,
     print_schema: Annotated[bool, typer.Option("--print-schema", help="Print a JSON schema of spaces.")] = False,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
@@ -57,6 +58,7 @@ def run(
             address=address,
             cache_dir=cache_dir.expanduser().resolve(),
             dashboard=dashboard,
+            until=until,
         )
         start(asked, now=lambda: datetime.now().astimezone(), argv=tuple(sys.argv), say=say)
     except (ValueError, OSError) as error:

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,17 @@ PACKAGES = (
 )
 
 
+class Stage(StrEnum):
+    """The parts of a run, in their order."""
+
+    search = "search"
+    soups = "soups"
+    logits = "logits"
+    ensemble = "ensemble"
+    bundle = "bundle"
+    report = "report"
+
+
 class Interrupted(RuntimeError):
     """The run was stopped by hand; everything finished is kept."""
 
@@ -59,6 +71,7 @@ class Asked:
     address: str | None
     cache_dir: Path
     dashboard: bool
+    until: Stage = Stage.report  # the last stage to be done now
 
 
 def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], say: Callable[[str], None]) -> None:
@@ -97,8 +110,11 @@ def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], s
             run.space_yaml.write_text(space.to_yaml(), encoding="utf-8")
             write_json(run.data_json, stages.describe_data(data, card))
             write_json(run.run_json, _first_record(asked, space, card, data, now(), argv))
-        stages.run_all(stages.Context(run, space, data, say, now))
-        reporting.summary(run, say)
+        stages.run_all(stages.Context(run, space, data, say, now), asked.until)
+        if asked.until is Stage.report:
+            reporting.summary(run, say)
+        else:
+            say(f"stopped after {asked.until}, as asked; go on with: python search/run.py --resume {run.root}")
     except (KeyboardInterrupt, SearchInterrupted):
         raise Interrupted(run.root) from None
     except Exception as error:

@@ -1,4 +1,4 @@
-"""search -> logits -> ensemble with verdict -> bundle -> report; each resumable, each skipped when it is done.
+"""search -> soups -> logits -> ensemble with verdict -> bundle -> report; each resumable, each skipped when it is done.
 
 Enters: a `Context` (run directory, space, data, cluster). Leaves: the files of the run directory. Stages hand each
 other files; a stage is done when run.json says so, and it says so only after its last file was renamed into place.
@@ -23,10 +23,13 @@ from analysis.export import BundleFacts, export
 from analysis.latency import measure_costs
 from search import reporting
 from search.admission import Gate, cluster_gpu_gb, some_sizes
-from search.callbacks import CsvTable, study_rows
+from search.callbacks import CsvTable
+from search.competitors import choose_of, competitors, scored_trials
 from search.options import Options
 from search.progress import build_progress
-from search.searcher import open_study
+from search.ray_tasks import as_they_end
+from search.session import Stage
+from search.soups import make_soups
 from search.space import Space
 from search.spread import RaySpread
 from search.trackers import EventLog, build_trackers
@@ -40,7 +43,6 @@ from trainables.data.split_file import read_split
 from trainables.data.splits import look, make_split
 from trainables.infer import View
 from trainables.logits import LogitStore
-from trainables.recipe import Recipe
 from trainables.segmentation import make_trainable, prepare_worker
 
 
@@ -74,7 +76,10 @@ def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple
 def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[str], None]) -> Split:
     """Who trains, who tunes, who stays sealed; what could not be had is said."""
     if options.split.file is not None:
-        split = read_split(Path(options.split.file), index, options.split.fold)
+        try:
+            split = read_split(Path(options.split.file), index, options.split.fold)
+        except ValueError as error:
+            raise ValueError(f"split.file: {error}") from error
     else:
         split = make_split(
             index,
@@ -108,23 +113,25 @@ def describe_data(data: Data, card: Path) -> dict[str, Any]:
     }
 
 
-def run_all(context: Context) -> None:
-    """Every stage that is not done yet, in order. Raises ValueError for what the user can mend."""
-    stages: Mapping[str, Callable[[Context], None]] = {
-        "search": search,
-        "logits": write_logits,
-        "ensemble": ensemble,
-        "bundle": bundle,
-        "report": report,
+def run_all(context: Context, until: Stage = Stage.report) -> None:
+    """Every stage that is not done yet, in order, up to `until`. Raises ValueError for what the user can mend."""
+    stages: Mapping[Stage, Callable[[Context], None]] = {
+        Stage.search: search,
+        Stage.soups: soups,
+        Stage.logits: write_logits,
+        Stage.ensemble: ensemble,
+        Stage.bundle: bundle,
+        Stage.report: report,
     }
-    for name, stage in stages.items():
+    ordered = list(Stage)
+    for name in ordered[: ordered.index(until) + 1]:
         record = read_json(context.run.run_json)
         done = record["stages"].get(name)
         if done:
             context.say(f"{name}: done at {done}, skipped")
             continue
         context.say(f"== {name}")
-        stage(context)
+        stages[name](context)
         record = read_json(context.run.run_json)
         record["stages"][name] = context.now().isoformat(timespec="seconds")
         write_json(context.run.run_json, record)
@@ -144,13 +151,16 @@ def search(context: Context) -> None:
         build_progress(sys.stdout, clock=clock),
     ]
     gate = open_gate(context)
+    snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs
+    if snapshots:
+        context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB a million parameters")
     run_search(
         suggest=space.suggest,
         defaults=space.defaults(),
         options=options.search,
         resources_of=gate.resources_of,
         admit=gate.admit,
-        trainable=make_trainable(data.index, data.split, data.cache_root),
+        trainable=make_trainable(data.index, data.split, data.cache_root, snapshots),
         study_path=run.study_db,
         tune_dir=run.tune,
         seed=options.seed,
@@ -167,11 +177,22 @@ def open_gate(context: Context) -> Gate:
     return Gate(options, data.index.num_classes, some_sizes(sizes), device_gb)
 
 
+def soups(context: Context) -> None:
+    """Means of weights, of the chosen trials' epochs and of trials alike, as further candidates."""
+    run, data, options = context.run, context.data, context.space.options
+    trials = scored_trials(run)
+    chosen = choose_of(trials, options.ensemble)
+    make_soups(trials, chosen, data.cache, data.split, run.soups, options, context.say)
+
+
 def write_logits(context: Context) -> None:
     """The best trials look at val and hold-out once a view; a candidate that fails is left out and named."""
     run, data, options = context.run, context.data, context.space.options
     chosen, views = chosen_candidates(context), offered_views(options)
-    needed, free = candidate_logits.check_space(chosen, data.cache, data.split, views, run.root)
+    kept = options.ensemble
+    storage = candidate_logits.Storage(kept.logits, kept.max_logit_error, kept.logits_gb)
+    folders = [folders_of(run, c) for c in chosen]
+    needed, free = candidate_logits.check_space(chosen, data.cache, data.split, views, run.root, folders, storage)
     context.say(
         f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
         f"{free / 2**20:.0f} MiB free"
@@ -179,17 +200,16 @@ def write_logits(context: Context) -> None:
     cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # one device looks at an image
     task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_write_one)
     cache = ray.put(data.cache)
-    waiting = {task.remote(c, cache, data.split, views, folders_of(run, c), cpu, gpu): c for c in chosen}
+    waiting = {task.remote(c, cache, data.split, views, folders_of(run, c), storage, cpu, gpu): c for c in chosen}
     failed: dict[str, str] = {}
-    while waiting:
-        ready, _ = ray.wait(list(waiting))
-        candidate = waiting.pop(ready[0])
-        try:
-            ray.get(ready[0])
+    for candidate, lines, error in as_they_end(waiting):
+        if error is None:
+            for line in lines:
+                context.say(line)
             context.say(f"logits of trial {candidate.trial} written ({candidate.recipe.backbone.name})")
-        except ray.exceptions.RayTaskError as error:
-            failed[candidate.trial] = str(error.cause)
-            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error.cause}")
+        else:
+            failed[candidate.trial] = error
+            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error}")
     if len(failed) == len(chosen):
         raise ValueError("no candidate's logits could be written: " + "; ".join(sorted(set(failed.values()))))
 
@@ -199,23 +219,27 @@ def _write_one(
     cache: Cache,
     split: Split,
     views: Sequence[View],
-    folders: Mapping[str, Path],
+    folders: Mapping[candidate_logits.Part, Path],
+    storage: candidate_logits.Storage,
     cpu: float,
     gpu: float,
-) -> None:
-    """A Ray task: all logits of one candidate, and what its views cost."""
+) -> list[str]:
+    """A Ray task: all logits of one candidate, and what its views cost. Leaves what there was to say."""
     prepare_worker(cpu)
     device = "cuda" if gpu else "cpu"
-    candidate_logits.write_logits(candidate, cache, split, views, folders, device=device, say=lambda _: None)
+    said: list[str] = []
+    candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device, say=said.append)
     measure_costs(candidate, cache, split.val_ids, views, folders["val"], device=device, clock=time.perf_counter)
+    return said
 
 
 def ensemble(context: Context) -> None:
     """Fit every rule on val, cross-fitted; open the hold-out once; write ensemble.json."""
     run, data, options = context.run, context.data, context.space.options
     chosen = [c for c in chosen_candidates(context) if _has_logits(context, c)]
+    val = [LogitStore(run.logits(c.trial, "val")) for c in chosen]
     fit_ensemble(
-        [LogitStore(run.logits(c.trial, "val")) for c in chosen],
+        val,
         [LogitStore(run.logits(c.trial, "holdout")) for c in chosen],
         data.cache,
         data.index,
@@ -227,11 +251,14 @@ def ensemble(context: Context) -> None:
             sample_bytes=options.ensemble.sample_mb * 2**20,
             temperature=options.ensemble.temperature,
             latency_budget_ms=options.ensemble.latency_budget_ms,
+            postprocess=options.ensemble.postprocess,
         ),
         background=data.index.background,
         out_dir=run.root,
         opened_at=context.now().isoformat(timespec="seconds"),
         opened_by="search/run.py",
+        notes=candidate_logits.rounding_note(val),
+        ingredients={c.trial: c.ingredients for c in chosen if c.ingredients},
         report=context.say,
         spread=RaySpread(gpus_a_task=min(1.0, options.resources.gpu)),
     )
@@ -257,21 +284,8 @@ def report(context: Context) -> None:
 
 
 def chosen_candidates(context: Context) -> list[Candidate]:
-    """The candidates of the ensemble. Raises ValueError where no trial ended with a checkpoint."""
-    rows = study_rows(open_study(context.run.study_db))
-    trials = [
-        Candidate(row.trial, Recipe.model_validate(row.recipe), Path(row.checkpoint), row.best_miou)
-        for row in rows
-        if row.state in ("COMPLETE", "PRUNED") and row.checkpoint and row.best_miou is not None
-    ]
-    if not trials:
-        errors = {row.error.splitlines()[-1] for row in rows if row.error}
-        raise ValueError(
-            f"an ensemble needs at least one trial with a score, got none of {len(rows)}; "
-            f"see {context.run.trials_csv}: " + ("; ".join(sorted(errors)) or "no errors were recorded")
-        )
-    options = context.space.options.ensemble
-    return candidate_logits.choose(trials, limit=options.candidates, max_per_family=options.max_per_family)
+    """The candidates of the ensemble, soups among them. Raises ValueError where no trial ended with a checkpoint."""
+    return competitors(context.run, context.space.options.ensemble)
 
 
 def offered_views(options: Options) -> list[View]:
@@ -295,7 +309,7 @@ def check_turns(card: Path, options: Options) -> None:
         )
 
 
-def folders_of(run: RunDir, candidate: Candidate) -> dict[str, Path]:
+def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.Part, Path]:
     return {part: run.logits(candidate.trial, part) for part in candidate_logits.SPLITS}
 
 

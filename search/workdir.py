@@ -46,6 +46,10 @@ class RunDir:
         return self.root / "tune"
 
     @property
+    def soups(self) -> Path:
+        return self.root / "soups"
+
+    @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
 

@@ -6,26 +6,15 @@ report an epoch, from the first rank, whose folder holds `state.pt` (to resume) 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from trainables.checkpoint import (
-    BEST_JSON,
-    BEST_WEIGHTS,
-    epoch_dir,
-    keep_last,
-    link_best,
-    save_state,
-    save_weights,
-    write_atomically,
-)
+from trainables.checkpoint import epoch_dir, keep_last, save_best, save_snapshot, save_state, take_weights
 from trainables.data.cache import Cache
 from trainables.data.dataset import TrainSet, stop_workers, train_loader
 from trainables.data.index import Split
@@ -70,6 +59,7 @@ class Trial:
     split: Split
     out_dir: Path
     device: str
+    snapshots: int = 0  # of how many last epochs the evaluated weights are kept
 
 
 def attempt(
@@ -96,7 +86,7 @@ def attempt(
             ranks=ranks,
         )
         if ranks.is_first:
-            _take_best(trial.out_dir, resume_from if state.best_epoch else None)
+            take_weights(resume_from, trial.out_dir)  # those there may be another trial's: a worker uses folders again
         return _epochs(trial, state, loss, report, autocast, clock)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(state.accumulate if state else accumulate, str(error)) from error
@@ -142,17 +132,8 @@ def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _take_best(out_dir: Path, source: Path | None) -> None:
-    """The best weights so far, from the checkpoint that the trial goes on from; else none."""
-    if source is not None:
-        link_best(source, out_dir)
-        return
-    (out_dir / BEST_WEIGHTS).unlink(missing_ok=True)  # another trial's, where a worker uses one folder again
-    (out_dir / BEST_JSON).unlink(missing_ok=True)
-
-
 def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> None:
-    """Score the epoch that was just trained, count it, and keep its weights where they are the best so far."""
+    """Score the epoch that was just trained, count it, and keep its weights: the best so far, the last ones."""
     recipe, ranks = trial.recipe, state.ranks
     scores = validate(
         state.evaluated,
@@ -170,8 +151,8 @@ def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> Non
     state.epoch += 1
     if scores.miou > state.best_miou:
         state.best_miou, state.best_epoch = scores.miou, state.epoch
-        if ranks.is_first:
-            _write_best(state, trial)
+    if ranks.is_first:
+        _write_weights(state, trial, scores.miou)
     state.metrics |= {"val/loss": scores.loss, "val/miou": scores.miou, "val/iou": scores.iou, "diverged": 0}
     state.metrics |= {"epoch": state.epoch, "best/miou": state.best_miou, "best/epoch": state.best_epoch}
     state.metrics["accumulate"] = state.accumulate
@@ -179,22 +160,21 @@ def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> Non
         state.metrics["peak_gb"] = torch.cuda.max_memory_allocated(trial.device) / 2**30
 
 
-def _write_best(state: TrainingState, trial: Trial) -> None:
-    about = {
-        "recipe": trial.recipe.model_dump(mode="json"),
-        "classes": list(trial.cache.index.classes),
-        "miou": state.best_miou,
-        "epoch": state.best_epoch,
-        "data_fingerprint": trial.cache.index.fingerprint,
-        "split_fingerprint": trial.split.fingerprint,
-    }
-    save_weights(trial.out_dir / BEST_WEIGHTS, state.evaluated.state_dict())
-    text = json.dumps(about, indent=1) + "\n"
-    write_atomically(trial.out_dir / BEST_JSON, partial(_write_text, text))
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+def _write_weights(state: TrainingState, trial: Trial, miou: float) -> None:
+    """The weights of the epoch that was just scored, as the best ones where they are, and as a snapshot."""
+    weights = state.evaluated.state_dict()
+    if state.best_epoch == state.epoch:
+        save_best(
+            trial.out_dir,
+            weights,
+            recipe=trial.recipe,
+            index=trial.cache.index,
+            split=trial.split,
+            miou=state.best_miou,
+            epoch=state.best_epoch,
+        )
+    if trial.snapshots:
+        save_snapshot(trial.out_dir, weights, epoch=state.epoch, miou=miou, keep=trial.snapshots)
 
 
 def _report_diverged(state: TrainingState, num_classes: int, out_dir: Path, report: Report) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import pickle
 import random
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables.data.index import SegIndex, Split
+from trainables.recipe import Recipe
+
 STATE_NAME = "state.pt"
 LAST = "last"  # the folder of the last finished epoch's state
 BEST_WEIGHTS, BEST_JSON = "best.safetensors", "best.json"
+SNAPSHOTS = "snapshot-*.safetensors"  # the evaluated weights of a trial's last epochs
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it; nothing is left behind where it fails.
 
     Raises OSError where the disk is full or not writable; `path` then keeps what it had.
@@ -44,6 +49,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise OSError(f"{path} could not be written, {free_gib:.2f} GiB free there ({error}); free some") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> Path:
@@ -79,6 +89,17 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[st
     write_atomically(path, lambda temporary: save_file(owned, temporary, metadata=dict(metadata or {})))
 
 
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what `load_weights` would read, from the header alone. ValueError as there."""
+    if not path.is_file():
+        raise ValueError(f"a weights file must exist, got {path}; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call, unused-ignore]
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); it was cut short; make it again") from error
+
+
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read what `save_weights` wrote, on the CPU. ValueError where the file is absent or cut short."""
     if not path.is_file():
@@ -93,6 +114,56 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def save_best(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    recipe: Recipe,
+    index: SegIndex,
+    split: Split,
+    miou: float,
+    epoch: int,
+    ingredients: Sequence[str] = (),  # of a soup
+) -> None:
+    """Write best.safetensors, and best.json, which says of what recipe and data the weights are."""
+    about = {
+        "recipe": recipe.model_dump(mode="json"),
+        "classes": list(index.classes),
+        "miou": miou,
+        "epoch": epoch,
+        "data_fingerprint": index.fingerprint,
+        "split_fingerprint": split.fingerprint,
+    }
+    if ingredients:
+        about["ingredients"] = list(ingredients)
+    save_weights(folder / BEST_WEIGHTS, weights)
+    write_text(folder / BEST_JSON, json.dumps(about, indent=1) + "\n")
+
+
+def save_snapshot(folder: Path, weights: Mapping[str, Tensor], *, epoch: int, miou: float, keep: int) -> None:
+    """Write the weights of an epoch, and remove those of all but the last `keep`. Their names sort as they came."""
+    # one entry: safetensors writes several in no fixed order, and equal trials shall give equal bytes
+    about = {"snapshot": json.dumps({"epoch": epoch, "miou": miou})}
+    save_weights(folder / SNAPSHOTS.replace("*", f"{epoch:04d}"), weights, about)
+    for older in snapshots(folder)[:-keep]:
+        older.unlink()
+
+
+def read_snapshot(path: Path) -> tuple[int, float]:
+    """The epoch and the val mIoU of a snapshot. ValueError where the file was cut short or is none."""
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call, unused-ignore]
+            about = json.loads((file.metadata() or {})["snapshot"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as a snapshot ({error}); it was cut short; delete it") from error
+    return int(about["epoch"]), float(about["miou"])
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """The weights of the last epochs under `folder`, oldest first."""
+    return sorted(folder.glob(SNAPSHOTS))
+
+
 def fingerprint(path: Path) -> str:
     """16 hex digits of the file's SHA-256."""
     with path.open("rb") as file:
@@ -100,30 +171,38 @@ def fingerprint(path: Path) -> str:
 
 
 def epoch_dir(out_dir: Path, epoch: int) -> Path:
-    """A fresh folder under `out_dir` that holds its best weights so far, if there are any."""
+    """A fresh folder under `out_dir` that holds its best weights and snapshots so far, if there are any."""
     folder = out_dir / f"epoch-{epoch:04d}"
     if folder.exists():
         shutil.rmtree(folder)  # of a run that was cut off
     folder.mkdir()
-    if (out_dir / BEST_WEIGHTS).exists():
-        link_best(out_dir, folder)
+    take_weights(out_dir, folder)
     return folder
 
 
-def link_best(source: Path, target: Path) -> None:
-    """Give the best weights a second name, or a copy where the file system cannot.
+def take_weights(source: Path | None, target: Path) -> None:
+    """Give `target` the best weights and the snapshots of `source`, and no others; none at all without a `source`.
 
-    Better weights later replace a name and not a file's contents, so neither folder changes with the other.
+    They get a second name, or a copy where the file system cannot. Better weights later replace a name and not a
+    file's contents, so neither folder changes with the other.
     """
-    for name in (BEST_WEIGHTS, BEST_JSON):
-        write_atomically(target / name, partial(_link_or_copy, source / name))
+    wanted = {} if source is None else {path.name: path for path in _weights(source)}
+    for path in _weights(target):
+        if path.name not in wanted:
+            path.unlink()
+    for name, path in wanted.items():
+        write_atomically(target / name, partial(_link_or_copy, path))
+
+
+def _weights(folder: Path) -> list[Path]:
+    best = [folder / BEST_WEIGHTS, folder / BEST_JSON]
+    return [*(path for path in best if path.exists()), *snapshots(folder)]
 
 
 def keep_last(folder: Path, out_dir: Path) -> None:
     """Keep an epoch's state under `out_dir`/last too, where it stays when the owner of `folder` removes that."""
     last = out_dir / LAST
-    if (folder / BEST_WEIGHTS).exists():
-        link_best(folder, last)
+    take_weights(folder, last)
     write_atomically(last / STATE_NAME, partial(_link_or_copy, folder / STATE_NAME))
 
 

@@ -54,12 +54,14 @@ def fit(
     report: Report,
     resume_from: Path | None = None,
     num_ranks: int = 1,
+    snapshots: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Train to the last epoch and return its metrics; `report` is called after each.
 
     A batch that the device does not hold is split in more micro-batches, and the epoch starts again from the last
-    state. `num_ranks` processes share each batch, on as many devices (see `trainables.distributed`).
+    state. `num_ranks` processes share each batch, on as many devices (see `trainables.distributed`). The last
+    `snapshots` epochs' evaluated weights lie beside the best ones, as ingredients of a soup.
 
     Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there
     are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches a
@@ -72,7 +74,7 @@ def fit(
     out_dir.mkdir(parents=True, exist_ok=True)
     last = out_dir / LAST
     shutil.rmtree(last, ignore_errors=True)  # another trial's, where a worker uses one folder again
-    trial = Trial(recipe, cache, split, out_dir, device)
+    trial = Trial(recipe, cache, split, out_dir, device, snapshots)
     train: Callable[..., dict[str, Any]] = (
         partial(attempt, clock=clock) if num_ranks == 1 else partial(attempt_on_ranks, num_ranks=num_ranks)
     )

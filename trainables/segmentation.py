@@ -96,13 +96,15 @@ def guarded(trainable: Trainable) -> Trainable:
     return run
 
 
-def make_trainable(index: SegIndex, split: Split, cache_root: Path) -> Trainable:
+def make_trainable(index: SegIndex, split: Split, cache_root: Path, snapshots: int = 0) -> Trainable:
     """`train_trial` with its data: the index travels once, through Ray's object store. Ray must be running."""
-    bound: Trainable = tune.with_parameters(train_trial, index=index, split=split, cache_root=cache_root.resolve())
+    bound: Trainable = tune.with_parameters(
+        train_trial, index=index, split=split, cache_root=cache_root.resolve(), snapshots=snapshots
+    )
     return bound
 
 
-def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_root: Path) -> None:
+def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_root: Path, snapshots: int = 0) -> None:
     """One trial: fits `config["recipe"]` and reports every epoch to Ray Tune.
 
     Goes on from Ray's checkpoint (a retry after a lost node), else from `config["resume_from"]` (a resumed run).
@@ -124,6 +126,7 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
                 out_dir=Path(out_dir),
                 device="cuda" if resources.get("GPU") else "cpu",
                 num_ranks=max(1, int(resources.get("GPU", 0.0))),
+                snapshots=snapshots,
                 report=report,
                 resume_from=Path(checkpoint.path) if checkpoint else as_path(config.get("resume_from")),
             )

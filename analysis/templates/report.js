@@ -17,7 +17,7 @@ function themed(figure, width) {
   }
   for (const trace of data.filter((one) => one.type === "heatmap")) {
     trace.colorscale = [[0, colour("--heat-low")], [1, colour("--heat-high")]];
-    if (width < CELL_PX * trace.z.length + 150) trace.texttemplate = "";
+    if (width < CELL_PX * trace.z[0].length + 150) trace.texttemplate = "";
     if (width < NARROW_PX) trace.showscale = false;
   }
   return { data, layout };

@@ -88,6 +88,13 @@ def make_ensemble(classes: list[str], members: list[dict[str, Any]], shipped: st
             }
             for n in range(num_members)
         ],
+        "postprocess": {
+            "rule": "member_class",
+            "kept": False,
+            "reason": "it does not pay",
+            "steps": None,
+            "gain": None,
+        },
         "verdict": {
             "rule": shipped,
             "ship": "single" if shipped == "best_single" else "ensemble",

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from analysis.foreign import names_of, read_folder
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.synthetic import write_synthetic
-from trainables.logits import LogitStore
+from trainables.logits import LogitHeader, LogitStore, LogitWriter
 
 OPTIONS = EnsembleOptions(sample_bytes=2**21, resamples=200, folds=3)
 
@@ -146,6 +147,41 @@ def test_a_shard_that_was_cut_short_gives_what_is_left(labels: RasterLabels, tmp
     members = collect(again, labels, tmp_path / "again", allow_missing=True, say=said.append)
     assert lost not in members.split.val_ids + members.split.holdout_ids
     assert any(lost in line for line in said)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+def test_shards_with_classes_in_another_order_are_put_in_order_by_name(
+    labels: RasterLabels, tmp_path: Path, dtype: Any
+) -> None:
+    ids, classes = all_ids(labels)[:2], labels.index.classes
+    header = LogitHeader(
+        trial="t", recipe_hash="r", family="f", split="val", view="s1.00-none", classes=classes[::-1], stride=1,
+        data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint="c", dtype=dtype,
+    )  # fmt: skip
+    with LogitWriter(tmp_path, header) as writer:
+        for image_id in ids:
+            writer.add(image_id, logits_of(labels, image_id, 0)[::-1].astype(np.float16), labels.size(image_id))
+    for found in read_folder(tmp_path, classes, names_of(ids)):
+        expected = softmax(logits_of(labels, found.image_id, 0))
+        np.testing.assert_allclose(softmax(found.logits), expected, atol=2e-3 if dtype == "float16" else 0.02)
+
+
+def test_the_command_names_a_cut_shard_and_goes_on_where_that_is_allowed(
+    card: Path, labels: RasterLabels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect([write_member(tmp_path / "A", labels, "npy", all_ids(labels))], labels, tmp_path / "first")
+    [path] = (tmp_path / "first/logits/A/holdout").iterdir()
+    path.write_bytes(path.read_bytes()[:-10])
+    [lost] = LogitStore(path.parent, allow_missing=True).lost[path]
+    argv = ["--logits", str(path.parents[1]), "--labels", str(card), "--out", str(tmp_path / "out"), "--sample-mb", "2"]
+    with pytest.raises(SystemExit) as stop:
+        app(argv)
+    assert stop.value.code == 2
+    assert f"{path.name} is cut short (images cut off: 1, {lost})" in capsys.readouterr().err
+    app([*argv, "--allow-missing"])
+    said = capsys.readouterr().out
+    assert f"warning: {path} is cut short: without 1 of its images ({lost})" in said
+    assert said.strip().splitlines()[-1].startswith("ship the single")
 
 
 def test_three_calls_end_in_a_verdict(labels: RasterLabels, tmp_path: Path) -> None:

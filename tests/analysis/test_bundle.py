@@ -63,6 +63,11 @@ def test_a_damaged_file_is_told_by_name(bundle: Path, damage: Any, message: str)
         (["members", 0, "weights"], "weights.pkl", "members/0/weights"),
         (["weights"], [[1.0]], "must be 1 x 2"),
         (["weights"], [[1.0, 1.0], [1.0, 1.0]], "must be 1 x 2"),
+        (["postprocess"], {"min_component": [0.1, 0.0], "max_hole": [0.1]}, "got 2 and 1 for 2 classes"),
+        (["postprocess"], {"min_component": [0.1, 1.0], "max_hole": [0.1, 0.1]}, "postprocess/min_component/1"),
+        (["weights"], [[1.0, float("nan")]], "numbers of 0 or more"),
+        (["weights"], [[1.0, -1.0]], "numbers of 0 or more"),
+        (["weights"], [[0.0, 0.0]], "must not sum to 0 for a class in a soft vote, got that for a, b"),
         (["surprise"], 1, "surprise"),
     ],
 )
@@ -75,6 +80,17 @@ def test_a_manifest_that_breaks_the_format_is_refused(bundle: Path, path: list[A
     (bundle / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(BundleError, match=message):
         read_bundle(bundle)
+
+
+@pytest.mark.parametrize("vote", ["soft", "geometric"])
+def test_a_class_without_weights_may_lose_everywhere_but_not_win(bundle: Path, vote: str) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8")) | {"vote": vote, "weights": [[1, 0]]}
+    (bundle / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    if vote == "soft":
+        assert read_bundle(bundle).manifest.weights == ((1.0, 0.0),)
+    else:
+        with pytest.raises(BundleError, match="in a geometric vote, got that for b; give it"):
+            read_bundle(bundle)
 
 
 def test_a_manifest_cut_short_and_a_folder_without_one(bundle: Path, tmp_path: Path) -> None:

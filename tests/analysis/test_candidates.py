@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from analysis import candidates
-from analysis.candidates import Candidate, check_space, choose, write_logits
+from analysis.candidates import FLOAT16, Candidate, Storage, check_space, choose, rounding_note, write_logits
+from analysis.pixels import probabilities
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
@@ -19,6 +20,8 @@ from trainables.data.splits import make_split
 from trainables.data.synthetic import write_synthetic
 from trainables.infer import View
 from trainables.logits import LogitStore
+from trainables.metrics import confusion, miou
+from trainables.quantise import encode
 from trainables.recipe import Backbone, Recipe, SegFormerHead
 
 VIEWS = [View(), View(0.5, "horizontal")]
@@ -51,9 +54,18 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
     save_weights(folder / "best.safetensors", build_segmentor(one.recipe, index.num_classes).state_dict())
     one = Candidate("t", one.recipe, folder, 0.5)
     folders = {"val": folder / "val", "holdout": folder / "holdout"}
-    free = check_space([one], cache, split, VIEWS, folder)
-    write_logits(one, cache, split, VIEWS, folders, device="cpu", say=lambda _line: None)
-    return SimpleNamespace(one=one, cache=cache, split=split, folders=folders, forecast=free[0], folder=folder)
+    free = check_space([one], cache, split, VIEWS, folder, [folders])
+    found = SimpleNamespace(one=one, cache=cache, split=split, folders=folders, forecast=free[0], folder=folder)
+    write(found)
+    return found
+
+
+def write(found: Any, storage: Storage = FLOAT16, folders: Any = None, cache: Any = None) -> list[str]:
+    """What was said."""
+    said: list[str] = []
+    place, source = folders or found.folders, cache or found.cache
+    write_logits(found.one, source, found.split, VIEWS, place, storage, device="cpu", say=said.append)
+    return said
 
 
 def test_the_forecast_is_what_is_written(written: Any) -> None:
@@ -63,9 +75,7 @@ def test_the_forecast_is_what_is_written(written: Any) -> None:
 
 def test_a_second_call_writes_nothing(written: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in written.folder.rglob("*.safetensors")}
-    said: list[str] = []
-    write_logits(written.one, written.cache, written.split, VIEWS, written.folders, device="cpu", say=said.append)
-    assert not said
+    assert not write(written)
     assert {path: path.stat().st_mtime_ns for path in written.folder.rglob("*.safetensors")} == before
 
 
@@ -73,9 +83,7 @@ def test_a_shard_that_was_cut_short_is_written_again(written: Any) -> None:
     shard = next(written.folders["val"].glob("s1.00-none-*"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    write_logits(
-        written.one, written.cache, written.split, VIEWS, written.folders, device="cpu", say=lambda _line: None
-    )
+    write(written)
     assert shard.read_bytes() == whole
 
 
@@ -83,17 +91,81 @@ def test_logits_that_do_not_fit_the_disk_are_refused_before_the_first(
     written: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2**20))
-    with pytest.raises(ValueError, match=r"has 1 MiB free; free some, or lower ensemble\.candidates"):
+    with pytest.raises(
+        ValueError, match=r"has 1 MiB free; free some, set ensemble\.logits to uint8, lower ensemble\.candidates"
+    ):
         check_space([written.one], written.cache, written.split, VIEWS, written.folder)
+    there = [written.folders]  # as they are when the stage is resumed
+    monkeypatch.setattr(candidates, "SPARE_BYTES", 0)
+    check_space([written.one], written.cache, written.split, VIEWS, written.folder, there)
 
 
-def test_the_readers_of_the_readme_reads_a_store(written: Any) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "def read_logits" in block]
-    names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102  (the README's own lines)
-    store = LogitStore(written.folders["val"])
-    found = {image_id: logits for image_id, logits, _, _ in names["read_logits"](written.folders["val"])}
-    assert sorted(found) == list(store.image_ids)
-    for image_id, logits in found.items():
-        np.testing.assert_array_equal(logits.astype(np.float16), store.logits("s1.00-none", image_id))
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+def test_logits_beyond_the_quota_are_refused_with_figures_and_a_remedy(written: Any, dtype: Any) -> None:
+    asked = [written.one], written.cache, written.split, VIEWS, written.folder, ()
+    needed, _ = check_space(*asked, Storage(dtype))
+    check_space(*asked, Storage(dtype, quota_gb=needed / 2**30))
+    rule = r"need 0 MiB, and ensemble\.logits_gb allows 0 MiB; raise it, " + ("set" if dtype == "float16" else "lower")
+    with pytest.raises(ValueError, match=rule):
+        check_space(*asked, Storage(dtype, quota_gb=(needed - 1) / 2**30))
+
+
+class ValOnly:
+    """The cache, with the hold-out's labels locked."""
+
+    def __init__(self, cache: Cache, split: Any) -> None:
+        self.cache, self.val = cache, set(split.val_ids)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)
+
+    def label(self, image_id: str) -> Any:
+        assert image_id in self.val, "a label outside val was read"
+        return self.cache.label(image_id)
+
+
+def test_8_bits_take_half_and_what_they_change_on_val_is_said(written: Any, tmp_path: Path) -> None:
+    folders = {"val": tmp_path / "val", "holdout": tmp_path / "holdout"}
+    said = write(written, Storage("uint8"), folders, ValOnly(written.cache, written.split))
+    assert len(said) == len(VIEWS)
+    found = re.fullmatch(r"8-bit logits of trial t, s1\.00-none: mIoU ([+-]\d\.\d{4}) on val", said[0])
+    assert found is not None
+    by_bits = [rescored(written, LogitStore(place["val"])) for place in (written.folders, folders)]
+    assert float(found[1]) == pytest.approx(by_bits[1] - by_bits[0], abs=1e-4)
+    stores = [LogitStore(folders["val"]), LogitStore(folders["holdout"])]
+    assert {store.dtype_of(view) for store in stores for view in store.views} == {"uint8"}
+    assert "kept in 8 bits" in rounding_note(stores)[0]
+    sizes = [sum(p.stat().st_size for p in place["val"].iterdir()) for place in (written.folders, folders)]
+    assert sizes[1] < 0.75 * sizes[0]  # tiny grids: headers weigh much
+    assert not write(written, Storage("uint8"), folders)  # kept
+    write(written, FLOAT16, folders)
+    assert LogitStore(folders["val"]).dtype_of("s1.00-none") == "float16"  # more bits were asked for
+    assert not write(written, Storage("uint8"), folders)  # more bits than asked for will do
+
+
+def rescored(written: Any, store: LogitStore) -> float:
+    counts = np.zeros((written.cache.index.num_classes,) * 2, np.int64)
+    for image_id in written.split.val_ids:
+        predicted = probabilities(store, ["s1.00-none"], image_id).argmax(0).astype(np.uint8)
+        counts += confusion(written.cache.label(image_id), predicted, len(counts))
+    return float(miou(counts))
+
+
+def test_a_view_that_8_bits_hurt_is_kept_as_float16_and_said(
+    written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blunt(logits: np.ndarray) -> Any:
+        levels, scale = encode(logits)
+        return (levels // 128) * 128, scale
+
+    monkeypatch.setattr(candidates, "encode", blunt)  # as if 8 bits were 1
+    folders = {"val": tmp_path / "val", "holdout": tmp_path / "holdout"}
+    said = write(written, Storage("uint8", max_error=0.0), folders)
+    assert all("more than ensemble.max_logit_error 0: the view is kept as float16" in line for line in said)
+    for part in ("val", "holdout"):
+        store, plain = LogitStore(folders[part]), LogitStore(written.folders[part])
+        image_id = store.image_ids[0]
+        np.testing.assert_array_equal(
+            store.logits("s0.50-horizontal", image_id), plain.logits("s0.50-horizontal", image_id)
+        )
+    assert rounding_note([store]) == []

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from analysis.eda import app
@@ -14,7 +17,8 @@ from analysis.survey import survey
 from analysis.survey_facts import class_rows
 from trainables.data.card import read_card
 from trainables.data.coco import read
-from trainables.data.raster import rasterise, segmentation_mask
+from trainables.data.index import Annotation, ImageRecord, SegIndex
+from trainables.data.raster import rasterise, rle_runs, segmentation_mask
 from trainables.data.synthetic import write_synthetic
 
 RUNNER = CliRunner()
@@ -36,6 +40,26 @@ def test_the_survey_counts_what_the_labels_hold(card: Path) -> None:
     shown = (seen.class_pixels > 0).sum(axis=0)
     cells = seen.heat.mean(axis=(1, 2)) * shown * 96 * 96
     np.testing.assert_allclose(cells, seen.class_pixels.sum(axis=0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["string", "bytes", "list"])
+def test_runs_of_every_form_are_painted_where_the_masks_lie(form: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    masks = [rng.random((37, 52)) < share for share in (0.5, 0.02, 1.0, 0.3)]
+    masks[2][:, :30] = False
+    annotations = []
+    for n, mask in enumerate(masks):
+        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        counts = {"string": rle["counts"].decode(), "bytes": rle["counts"], "list": rle_runs(rle["counts"]).tolist()}
+        segmentation: dict[str, Any] = {"size": [37, 52], "counts": counts[form]}
+        annotations.append(Annotation(n, n, segmentation, float(mask.sum()), iscrowd=False))
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((37, 52, 3), np.uint8))
+    record = ImageRecord("a.png", path, 37, 52, "a.png", "train", tuple(annotations))
+    seen = survey(SegIndex("s", (record,), ("a", "b", "c", "d"), "f", grouped=False), num_workers=1)
+    label = rasterise(record, 255, background=False)
+    assert seen.class_pixels[0].tolist() == [int((label == k).sum()) for k in range(4)]
+    assert seen.ignored_pixels[0] == (label == 255).sum()
 
 
 def test_overlaps_duplicates_and_sizes(card: Path, tmp_path: Path) -> None:

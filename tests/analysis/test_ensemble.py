@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from analysis.bundle import Postprocess
 from analysis.ensemble import EnsembleOptions, fit_ensemble
+from analysis.postprocess import postprocess
 from analysis.rules import RULES
+from analysis.verdict import never_predicted
+from analysis.voting import Vote, vote_labels
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits import LogitHeader, LogitStore, LogitWriter
 from trainables.metrics import miou
@@ -103,7 +109,7 @@ def test_members_come_best_first_and_rules_from_plain_to_rich(result: tuple[dict
     scores = [member["val_miou"] for member in result[0]["members"]]
     assert scores == sorted(scores, reverse=True)
     assert result[0]["members"][-1]["trial"] == "noise"
-    assert [rule["name"] for rule in result[0]["rules"]] == list(RULES)
+    assert [rule["name"] for rule in result[0]["rules"]] == [*RULES, "postprocessed"]  # specks of noise: it pays
 
 
 def test_the_file_is_what_was_returned_and_its_scores_are_those_of_the_stored_counts(
@@ -135,6 +141,7 @@ def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result
             continue
         weights = np.array(rule["weights"], np.float32)
         counts = np.zeros((5, 5), np.int64)
+        steps = Postprocess(**rule.get("postprocess", {"min_component": [], "max_hole": []}))
         for image_id in HOLDOUT:
             looks = zip(answer["members"], weights, rule["views"], rule["temperatures"], strict=True)
             scores = [
@@ -143,8 +150,28 @@ def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result
                 if row.any()
             ]  # (K,H,W) a member
             labels = np.sum(scores, 0).argmax(0).astype(np.uint8)
-            counts += confusion(Labels().label(image_id), labels, 5)
+            counts += confusion(Labels().label(image_id), postprocess(labels, steps), 5)
         assert miou(counts) == pytest.approx(rule["holdout"]["miou"], abs=1e-4)
+
+
+def test_post_processing_is_a_row_of_its_own_that_ships_and_is_said(result: tuple[dict[str, Any], Path]) -> None:
+    answer = result[0]
+    by_name = {rule["name"]: rule for rule in answer["rules"]}
+    row, plain = by_name["postprocessed"], by_name[answer["postprocess"]["rule"]]
+    assert answer["verdict"]["rule"] == answer["confusion"]["rule"] == "postprocessed"
+    assert answer["postprocess"]["steps"] == row["postprocess"]
+    assert answer["postprocess"]["gain"]["gain"] == row["val_crossfit"]["miou"] - plain["val_crossfit"]["miou"]
+    assert row["weights"] == plain["weights"]
+    assert any("of the gain, post-processing makes" in caveat for caveat in answer["caveats"])
+
+
+def test_post_processing_that_is_off_leaves_the_rules_alone(
+    members: Path, result: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    answer = run(members, tmp_path, ["noise", "left", "right"], OPTIONS.model_copy(update={"postprocess": "off"}))
+    assert answer["rules"] == result[0]["rules"][:-1]
+    assert answer["verdict"]["rule"] == result[0]["postprocess"]["rule"]
+    assert answer["postprocess"]["reason"] == "ensemble.postprocess is off"
 
 
 def test_pure_noise_beside_a_good_member_ships_the_single(members: Path, tmp_path: Path) -> None:
@@ -159,6 +186,12 @@ def test_one_candidate_is_a_single(members: Path, tmp_path: Path) -> None:
     assert answer["verdict"]["ship"] == "single"
     scores = {rule["name"]: rule["holdout"]["miou"] for rule in answer["rules"]}
     assert scores["best_single"] == scores["hard_vote"] == scores["soft_vote"] == scores["member"] == scores["greedy"]
+
+
+def test_a_member_that_is_a_soup_names_its_ingredients(members: Path, tmp_path: Path) -> None:
+    parts = ("00001 epoch 8", "00001 epoch 7")
+    answer = run(members, tmp_path, ["noise", "left"], ingredients={"left": parts})
+    assert [member.get("ingredients") for member in answer["members"]] == [list(parts), None]
 
 
 def test_no_holdout_label_is_read_before_all_is_decided(members: Path, tmp_path: Path) -> None:
@@ -219,6 +252,37 @@ def test_views_that_pay_are_chosen(tmp_path: Path) -> None:
     assert views["best_single_views"] == [["s1.00-none", "s1.00-horizontal"], []]
     scores = {rule["name"]: rule["val_crossfit"]["miou"] for rule in answer["rules"]}
     assert scores["best_single_views"] > scores["best_single"]
+
+
+def test_a_class_whose_weights_are_all_zero_is_named() -> None:
+    weights = np.array([[1, 0, 1], [1, 0, 0]], np.float32)
+    caveat = never_predicted(weights, ("Road", "Pole", "Tree"))
+    assert caveat is not None
+    assert "weights of Pole are 0 for every member" in caveat
+    labels = vote_labels(np.random.default_rng(0).random((2, 3, 500), np.float32), Vote("soft", weights))
+    assert set(labels.tolist()) == {0, 2}
+    assert never_predicted(np.ones((2, 3), np.float32), ("Road", "Pole", "Tree")) is None
+
+
+def test_8_bit_logits_give_almost_the_same_scores(members: Path, tmp_path: Path) -> None:
+    for trial in ("left", "right"):
+        for split in ("val", "holdout"):
+            store = LogitStore(members / trial / split)
+            with LogitWriter(tmp_path / trial / split, replace(store.header, dtype="uint8")) as writer:
+                for i in store.image_ids:
+                    writer.add(i, np.asarray(store.logits("s1.00-none", i), np.float16), SIZE)
+    both = [run(root, tmp_path / f"out{n}", ["left", "right"]) for n, root in enumerate((members, tmp_path))]
+    for plain, rounded in zip(*(answer["rules"] for answer in both), strict=True):
+        if plain["name"] in ("best_single", "soft_vote", "hard_vote"):  # nothing fitted
+            assert rounded["holdout"]["miou"] == pytest.approx(plain["holdout"]["miou"], abs=2e-3)
+
+
+def test_nan_logits_of_another_tool_are_named_by_member_and_image(members: Path, tmp_path: Path) -> None:
+    shutil.copytree(members / "left", tmp_path / "left")
+    [path] = (tmp_path / "left" / "val").iterdir()
+    path.write_bytes(path.read_bytes()[:-2] + np.float16(np.nan).tobytes())
+    with pytest.raises(ValueError, match=rf"NaN or infinity in image '{VAL[-1]}', view 's1.00-none' of trial left"):
+        run(tmp_path, tmp_path, ["left"])
 
 
 def test_a_member_that_lacks_an_image_is_named(members: Path, tmp_path: Path) -> None:

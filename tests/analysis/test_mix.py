@@ -14,6 +14,7 @@ from analysis import mix
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.raster import rasterise, read_image
+from trainables.data.split_file import write_split
 from trainables.data.splits import make_split
 from trainables.data.synthetic import write_synthetic
 
@@ -58,11 +59,23 @@ def test_sources_come_from_the_train_part_alone(card: Path, tmp_path: Path) -> N
     assert not used & {*split.val_ids, *split.holdout_ids}
 
 
+def test_a_split_file_names_the_sources(card: Path, tmp_path: Path) -> None:
+    index = read(read_card(card))
+    split = make_split(index, seed=0)
+    ids = [*split.train_ids, *split.val_ids]
+    write_split(tmp_path / "s.json", index, split, [ids[::2], ids[1::2]], seed=0)
+    for fold, allowed in ((None, split.train_ids), (0, ids[1::2]), (1, ids[::2])):
+        out, parts = tmp_path / f"{fold}", {"file": tmp_path / "s.json", "fold": fold}
+        mix.write_mixed(card, out, KINDS, 12, ONE, parts, 0, tmp_path / "cache")
+        used = {s for each in json.loads((out / "mix.json").read_text())["images"] for s in each["sources"]}
+        assert used <= set(allowed)
+
+
 def test_the_command_writes_a_preview_and_refuses_a_folder_that_is_there(card: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(card), "--out", str(tmp_path / "m"), "--num-images", "4", "--size-px", "64"]
     done = CliRunner().invoke(mix.app, arguments)
     assert (done.exit_code, "4 mixed images" in done.output) == (0, True)
-    assert read_image(tmp_path / "m" / "preview.jpg").shape == (2 * 192, 3 * 384, 3)
+    assert read_image(tmp_path / "m" / "preview.jpg").shape == (2 * 200, 3 * 392, 3)
     again = CliRunner().invoke(mix.app, arguments)
     assert again.exit_code == 2
     assert "--out must name a folder that does not exist yet" in again.output

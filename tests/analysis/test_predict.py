@@ -14,13 +14,15 @@ from pycocotools.coco import COCO
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from analysis.bundle import read_bundle
+from analysis.bundle import Postprocess, read_bundle
 from analysis.candidates import Candidate, write_logits
 from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.export import BundleFacts, export
 from analysis.latency import measure_costs
 from analysis.palette import palette, png_palette
+from analysis.passes import Ballot, label_map
 from analysis.pixels import probabilities
+from analysis.postprocess import postprocess
 from analysis.predict import app, image_names
 from analysis.predictor import Predictor, load_model
 from analysis.voting import Vote, vote_labels
@@ -112,6 +114,28 @@ def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
         q = np.stack([probabilities(s, v, name, temperature=t) for s, v, t in looks])  # (M,K,H,W)
         expected = vote_labels(q.reshape(3, 3, -1), vote).reshape(image.shape[:2])
         assert (predicted[name] == expected).mean() > 0.9995  # a batch of another size may move a logit's last bit
+
+
+@pytest.mark.parametrize("rule", JUDGED)
+def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
+    tiny_run: Any, stores: list[LogitStore], photos: Path, tmp_path: Path, rule: str
+) -> None:
+    of = next(one for one in tiny_run.ensemble["rules"] if one["name"] == rule)
+    sizes = {"min_component": [2.0**-8, 0.0, 2.0**-6], "max_hole": [2.0**-8, 2.0**-7, 0.0]}
+    row = {**of, "name": "postprocessed", "of": rule, "postprocess": sizes}
+    verdict = {**tiny_run.ensemble["verdict"], "rule": "postprocessed"}
+    ensemble = {**tiny_run.ensemble, "rules": [*tiny_run.ensemble["rules"], row], "verdict": verdict}
+    bundle = export(FACTS, ensemble, tiny_run.checkpoints, tmp_path / "bundle")
+    assert run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out", "--batch-size", 1).exit_code == 0
+    vote = Vote(of["vote"], np.array(of["weights"], dtype=np.float32))
+    ballot, changed = Ballot(tuple(map(tuple, of["views"])), (vote,)), 0
+    for name in tiny_run.images:
+        plain = label_map(stores, ballot, name)
+        expected = postprocess(plain, Postprocess(**sizes))
+        with Image.open((tmp_path / "out" / name).with_suffix(".png")) as png:
+            np.testing.assert_array_equal(np.array(png), expected)
+        changed += int((expected != plain).sum())
+    assert changed > 0
 
 
 def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path: Path) -> None:

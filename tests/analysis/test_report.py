@@ -133,6 +133,17 @@ def test_the_cost_is_drawn_in_its_unit_with_the_budget(facts: ReportFacts, unit:
     assert [shape["x0"] for shape in figure["layout"].get("shapes", [])] == ([] if budget is None else [budget])
 
 
+def test_a_soup_names_its_ingredients_and_shows_its_best_trials_curve(facts: ReportFacts, tmp_path: Path) -> None:
+    soup = {**facts.ensemble["members"][0], "trial": "soup-0000", "ingredients": ["0000 epoch 4", "0000 epoch 3"]}
+    ensemble = {**facts.ensemble, "members": [soup, facts.ensemble["members"][1]]}
+    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "soup-0000" in Elements(text).text
+    assert "mean of 0000 epoch 4, 0000 epoch 3" in Elements(text).text
+    [curves] = re.findall(r'id="figure-miou">(.*?)</script>', text, re.DOTALL)
+    assert [trace["name"] for trace in json.loads(curves)["data"] if trace["showlegend"]] == ["0000"]
+
+
 def test_the_gallery_is_worst_first_and_says_how_many(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     shown = re.findall(r'<span class="name">&lt;b&gt;(\d)', text)
@@ -248,3 +259,14 @@ def test_a_browser_draws_every_chart_without_an_error_or_sideways_scrolling(page
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console
     assert "PROBE [390,true,ascending]" in console[0].replace('"', "").replace("\\", "")
+
+
+def test_the_post_processed_row_says_of_which_rule_it_is_and_why(facts: ReportFacts, tmp_path: Path) -> None:
+    row = {**facts.ensemble["rules"][-1], "name": "postprocessed", "of": "member_class"}
+    part = {**facts.ensemble["postprocess"], "kept": True, "reason": "it gains +0.004 mIoU"}
+    ensemble = {**facts.ensemble, "rules": [*facts.ensemble["rules"], row], "postprocess": part}
+    ensemble["verdict"] = {**ensemble["verdict"], "rule": "postprocessed"}
+    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "A weight a member and class, post-processed <span" in text
+    assert "kept, it gains +0.004 mIoU." in text

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.verdict import Resampled, climb, draw, gain, judge, resample, summary
+from analysis.verdict import Resampled, class_gains, climb, draw, gain, judge, resample, summary
 from trainables.metrics import miou
 
 K = 4
@@ -130,3 +130,37 @@ def step(low: float) -> dict[str, Any]:
 def test_the_sentence(taken: str, members: int, low: float, ship: str, rule: str, sentence: str) -> None:
     verdict = judge(taken, members, step(low), 233)
     assert (verdict["ship"], verdict["rule"], verdict["sentence"]) == (ship, rule, sentence)
+
+
+@pytest.mark.parametrize(
+    ("taken", "members", "low", "ship", "rule", "sentence"),
+    [
+        ("member_class", 3, 0.009, "ensemble", "postprocessed",
+         "ship the ensemble of 3 with post-processing: +0.021 mIoU [+0.009, +0.034] over the best single model on"),
+        ("member_class", 3, -0.002, "single", "best_single",
+         "ship the single model: the ensemble of 3 with post-processing (member_class) was taken on val, but"),
+        ("best_single_class", 1, 0.009, "single", "postprocessed",
+         "ship the single model with class weights and post-processing: +0.021 mIoU [+0.009, +0.034] over the same "
+         "model without them on"),
+        ("best_single", 1, 0.009, "single", "postprocessed",
+         "ship the single model with post-processing: +0.021 mIoU [+0.009, +0.034] over the same model without it on"),
+        ("best_single", 1, -0.002, "single", "best_single",
+         "ship the single model: it with post-processing was taken on val, but on 233 images"),
+    ],
+)  # fmt: skip
+def test_the_sentence_with_post_processing(
+    taken: str, members: int, low: float, ship: str, rule: str, sentence: str
+) -> None:
+    verdict = judge(taken, members, step(low), 233, postprocessed=True)
+    assert (verdict["ship"], verdict["rule"]) == (ship, rule)
+    assert verdict["sentence"].startswith(sentence)
+
+
+def test_a_class_that_falls_has_an_interval_below_zero() -> None:
+    before, after = (images(np.random.default_rng([6, n]), 60) for n in (0, 0))
+    after[:, 1, 1], after[:, 1, 0] = after[:, 1, 1] // 2, after[:, 1, 0] + after[:, 1, 1] - after[:, 1, 1] // 2
+    after[:, 3], after[:, :, 3] = 0, 0
+    changes = class_gains(resampled(after), resampled(before))
+    assert list(changes) == [0, 1, 2]
+    assert changes[1]["high"] < 0
+    assert changes[1]["gain"] == pytest.approx(resampled(after).iou[1] - resampled(before).iou[1])

@@ -5,8 +5,8 @@
 Presets from the cache and decoded each time (with our operators), against the plain way (cv2.imread, pycocotools, the
 same recipe of albumentations' own operators), in turns over the same images; a rate is the median over rounds.
 Piecewise affine takes the plain way seconds a sample, so its share of that preset is measured by itself and added.
-Memory is the proportional set size (PSS) of loader workers, which counts a shared page once. Raise NUM_SAMPLES and
-NUM_ROUNDS for steadier figures.
+Memory is the proportional set size (PSS) of loader workers, the cache's mapped pages apart from the rest. Raise
+NUM_SAMPLES and NUM_ROUNDS for steadier figures.
 """
 
 from __future__ import annotations
@@ -210,7 +210,8 @@ def mixing_costs(cache: Cache) -> dict[str, float]:
 
 
 def memory_mb(cache: Cache, aug: Augmentation) -> dict[str, float]:
-    """PSS of one loader worker, and of eight together, after an epoch; the cache's own size."""
+    """Of one loader worker, and of eight together, after an epoch: the PSS of the cache's pages, which counts a page
+    once however many processes map it, and of the rest; and their RSS of the cache, which counts it in each."""
     ids = [record.image_id for record in cache.index.images]
     row = {"cache_mb": sum(f.stat().st_size for f in cache.folder.glob("*.u8")) / 2**20}
     for count in (1, NUM_WORKERS):
@@ -221,17 +222,27 @@ def memory_mb(cache: Cache, aug: Augmentation) -> dict[str, float]:
                 for _ in loader:
                     pass
             workers = loader._iterator._workers  # type: ignore[union-attr]
-            row[f"workers_{count}_mb"] = sum(pss_mb(worker.pid) for worker in workers)
+            sizes = [mapped_mb(worker.pid, cache.folder) for worker in workers]
+            for key in sizes[0]:
+                row[f"{key}_{count}_mb"] = sum(size[key] for size in sizes)
         finally:
             stop_workers(loader)
     return row
 
 
-def pss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/{pid}/smaps_rollup has no Pss line; this benchmark needs Linux 4.14 or later")
+def mapped_mb(pid: int, folder: Path) -> dict[str, float]:
+    """What a process maps, from /proc/PID/smaps: a heading a mapping, then its sizes. `folder` holds the cache."""
+    sizes = {"cache_pss": 0, "cache_rss": 0, "rest_pss": 0}
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
+        key, *fields = line.split()
+        if not key.endswith(":"):
+            inside = str(folder) in line
+        elif key == "Pss:":
+            sizes["cache_pss" if inside else "rest_pss"] += int(fields[0])
+        elif key == "Rss:" and inside:
+            sizes["cache_rss"] += int(fields[0])
+    return {name: size / 1024 for name, size in sizes.items()}
 
 
 def run() -> dict[str, Any]:

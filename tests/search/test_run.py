@@ -184,3 +184,38 @@ def test_real_data_runs_through(name: str, shared_data: Path, tmp_path: Path) ->
     output = finish(start(*arguments, *TINY, *fewer, cache=tmp_path / "cache"))
     assert "ship the single model" in output or "ship the ensemble" in output
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_a_fold_judges_every_label_and_leaves_the_holdout_sealed(tmp_path: Path) -> None:
+    """A split file, a whole run of two trials on its first fold, logits alone on its second, and what both doubt."""
+    card = write_synthetic(tmp_path / "data", num_images=24, image_px=64, seed=3)
+    split, folds, cache = tmp_path / "split.json", tmp_path / "folds", tmp_path / "cache"
+    common = ("--data", str(card), "--cache-dir", str(cache))
+    tool("split", *common, "--out", str(split), "--folds", "2", "--backbone", "test_resnet")
+    one = ("--space", "convnext.yaml", "--data", str(card), *TINY, "--set", f"split.file={split}")
+    for fold, more in enumerate(
+        [("--set", "search.num_trials=2"), ("--set", "search.num_trials=1", "--until", "logits")]
+    ):
+        finish(start(*one, "--set", f"split.fold={fold}", *more, "--run-dir", str(folds / f"{fold}"), cache=cache))
+    assert json.loads((folds / "0" / "ensemble.json").read_text())["verdict"]["sentence"]
+    assert not (folds / "1" / "ensemble.json").exists()
+    written = json.loads(split.read_text())
+    for fold, ids in enumerate(written["folds"]):
+        asked = json.loads((folds / f"{fold}" / "data.json").read_text())
+        assert set(asked["val"]) == set(ids)
+        assert set(asked["train"]) == set(written["folds"][1 - fold])
+
+    tool("cleanse", "--run", str(folds), "--out", str(tmp_path / "suspects"), "--cache-dir", str(cache))
+    judged = json.loads((tmp_path / "suspects" / "suspects.json").read_text())["images"]
+    assert set(judged) == {image_id for ids in written["folds"] for image_id in ids}
+    listed = str(tmp_path / "suspects" / "suspects.csv")
+    assert "applied: " in tool("cleanse", "--data", str(card), "--apply", listed, "--out", str(tmp_path / "corrected"))
+    read(read_card(tmp_path / "corrected" / "data.yaml"))
+
+
+def tool(name: str, *arguments: str) -> str:
+    command = [sys.executable, f"analysis/{name}.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -52,7 +54,25 @@ def test_slow_operators_are_told_only_where_they_are_slow() -> None:
     assert Augmentation(preset="convnext_knet").slow_operators() == []
     exact = {"preset": "convnext_knet", "elastic": {"PiecewiseAffine": {"exact": True}}}
     (line,) = Augmentation.model_validate(exact).slow_operators()
-    assert line.startswith("augmentation.elastic.PiecewiseAffine: takes 360 ms a sample on average")
+    assert line.startswith("augmentation.elastic.PiecewiseAffine: takes about 360 ms a sample on average")
+
+
+@pytest.mark.parametrize(
+    ("section", "slow", "quick"),
+    [
+        ("colour", {"CLAHE": {"p": 0.5}}, {"CLAHE": {"p": 0.2}}),
+        ("blur", {"MedianBlur": {"p": 1.0}}, {"MedianBlur": {"p": 1.0, "kernel_max_px": 5}}),
+        ("blur", {"GaussianBlur": {"p": 1.0, "sigma_max_px": 20}}, {"GaussianBlur": {"p": 1.0}}),
+        ("cutout", {"GridDropout": {"p": 0.5, "cell_px": 8}}, {"GridDropout": {"p": 1.0}}),
+        ("elastic", {"PiecewiseAffine": {"p": 0.5, "grid": 16}}, {"PiecewiseAffine": {"p": 0.5}}),
+        ("colour", {"p": 0.6, "one_of": True, "CLAHE": {"p": 1.0}, "HueSaturationValue": {"p": 1.0}}, {}),
+    ],
+)
+def test_every_operator_is_told_by_its_own_cost(section: str, slow: dict[str, Any], quick: dict[str, Any]) -> None:
+    (line,) = Augmentation.model_validate({section: slow}).slow_operators()
+    assert line.startswith(f"augmentation.{section}.{next(key for key in slow if key[0].isupper())}: takes about ")
+    assert "or lower p" in line
+    assert Augmentation.model_validate({section: quick}).slow_operators() == []
 
 
 def test_a_grid_s_cell_must_fit_into_the_crop() -> None:

@@ -14,7 +14,7 @@ from trainables import attempt as attempt_module
 from trainables import epoch as epoch_module
 from trainables import fit as fit_module
 from trainables import step as step_module
-from trainables.checkpoint import load_state, load_weights
+from trainables.checkpoint import load_state, load_weights, read_snapshot, snapshots
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
@@ -133,17 +133,33 @@ def test_a_resumed_trial_ends_as_an_uninterrupted_one(data, tmp_path, variant):
         if done.epoch == 2:
             raise Stop
 
-    whole, reports = run(recipe, data, tmp_path / "whole")
+    whole, reports = run(recipe, data, tmp_path / "whole", snapshots=3)
     with pytest.raises(Stop):
-        fit(recipe, *data, out_dir=tmp_path / "cut", device="cpu", report=stop_after_two)
+        fit(recipe, *data, out_dir=tmp_path / "cut", device="cpu", report=stop_after_two, snapshots=3)
     torch.manual_seed(99)
-    resumed, rest = run(recipe, data, tmp_path / "resumed", resume_from=tmp_path / "kept-2")
+    (tmp_path / "resumed").mkdir()
+    (tmp_path / "resumed" / "snapshot-0009.safetensors").write_bytes(b"of a trial that used this folder before")
+    resumed, rest = run(recipe, data, tmp_path / "resumed", resume_from=tmp_path / "kept-2", snapshots=3)
     assert [_timeless(r.metrics) for r in rest] == [_timeless(r.metrics) for r in reports[2:]]
     assert _timeless(resumed) == _timeless(whole)
     a, b = load_state(rest[-1].checkpoint_dir), load_state(reports[-1].checkpoint_dir)
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    a, b = (load_weights(r[-1].checkpoint_dir / "best.safetensors") for r in (rest, reports))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    names = ["best.safetensors", *(f"snapshot-{epoch:04d}.safetensors" for epoch in (2, 3, 4))]
+    for folder in (rest[-1].checkpoint_dir, reports[-1].checkpoint_dir):
+        assert sorted(path.name for path in folder.glob("*.safetensors")) == names
+    for name in names:
+        a, b = ((r[-1].checkpoint_dir / name).read_bytes() for r in (rest, reports))
+        assert a == b
+
+
+def test_a_snapshot_holds_the_evaluated_weights_of_its_epoch(data, tmp_path):
+    _, reports = run(recipe_of(num_epochs=3, ema_decay=0.5), data, tmp_path, snapshots=2)
+    assert [len(snapshots(r.checkpoint_dir)) for r in reports] == [1, 2, 2]
+    for report in reports[1:]:
+        path = snapshots(report.checkpoint_dir)[-1]
+        assert read_snapshot(path) == (report.epoch, report.metrics["val/miou"])
+        ema, weights = load_state(report.checkpoint_dir)["ema"], load_weights(path)
+        assert all(torch.equal(weights[name], ema[name]) for name in ema)
 
 
 def test_equal_seeds_give_equal_numbers_and_others_do_not(data, tmp_path):
@@ -202,7 +218,8 @@ def test_a_diverged_trial_ends_at_once_and_keeps_its_best(data, tmp_path, monkey
 
 def test_a_trial_that_never_had_a_score_diverges_too(data, tmp_path):
     reports = []
-    (tmp_path / "best.safetensors").write_bytes(b"of a trial that used this folder before")
+    for name in ("best.safetensors", "snapshot-0007.safetensors"):
+        (tmp_path / name).write_bytes(b"of a trial that used this folder before")
     recipe = recipe_of(optimizer=Optimizer(lr=1e30, clip_norm=None, warmup_epochs=0), num_epochs=3)
     with pytest.raises(Diverged):
         fit(recipe, *data, out_dir=tmp_path, device="cpu", report=reports.append)

@@ -62,7 +62,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, fit: Any, **config: Any) -> dict[s
 
     monkeypatch.setattr(fit_module, "fit", record)
     whole = {"recipe": RECIPE.model_dump(mode="json"), "number": 3, "resume_from": None} | config
-    segmentation.train_trial(whole, INDEX, SPLIT, Path("/cache"))
+    segmentation.train_trial(whole, INDEX, SPLIT, Path("/cache"), snapshots=4)
     return seen
 
 
@@ -93,7 +93,7 @@ def test_every_epoch_is_reported_with_its_checkpoint(tune: FakeTune, monkeypatch
 def test_fit_gets_the_recipe_the_cache_and_the_device(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = run_with(monkeypatch, epochs(0.1))
     assert seen["args"] == (RECIPE, ("cache", "toy", Path("/cache")), SPLIT)
-    assert (seen["device"], seen["resume_from"]) == ("cpu", None)
+    assert (seen["device"], seen["resume_from"], seen["snapshots"]) == ("cpu", None, 4)
     tune.context.get_trial_resources().required_resources["GPU"] = 0.5
     seen = run_with(monkeypatch, epochs(0.1))
     assert (seen["device"], seen["num_ranks"]) == ("cuda", 1)

@@ -140,6 +140,11 @@ def to_batch(
 ) -> Batch:
     """A raw batch on the device, normalised there: its images travel as bytes. mean, std (3,) are for RGB in [0, 1]."""
     image, label, position = (part.to(device, non_blocking=True) for part in raw)
-    scale = 255 * torch.tensor(std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-    shift = 255 * torch.tensor(mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-    return Batch(image.float().sub_(shift).div_(scale), label.long(), position.long())
+    return Batch(normalise(image, mean, std), label.long(), position.long())
+
+
+def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B,3,H,W) uint8 -> float32, as the backbone was trained to see it."""
+    scale = 255 * torch.tensor(std, dtype=torch.float32, device=image.device).view(1, 3, 1, 1)
+    shift = 255 * torch.tensor(mean, dtype=torch.float32, device=image.device).view(1, 3, 1, 1)
+    return image.float().sub_(shift).div_(scale)

@@ -147,13 +147,30 @@ class ObjectTable:
         position, class_index = int(self._position[number]), int(self._class[number])
         image_id = self._ids[position]
         outline = json.loads(self._outlines[self._starts[number] : self._starts[number + 1]].tobytes())
-        mask = np.ascontiguousarray(segmentation_mask(outline, *self._cache.size(image_id)))
-        left, top, width, height = cv2.boundingRect(mask)
-        box = (slice(top, top + height), slice(left, left + width))
-        seen = mask[box] & (self._cache.label(image_id)[box] == class_index)
-        if not seen.any() or seen.sum() < MIN_VISIBLE * mask[box].sum():
+        mask, box = mask_in_box(outline, *self._cache.size(image_id))
+        seen = mask & (self._cache.label(image_id)[box] == class_index)
+        if not seen.any() or seen.sum() < MIN_VISIBLE * mask.sum():
             return None
         return Thing(self._cache.image(image_id)[box], seen.astype(np.uint8), class_index, position)
+
+
+def mask_in_box(outline: Any, height: int, width: int) -> tuple[Pixels, tuple[slice, slice]]:
+    """A segmentation's mask (h,w) in its bounding box, and the box's rows and columns in the image.
+
+    Polygons are painted in their box alone: shifted by whole pixels, they give the mask that they have in the whole
+    image, but for ties of rounding on the rim.
+    """
+    top = left = 0
+    if isinstance(outline, list):
+        points = np.array([each for part in outline for each in part], np.float64).reshape(-1, 2)  # (P,2): x, y
+        low, high = np.floor(points.min(axis=0)).astype(int) - 1, np.ceil(points.max(axis=0)).astype(int) + 1
+        left, top = (int(each) for each in np.clip(low, 0, (width - 1, height - 1)))
+        right, bottom = (int(each) for each in np.clip(high, (left + 1, top + 1), (width, height)))
+        width, height = right - left, bottom - top
+        outline = [(np.reshape(part, (-1, 2)) - (left, top)).ravel().tolist() for part in outline]
+    mask = np.ascontiguousarray(segmentation_mask(outline, height, width))
+    x, y, w, h = cv2.boundingRect(mask)
+    return mask[y : y + h, x : x + w], (slice(top + y, top + y + h), slice(left + x, left + x + w))
 
 
 def _as_json(annotation: Annotation) -> bytes:

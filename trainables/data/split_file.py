@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.index import SegIndex, Split
-from trainables.data.splits import PARTS, split_fingerprint
+from trainables.data.splits import PARTS, absent_classes, split_fingerprint, straddling, units_of
 
 FORMAT = "segsearch-split/1"
 
@@ -58,6 +58,9 @@ def read_split(path: Path, index: SegIndex, fold: int | None = None) -> Split:
     order = {image.image_id: n for n, image in enumerate(index.images)}
     kept = {part: tuple(sorted(ids[part], key=order.__getitem__)) for part in PARTS}
     notes = [str(note) for note in content.get("notes", [])]
+    if fold is not None:  # those of the file are about its own val
+        part_of = {image_id: part for part in PARTS for image_id in kept[part]}
+        notes = straddling(index, part_of, units_of(index, None)) + absent_classes(index, part_of, PARTS)
     if content.get("data_fingerprint") != index.fingerprint:
         notes.append(f"{path.name} was written for another state of this data set (its labels or images have changed)")
     return Split(kept["train"], kept["val"], kept["holdout"], split_fingerprint(index, kept), tuple(notes))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,3 +167,18 @@ def test_a_real_cache_goes_through_workers(tmp_path: Path) -> None:
         stop_workers(loader)
     assert _equal(*batches)
     assert {v for _, label, _ in batches[0] for v in label.flatten().tolist()} <= {*range(11), 255}
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs Linux's /proc/self/smaps")
+def test_a_crop_of_a_large_image_reads_its_window_alone(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((3000, 3000, 3), np.uint8))
+    entry = {"id": 0, "file_name": "a.png", "height": 3000, "width": 3000}
+    content = {"images": [entry], "annotations": [], "categories": [{"id": 1, "name": "Paper"}]}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "data.yaml").write_text("train: train.json\n")
+    cache = Cache.open(read(read_card(tmp_path / "data.yaml")), tmp_path / "cache")
+    given = {"crop_px": 64, "scale_min": 0.5, "scale_max": 0.5}
+    TrainSet(cache, ["a.png"], Augmentation.model_validate(given), 0)[0]
+    blocks = Path("/proc/self/smaps").read_text().split(str(cache.folder / "images.u8"))[1:]
+    resident_kb = sum(int(block.split("Rss:")[1].split()[0]) for block in blocks)
+    assert 0 < resident_kb < 0.25 * 3 * 3000**2 / 1024  # 128 of 3000 rows, in the whole pages that the kernel maps

@@ -18,7 +18,8 @@ from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.dataset import TrainSet, stop_workers, train_loader
 from trainables.data.mixing import Mix
-from trainables.data.sources import Sources
+from trainables.data.raster import segmentation_mask
+from trainables.data.sources import Sources, mask_in_box
 from trainables.data.splits import make_split
 from trainables.data.synthetic import write_synthetic
 from trainables.data.transforms import reseed
@@ -265,3 +266,19 @@ def test_too_few_images_or_objects_are_refused(cache: Cache, tmp_path: Path) -> 
         TrainSet(cache, ids[:3], Augmentation.model_validate({"mosaic": {"p": 0.1}}), 0)
     with pytest.raises(ValueError, match=r"augmentation.copy_paste needs objects of 64 pixels or more"):
         TrainSet(cache, ids, Augmentation.model_validate({"copy_paste": {"share_max": 1e-6}}), 0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_mask_painted_in_its_box_is_that_of_the_whole_image_but_for_ties(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    centre, reach = rng.uniform(-20, 120, 2), rng.uniform(1, 40)
+    outline = [
+        (centre + rng.normal(0, reach, (int(rng.integers(3, 9)), 2))).ravel().round(2).tolist() for _ in range(2)
+    ]
+    whole = segmentation_mask(outline, 80, 100)
+    mask, box = mask_in_box(outline, 80, 100)
+    found = np.zeros_like(whole)
+    found[box] = mask
+    rim = cv2.morphologyEx(whole, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    assert not ((found != whole) & (rim == 0)).any()
+    assert (found != whole).sum() <= 3

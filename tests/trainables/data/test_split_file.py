@@ -54,6 +54,17 @@ def test_a_fold_tunes_and_the_others_train(written: tuple[SegIndex, Path]) -> No
     assert sorted(seen) == sorted(whole.train_ids + whole.val_ids)
 
 
+def test_a_fold_is_told_what_it_lacks(written: tuple[SegIndex, Path]) -> None:
+    index, path = written
+    content = json.loads(path.read_text())
+    ids = content["train"] + content["val"]
+    by_class = [[i for i in ids if int(i[:3]) % 2 == k] for k in (0, 1)]
+    path.write_text(json.dumps(content | {"folds": by_class, "notes": ["of another val"]}))
+    first, second = read_split(path, index, fold=0).notes
+    assert first.startswith("class 'a' is absent from train")
+    assert second.startswith("class 'b' is absent from val")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

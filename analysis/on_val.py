@@ -1,0 +1,121 @@
+"""All that is decided on val: which views, weights and sizes, and which rule would ship. The hold-out has no part.
+
+Enters: stores and labels of val. Leaves: a `Decided`, with the order in which members count, every rule as it is used,
+and its counts (N,K,K), fitted and cross-fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.crossfit import Folds, Images, make_folds
+from analysis.ensemble_options import EnsembleOptions
+from analysis.fitting import Choice, Outcome, fit_val
+from analysis.latency import Costs, costs_of
+from analysis.passes import Ballot, LabelSource, Look, Report, score_images
+from analysis.postprocess_fit import POSTPROCESSED, Found, count, fit_postprocess
+from analysis.sampling import draw_sample
+from analysis.sights import Sighted, choose_sights
+from analysis.spread import Spread
+from analysis.tta import plain_view
+from analysis.verdict import Draws, Resampled, climb, draw, resample
+from analysis.voting import Vote, single
+from trainables.data.index import Split
+from trainables.logits import LogitStore
+from trainables.metrics import miou
+
+
+@dataclass(frozen=True)
+class Decided:
+    """`order[i]` is the candidate that is member i. Where post-processing was kept, it is the last of the rules."""
+
+    order: list[int]
+    val_miou: list[float]  # of each member's plain view
+    costs: Costs
+    sighted: Sighted
+    folds: Folds
+    draws: Draws
+    outcome: Outcome
+    scores: Mapping[str, Resampled]  # cross-fitted
+    taken: str
+    post: Found
+
+    @property
+    def shipped(self) -> str:
+        """The rule that ships where the hold-out bears it out."""
+        return self.taken if self.post.steps is None else POSTPROCESSED
+
+    @property
+    def choice(self) -> Choice:
+        return self.outcome.choices[self.taken]
+
+
+def decide_on_val(
+    candidates: Sequence[LogitStore],
+    views: Sequence[tuple[str, ...]],  # that each may use
+    labels: LabelSource,
+    split: Split,
+    group_of: Mapping[str, str],
+    grouped: bool,
+    options: EnsembleOptions,
+    report: Report,
+    spread: Spread,
+) -> Decided:
+    """Fits and cross-fits all rules, and climbs their ladder. Raises ValueError where logits are not finite, or the
+    latency budget allows no candidate."""
+    ids, classes = split.val_ids, candidates[0].header.classes
+    folds = make_folds(ids, group_of, grouped, options.folds, options.seed)
+    order, val_miou = _best_first(candidates, [plain_view(names) for names in views], ids, labels, report, spread)
+    val, names = [candidates[m] for m in order], tuple(views[m] for m in order)
+    sample = draw_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread=spread)
+    costs = costs_of(val, names, options.latency_budget_ms)
+    images = Images([group_of[i] for i in ids], grouped, options.seed)
+    sighted = choose_sights(sample, folds, images, costs.in_order(names), options.latency_budget_ms)
+    calibrate = options.temperature == "auto"
+    outcome = fit_val(val, ids, labels, sample, sighted, folds, images, options.max_sweeps, calibrate, report, spread)
+    del sample
+    draws = draw([group_of[i] for i in ids], grouped, options.resamples, options.seed, "val")
+    scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}
+    taken = climb(scores)
+    without = [Ballot(choice.look, (choice.vote,)) for choice in outcome.without[taken]]
+    post = fit_postprocess(
+        options.postprocess,
+        val,
+        ids,
+        labels,
+        without,
+        folds,
+        outcome.crossfitted[taken],
+        draws,
+        classes,
+        report,
+        spread,
+    )
+    if post.steps is not None and post.crossfitted is not None:
+        choice = outcome.choices[POSTPROCESSED] = outcome.choices[taken]
+        outcome.crossfitted[POSTPROCESSED] = post.crossfitted
+        whole = Ballot(choice.look, (choice.vote,)), post.steps
+        outcome.fitted[POSTPROCESSED] = count(val, ids, labels, [whole], spread=spread)
+        scores[POSTPROCESSED] = resample(post.crossfitted, draws)
+    return Decided(order, val_miou, costs, sighted, folds, draws, outcome, scores, taken, post)
+
+
+def _best_first(
+    val: Sequence[LogitStore],
+    plain: Sequence[str],
+    ids: Sequence[str],
+    labels: LabelSource,
+    report: Report,
+    spread: Spread,
+) -> tuple[list[int], list[float]]:
+    """Members by the mIoU of their plain view on all pixels of val, the best first, and those mIoU in that order."""
+    num_members, num_classes = len(val), len(val[0].header.classes)
+    votes = tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members))
+    ballot = Ballot(Look.plain(tuple((view,) for view in plain)), votes)
+    [counts] = score_images(val, ids, labels, [[ballot]], report, "candidates on val", spread=spread)
+    scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
+    order = [int(m) for m in np.argsort(-scores, kind="stable")]
+    return order, [float(scores[m]) for m in order]

@@ -1,0 +1,158 @@
+"""One shard of a logit store: a safetensors file of one trial, split and view that describes itself.
+
+Enters: a path. Leaves: a `Shard`: its `LogitHeader`, and where each image's tensor lies. Only the header is read.
+
+The metadata holds `format`, `header` (JSON of `LogitHeader`), `sizes` (JSON: image_id -> [H, W] of the label) and, in
+8 bits, `scales` (JSON: image_id -> float). A tensor's name is its image_id; it is (K,h,w), either F16 (the logits) or
+U8 (levels: the logits are `-scale * levels**2`, see `quantise`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+FORMAT = "segsearch-logits/1"
+Dtype: TypeAlias = Literal["float16", "uint8"]
+TENSOR_DTYPES: dict[str, tuple[str, int]] = {"float16": ("F16", 2), "uint8": ("U8", 1)}  # safetensors' name, bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitHeader:
+    """What a shard's logits are. All shards of a store agree in everything but `view`, `stride` and `dtype`."""
+
+    trial: str
+    recipe_hash: str
+    family: str
+    split: Literal["val", "holdout"]
+    view: str  # a view's name, such as 's1.00-none'; flips are already undone
+    classes: tuple[str, ...]  # (K,), in the order of the logits
+    stride: int  # of the head, in pixels of the view's own image
+    dtype: Dtype = "float16"
+    data_fingerprint: str
+    split_fingerprint: str
+    checkpoint_fingerprint: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"logits must be {' or '.join(get_args(Dtype))}, got {self.dtype!r}; name one of these")
+
+
+class TruncatedShard(ValueError):
+    """A shard that is shorter than its own header says, or whose header cannot be read (then `image_ids` is empty)."""
+
+    def __init__(self, path: Path, reason: str, image_ids: Sequence[str] = ()) -> None:
+        named = ", ".join(image_ids[:10]) + (", ..." if len(image_ids) > 10 else "")
+        lost = f" (images cut off: {len(image_ids)}, {named})" if image_ids else ""
+        super().__init__(
+            f"{path} is cut short{lost}: {reason}; delete it and let the logits stage write this view again"
+        )
+        self.path = path
+        self.image_ids = tuple(image_ids)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one image's tensor lies."""
+
+    path: Path
+    offset: int  # bytes from the start of the file
+    shape: tuple[int, int, int]
+    size_px: tuple[int, int]
+    scale: float | None  # of 8-bit levels
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * (2 if self.scale is None else 1)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's header, its images that are whole, and the names of those that are cut off."""
+
+    header: LogitHeader
+    entries: Mapping[str, Entry]
+    lost: tuple[str, ...]
+
+
+def head_bytes(
+    header: LogitHeader,
+    shapes: Mapping[str, tuple[int, ...]],
+    sizes: Mapping[str, tuple[int, int]],
+    scales: Mapping[str, float],
+) -> bytes:
+    """All that comes before the tensors' bytes, which follow in the order of `shapes`."""
+    name, item_bytes = TENSOR_DTYPES[header.dtype]
+    tensors: dict[str, Any] = {}
+    offset = 0
+    for image_id, shape in shapes.items():
+        end = offset + math.prod(shape) * item_bytes
+        tensors[image_id] = {"dtype": name, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    meta = {"format": FORMAT, "header": json.dumps(asdict(header)), "sizes": json.dumps(sizes)}
+    if scales:
+        meta["scales"] = json.dumps(scales)
+    head = json.dumps({"__metadata__": meta, **tensors}, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return struct.pack("<Q", len(head)) + head
+
+
+def read_shard(path: Path, allow_missing: bool) -> Shard:
+    """A shard's header and entries. Raises `TruncatedShard` where it was cut short (with `allow_missing` only where
+    no image of it can be told), ValueError where it is no shard or contradicts itself."""
+    num_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        lead = file.read(8)
+        length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else 0
+        if len(lead) < 8 or 8 + length > num_bytes:
+            raise TruncatedShard(path, f"its header ends after byte {num_bytes}")
+        text = file.read(length)
+    try:
+        raw = json.loads(text)
+        meta = raw.pop("__metadata__", {})
+        if meta.get("format") != FORMAT:
+            raise ValueError(f"{path} must have format {FORMAT}, got {meta.get('format')}; it is no shard of logits")
+        values = json.loads(meta["header"])
+        header = LogitHeader(**{**values, "classes": tuple(values["classes"])})
+        entries = _entries(path, header, raw, meta, start=8 + length)
+    except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} must have the header of {FORMAT}, got a broken one ({type(error).__name__}: {error}); delete it "
+            "and let the logits stage write this view again"
+        ) from None
+    ends = {image_id: entry.offset + entry.num_bytes for image_id, entry in entries.items()}
+    lost = tuple(sorted(image_id for image_id, end in ends.items() if end > num_bytes))
+    if lost and not allow_missing:
+        raise TruncatedShard(path, f"it has {num_bytes} of {max(ends.values())} bytes", lost)
+    return Shard(header, {image_id: entry for image_id, entry in entries.items() if image_id not in lost}, lost)
+
+
+def _entries(
+    path: Path, header: LogitHeader, raw: dict[str, Any], meta: dict[str, str], start: int
+) -> dict[str, Entry]:
+    dtype, _ = TENSOR_DTYPES[header.dtype]
+    sizes = json.loads(meta["sizes"])
+    scales = json.loads(meta["scales"]) if header.dtype == "uint8" and raw else {}
+    entries = {}
+    for image_id, tensor in raw.items():
+        first, last = tensor["data_offsets"]
+        num_classes, grid_height, grid_width = shape = tuple(tensor["shape"])
+        height, width = sizes[image_id]
+        scale = scales[image_id] if header.dtype == "uint8" else None
+        entry = Entry(path, start + first, (num_classes, grid_height, grid_width), (height, width), scale)
+        if (
+            tensor["dtype"] != dtype
+            or num_classes != len(header.classes)
+            or [first < 0, last - first] != [False, entry.num_bytes]
+        ):
+            raise ValueError(
+                f"{path} must hold ({len(header.classes)},h,w) {dtype} an image, got {tensor['dtype']} {shape} in "
+                f"{last - first} bytes for image '{image_id}'; delete it and let the logits stage write it again"
+            )
+        entries[image_id] = entry
+    return entries
