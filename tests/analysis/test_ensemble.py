@@ -168,7 +168,7 @@ def test_post_processing_is_a_row_of_its_own_that_ships_and_is_said(result: tupl
 def test_post_processing_that_is_off_leaves_the_rules_alone(
     members: Path, result: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
-    answer = run(members, tmp_path, ["noise", "left", "right"], OPTIONS.model_copy(update={"postprocess": "off"}))
+    answer = run(members, tmp_path, ["noise", "left", "right"], CALIBRATING.model_copy(update={"postprocess": "off"}))
     assert answer["rules"] == result[0]["rules"][:-1]
     assert answer["verdict"]["rule"] == result[0]["postprocess"]["rule"]
     assert answer["postprocess"]["reason"] == "ensemble.postprocess is off"

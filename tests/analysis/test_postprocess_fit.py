@@ -9,7 +9,7 @@ import pytest
 
 from analysis.bundle import Postprocess
 from analysis.crossfit import Folds
-from analysis.passes import Ballot, label_map
+from analysis.passes import Ballot, Look, label_map
 from analysis.postprocess import SIZES, postprocess
 from analysis.postprocess_fit import Found, choose_steps, count, decide, fit_postprocess, look
 from analysis.verdict import draw
@@ -21,7 +21,7 @@ K, SIDE, SALT = 3, 32, 6  # the largest size is 4 of 32 x 32 pixels
 IDS = tuple(f"{i}.png" for i in range(12))
 FOLDS = Folds(np.arange(12) % 3, 3, None)
 DRAWS = draw(IDS, False, 300, 0, "val")
-ALONE = Ballot((("s1.00-none",),), (Vote("soft", np.ones((1, K), np.float32)),))
+ALONE = Ballot(Look.plain((("s1.00-none",),)), (Vote("soft", np.ones((1, K), np.float32)),))
 IDLE = Postprocess(min_component=(0.0,) * K, max_hole=(0.0,) * K)
 
 
@@ -58,7 +58,7 @@ def filled(truth: Truth) -> dict[str, np.ndarray]:
 
 
 def fit(stores: list[LogitStore], truth: Truth) -> Found:
-    counts = count(stores, IDS, truth, [(ALONE, IDLE)] * 12)
+    counts = count(stores, IDS, truth, [(ALONE, IDLE)])
     return fit_postprocess("auto", stores, IDS, truth, [ALONE] * 3, FOLDS, counts, DRAWS, list("abc"), lambda _: None)
 
 
@@ -94,8 +94,8 @@ def test_options_that_pay_on_too_few_images_are_not_taken(tmp_path: Path) -> Non
 def test_sizes_are_chosen_on_the_images_that_are_named_alone(tmp_path: Path) -> None:
     salted, truth = filled(Truth(salt=True)), Truth(salt=False)
     stores = predicted(tmp_path, filled(truth) | {i: salted[i] for i in IDS[:6]})
-    counts = count(stores, IDS, truth, [(ALONE, IDLE)] * 12)
-    changes = look(stores, IDS, truth, [ALONE] * 12, K)
+    counts = count(stores, IDS, truth, [(ALONE, IDLE)])
+    changes = look(stores, IDS, truth, [ALONE] * FOLDS.num, FOLDS.of_image, K)
     first = np.arange(12) < 6
     assert choose_steps(changes, counts, DRAWS, first).min_component[2] == SIZES[-1]
     assert choose_steps(changes, counts, DRAWS, ~first).idle
@@ -105,7 +105,7 @@ def test_the_counts_are_those_of_the_maps(tmp_path: Path) -> None:
     maps, truth = filled(Truth(salt=True)), Truth(salt=False)
     stores = predicted(tmp_path, maps)
     sizes = Postprocess(min_component=(0.0, 0.0, 2.0**-8), max_hole=(0.0,) * K)
-    counts = count(stores, IDS, truth, [(ALONE, sizes)] * 12)
+    counts = count(stores, IDS, truth, [(ALONE, sizes)])
     for i, image_id in enumerate(IDS):
         np.testing.assert_array_equal(label_map(stores, ALONE, image_id), maps[image_id])
         expected = confusion(truth.label(image_id), postprocess(maps[image_id], sizes), K)

@@ -20,7 +20,7 @@ from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.export import BundleFacts, export
 from analysis.latency import measure_costs
 from analysis.palette import palette, png_palette
-from analysis.passes import Ballot, label_map
+from analysis.passes import Ballot, Look, label_map
 from analysis.pixels import probabilities
 from analysis.postprocess import postprocess
 from analysis.predict import app, image_names
@@ -128,7 +128,7 @@ def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
     bundle = export(FACTS, ensemble, tiny_run.checkpoints, tmp_path / "bundle")
     assert run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out", "--batch-size", 1).exit_code == 0
     vote = Vote(of["vote"], np.array(of["weights"], dtype=np.float32))
-    ballot, changed = Ballot(tuple(map(tuple, of["views"])), (vote,)), 0
+    ballot, changed = Ballot(Look(tuple(map(tuple, of["views"])), tuple(of["temperatures"])), (vote,)), 0
     for name in tiny_run.images:
         plain = label_map(stores, ballot, name)
         expected = postprocess(plain, Postprocess(**sizes))
