@@ -62,18 +62,21 @@ def measure_costs(
     device: str,
     clock: Callable[[], float],  # seconds
 ) -> None:
-    """Writes cost.json into the folder of the candidate's logits; where it names all views already, it is kept."""
+    """Writes cost.json, medians a scale, into the folder of the candidate's logits; where it names all views already,
+    it is kept."""
     if {view.name for view in views} <= read_ms(folder)[1].keys():
         return
     recipe = candidate.recipe
     model = load_model(recipe, cache.index.num_classes, candidate.checkpoint / BEST_WEIGHTS).to(device)
-    ms = {
-        view.name: measure_ms(
-            model, cache, ids, view,
-            short_px=recipe.augmentation.short_px, device=device, amp=recipe.train.amp, clock=clock,
-        )
-        for view in views
-    }  # fmt: skip
+    by_scale: dict[float, list[float]] = {}  # a flip or a turn changes nothing: what differs between these is noise
+    for view in views:
+        by_scale.setdefault(view.scale, []).extend(
+            measure_ms(
+                model, cache, ids, view,
+                short_px=recipe.augmentation.short_px, device=device, amp=recipe.train.amp, clock=clock,
+            )
+        )  # fmt: skip
+    ms = {view.name: float(median(by_scale[view.scale])) for view in views}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     partial = folder / f".{COST_FILE}.partial"
     partial.write_text(json.dumps({"device": name, "ms_an_image": ms}, indent=1))
@@ -90,8 +93,8 @@ def measure_ms(
     device: str,
     amp: Amp,
     clock: Callable[[], float],  # seconds
-) -> float:
-    """The median over a few images, spread over `ids`, after a warm-up."""
+) -> list[float]:
+    """Of a few images, spread over `ids`, each by itself, after a warm-up."""
     some = list(ids[:: max(1, len(ids) // NUM_IMAGES)])[:NUM_IMAGES]
     taken = []
     for image_id in some[:NUM_WARM_UPS] + some:
@@ -99,7 +102,7 @@ def measure_ms(
         for _ in view_logits(model, cache, [image_id], view, short_px=short_px, device=device, batch_size=1, amp=amp):
             pass  # the logits are on the host when they come: the device has finished
         taken.append(1000 * (clock() - start))
-    return float(median(taken[NUM_WARM_UPS:]))
+    return taken[NUM_WARM_UPS:]
 
 
 def read_ms(folder: Path) -> tuple[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from analysis.bundle import Postprocess, read_bundle
 from analysis.candidates import Candidate, write_logits
 from analysis.ensemble import EnsembleOptions, fit_ensemble
 from analysis.export import BundleFacts, export
-from analysis.latency import measure_costs
+from analysis.latency import measure_costs, read_ms
 from analysis.palette import palette, png_palette
 from analysis.passes import Ballot, Look, label_map
 from analysis.pixels import probabilities
@@ -157,6 +157,8 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         views = [View(), View(1.0, "horizontal")]
         write_logits(candidate, cache, split, views, folders, device="cpu", say=print)
         measure_costs(candidate, cache, names, views, folders["val"], device="cpu", clock=perf_counter)
+        ms = read_ms(folders["val"])[1]
+        assert ms["s1.00-none"] == ms["s1.00-horizontal"] > 0
         for part, held in stores.items():
             held.append(LogitStore(folders[part]))
     options = EnsembleOptions(folds=2, resamples=100)
