@@ -7,6 +7,7 @@ import numpy as np
 from analysis.crossfit import Images
 from analysis.sampling import FittingSample
 from analysis.step_scores import Tally, predict, tally
+from analysis.strata import Strata
 from analysis.verdict import resample
 from analysis.voting import sample_confusion
 from trainables.metrics import miou
@@ -15,8 +16,9 @@ N, K, P = 12, 4, 3000
 RNG = np.random.default_rng(0)
 IMAGE = np.sort(RNG.integers(0, N, P)).astype(np.int32)
 TRUTH = RNG.integers(0, K, P).astype(np.uint8)
+STRATA = Strata((2000, P), (1, 4))
 SAMPLE = FittingSample(
-    (("u", "v"), ("u",)), tuple(RNG.random((num, K, P)).astype(np.float32) for num in (2, 1)), TRUTH, IMAGE
+    (("u", "v"), ("u",)), tuple(RNG.random((num, K, P)).astype(np.float32) for num in (2, 1)), TRUTH, IMAGE, STRATA
 )
 SHARES = np.array([[1, 0, 0], [0.5, 0.5, 2]], np.float32)  # (S,R)
 
@@ -26,10 +28,10 @@ def counts() -> np.ndarray:
     q = np.concatenate(SAMPLE.by_view)
     out = np.zeros((N, len(SHARES), K, K), np.int64)
     for i in range(N):
-        here = i == IMAGE
+        here = np.flatnonzero(i == IMAGE)
         for s, shares in enumerate(SHARES):
             weights = np.repeat(shares[:, None], K, 1)
-            out[i, s] = sample_confusion(np.ascontiguousarray(q[:, :, here]), weights, TRUTH[here])
+            out[i, s] = sample_confusion(np.ascontiguousarray(q[:, :, here]), weights, TRUTH[here], STRATA.of(here))
     return out
 
 
