@@ -14,9 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from analysis.coordinate import Fit, Free, fit_parts, fit_weights
+from analysis.coordinate import Fit, Free, fit_weights
 from analysis.greedy import select_members
-from analysis.part import Part
 from analysis.strata import Strata
 from analysis.voting import Float, Labels, Vote, sample_confusion, shrunk, single
 from trainables.metrics import miou
@@ -49,13 +48,10 @@ class Sample:
         """Greedy selection's weights: a rule, and a start of another."""
         return select_members(self.q, self.truth, strata=self.strata)
 
-    @cached_property
-    def part(self) -> Part:
-        """The sample as the exact search takes it; its working memory serves every fit."""
-        return Part(self.q, self.truth, self.strata)
-
     def fit(self, name: str, starts: list[Float], free: Free) -> Float:
-        self.fits[name] = fit_parts([self.part], starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
+        self.fits[name] = fit_weights(
+            self.q, self.truth, starts, free, strata=self.strata, max_sweeps=self.max_sweeps, min_gain=self.min_gain
+        )
         return self.fits[name].weights
 
 

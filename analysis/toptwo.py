@@ -47,41 +47,49 @@ def top_two(q, weights, best, second, third, who, runner):  # type: ignore[no-un
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _reachable(q, k, start, stop, low, high, drop, extra, first, after, lead, labels, where):  # type: ignore[no-untyped-def] # -> n
+def _reachable(q, k, start, stop, low, high, drop, extra, first, after, lead, labels, work, where):  # type: ignore[no-untyped-def] # -> n
     """Writes into where the pixels of a block that class k can win or lose while its weights (M,) stay within
     [low, high] but for one member m, whose weight may fall by drop[m] more or rise by extra[m] more."""
     size = stop - start
-    least, most = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    fall, rise = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    keep = np.empty(BLOCK, np.uint8)
-    me, alone = np.int32(k), drop.any() or extra.any()
-    for m in range(q.shape[0]):
-        values, lo, hi = q[m, k, start:stop], low[m], high[m]
+    least, most, fall, rise, keep = work[0], work[1], work[2], work[3], work[4]
+    me, alone, num_members = np.int32(k), drop.any() or extra.any(), q.shape[0]
+    least[:size] = 0
+    most[:size] = 0
+    for m in range(0, num_members - 1, 2):  # two members a pass: the sums are read and written half as often
+        one, two = q[m, k, start:stop], q[m + 1, k, start:stop]
+        low_1, low_2, high_1, high_2 = low[m], low[m + 1], high[m], high[m + 1]
         for i in range(size):
-            least[i] += lo * values[i]
-            most[i] += hi * values[i]
-        if alone:
-            d, e = drop[m], extra[m]
-            for i in range(size):
-                fall[i] = max(fall[i], d * values[i])
-                rise[i] = max(rise[i], e * values[i])
+            least[i] += low_1 * one[i] + low_2 * two[i]
+            most[i] += high_1 * one[i] + high_2 * two[i]
+    if num_members % 2:
+        one, low_1, high_1 = q[num_members - 1, k, start:stop], low[num_members - 1], high[num_members - 1]
+        for i in range(size):
+            least[i] += low_1 * one[i]
+            most[i] += high_1 * one[i]
+    fall[:size] = 0
+    rise[:size] = 0
+    for m in range(num_members if alone else 0):
+        one, down_by, up_by = q[m, k, start:stop], drop[m], extra[m]
+        for i in range(size):
+            fall[i] = max(fall[i], down_by * one[i])
+            rise[i] = max(rise[i], up_by * one[i])
     down, up = np.float32(1) - SLACK, np.float32(1) + SLACK
     for i in range(size):
         loses = least[i] * down - fall[i] <= after[i]
         wins = (most[i] + rise[i]) * up >= first[i]
-        keep[i] = (loses if np.int32(lead[i]) == me else wins) & (np.int32(labels[i]) != np.int32(255))
+        kept = (loses if np.int32(lead[i]) == me else wins) & (np.int32(labels[i]) != np.int32(255))
+        keep[i] = np.float32(1) if kept else np.float32(0)
     num = 0
     for i in range(size):  # without a branch: which pixels stay cannot be predicted
         where[num] = start + i
-        num += int(keep[i])
+        num += int(keep[i] != 0)
     return num
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _settle(q, weights, k, where, second, third, runner):  # type: ignore[no-untyped-def] # (n,) pixels of k's own
+def _settle(q, weights, k, where, second, third, runner, work, whose):  # type: ignore[no-untyped-def] # (n,) pixels of k's own
     """Looks up the two highest scores of other classes."""
-    score, most, rest = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    whose = np.empty(BLOCK, np.int32)
+    score, most, rest = work[0], work[1], work[2]
     most[: where.size] = -1
     rest[: where.size] = -1
     for j in range(q.shape[1]):
@@ -109,31 +117,33 @@ def contested(q, truth, ends, state, weights, k, low, high, drop, extra, index, 
     (3 K S + 1,) says where each kind would begin if they were sorted by it, won (3 K S,) how many k has. -> n"""
     best, second, third, who, runner = state
     num_classes = q.shape[1]
-    where, unknown = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    where, unknown, whose = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    work = np.empty((5, BLOCK + 16), np.float32)  # rows a power of two apart would want the same lines of the cache
     starts[:] = 0
     won[:] = 0
     num, stratum = 0, 0
     for start in range(0, truth.size, BLOCK):
         stop = min(start + BLOCK, truth.size)
         block = best[start:stop], second[start:stop], who[start:stop], truth[start:stop]
-        found = _reachable(q, k, start, stop, low, high, drop, extra, *block, where)
+        found = _reachable(q, k, start, stop, low, high, drop, extra, *block, work, where)
         lost = 0
         for n in range(found):
             unknown[lost] = where[n]
             lost += int((who[where[n]] == k) & (runner[where[n]] == UNKNOWN))
         if lost:
-            _settle(q, weights, k, unknown[:lost], second, third, runner)
+            _settle(q, weights, k, unknown[:lost], second, third, runner, work, whose)
         for n in range(found):
             i = where[n]
             while i >= ends[stratum]:
                 stratum += 1
-            mine, t = who[i] == k, np.int64(truth[i])
-            other = np.int64(runner[i]) if mine else np.int64(who[i])
-            rivals[num + n] = second[i] if mine else best[i]
+            lead, follow, t, first, after = int(who[i]), int(runner[i]), int(truth[i]), best[i], second[i]
+            mine = lead == k  # all is read before, so that no branch is needed: which it is cannot be predicted
+            other = follow if mine else lead
+            rivals[num + n] = after if mine else first
             kind = 3 * (num_classes * stratum + other) + (0 if t == other else (1 if t == k else 2))
             index[num + n], kinds[num + n] = i, kind
             starts[kind + 1] += 1
-            won[kind] += mine
+            won[kind] += int(mine)
         num += found
     for kind in range(won.size):
         starts[kind + 1] += starts[kind]

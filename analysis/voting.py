@@ -53,14 +53,26 @@ def used_by(votes: Sequence[Vote]) -> list[int]:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def class_scores(q, weights, k, start, stop, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K) -> out (stop - start,)
     """The one place where a score is summed: members in order, zero weights left out."""
-    num = stop - start
+    num, num_members = stop - start, q.shape[0]
     out[:num] = np.float32(0)
-    for m in range(q.shape[0]):
-        w = weights[m, k]
-        if w != 0:
-            values = q[m, k, start:stop]
+    m = 0
+    while m < num_members:  # two members a pass: the sums are read and written half as often, and stay the same
+        first = m
+        while first < num_members and weights[first, k] == 0:
+            first += 1
+        second = first + 1
+        while second < num_members and weights[second, k] == 0:
+            second += 1
+        if second < num_members:
+            w, v = weights[first, k], weights[second, k]
+            one, two = q[first, k, start:stop], q[second, k, start:stop]
             for i in range(num):
-                out[i] += w * values[i]
+                out[i] = (out[i] + w * one[i]) + v * two[i]
+        elif first < num_members:
+            w, one = weights[first, k], q[first, k, start:stop]
+            for i in range(num):
+                out[i] += w * one[i]
+        m = second + 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
