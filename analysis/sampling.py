@@ -72,7 +72,8 @@ class FittingSample:
         spans = zip((0, *self.strata.ends[:-1]), self.strata.ends, begins, strict=True)
         picked = np.concatenate([np.arange(start + begin, end, step) for start, end, begin in spans])
         # equally spaced over the strata too, where they are whole: then no pixel is copied
-        at = slice(begins[0], None, step) if (picked % step == begins[0]).all() else picked
+        even = np.array_equal(picked, np.arange(begins[0], self.truth.size, step))
+        at = slice(begins[0], None, step) if even else picked
         few = tuple(by_view[:, :, at] for by_view in self.by_view)
         return FittingSample(self.names, few, self.truth[at], self.image[at], self.strata.of(picked))
 

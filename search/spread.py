@@ -22,6 +22,7 @@ from trainables.segmentation import prepare_worker
 
 TASKS_A_SLOT = 8  # so that the last ones end together
 MOST_IMAGES = 32  # a task: what a lost node costs
+ACTORS_A_NODE = 4  # that hold shares: a call waits for all of them, and costs more the more there are
 MAX_RETRIES = 3  # of a part whose node was lost; what a job raises is final
 
 
@@ -60,10 +61,11 @@ class RaySpread:
                 ray.kill(actor)
 
     def hold(self, making: Making, ids: Sequence[str]) -> Places:
-        """In this process on one node: there the sample takes its memory once. Else in an actor a CPU, so that this
-        process holds no share, and no tasks run until they are closed."""
-        if num_nodes() > 1 if self.in_actors is None else self.in_actors:
-            return HeldInActors(making, divide(ids, slots_of_cluster(0.0)))
+        """In this process on one node; else in actors, so that this process holds no share. They take a CPU each,
+        where other tasks may wait for them to be closed."""
+        nodes = num_nodes()
+        if nodes > 1 if self.in_actors is None else self.in_actors:
+            return HeldInActors(making, divide(ids, min(slots_of_cluster(0.0), ACTORS_A_NODE * nodes)))
         return HeldHere([Held(making(ids, self))])
 
 

@@ -17,7 +17,7 @@ from analysis.passes import Look
 from analysis.pool import JoinedPixels, Pool, Share
 from analysis.sampling import FittingSample
 from analysis.spread import Held, HeldHere, Here
-from analysis.strata import Strata
+from analysis.strata import Strata, firsts, join
 
 NAMES, K, N = (("u", "v"), ("u",), ("u",)), 4, 9
 SIZES = np.random.default_rng(0).integers(50, 300, (N, 2))  # of each image's pixels near boundaries, and others
@@ -101,6 +101,25 @@ def test_what_is_fitted_is_fitted_to_the_whole(num_shares: int, free: Free) -> N
     np.testing.assert_array_equal(found.weights, expected.weights)
     np.testing.assert_array_equal(found.confusion, expected.confusion)
     assert found.trace == expected.trace
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shares_of_few_pixels_or_none_are_thinned_as_the_whole(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 5, (6, 2))  # (shares,S)
+    whole = np.split(np.arange(sizes.sum()), np.cumsum(sizes.T)[:-1])  # stratum by stratum, share by share
+    for step in range(1, 12):
+        found = []
+        for p, begins in enumerate(firsts(sizes, step)):
+            values, ends = np.concatenate([whole[p], whole[6 + p]]), tuple(np.cumsum(sizes[p]).tolist())
+            q = np.repeat(values.astype(np.float32)[None, None], K, 1)
+            share = FittingSample(
+                (("u",),), (q,), np.zeros(values.size, np.uint8), values.astype(np.int32), Strata(ends, (1, 4))
+            )
+            found.append(share.some(step, begins))
+        joined = join([few.image for few in found], [few.strata for few in found])
+        np.testing.assert_array_equal(joined, np.arange(sizes.sum())[::step])
+        np.testing.assert_array_equal(join([few.by_view[0][0, 0] for few in found], [f.strata for f in found]), joined)
 
 
 def test_shares_of_pixels_that_all_count_once_keep_their_order() -> None:
