@@ -11,6 +11,7 @@ and searched to the edges of bins; the last sweep takes them whole and to the si
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -230,17 +231,29 @@ def fit_parts(
     candidates += [ascend(coarse.q, coarse.truth, start, free, MAX_WEIGHT, coarse.strata) for start in candidates]
     del coarse
     if sum(labelled) >= 2 * MIDDLE * coarse_pixels:
-        middle = _every(parts, labelled, sum(labelled) // MIDDLE)
-        few = _Search([middle], max(candidates, key=lambda weights: _miou(middle.confusion(weights))), num_bins)
-        _climb(few, free, max_sweeps, 10 * min_gain, prove=False)
-        candidates.append(few.weights)
-        del middle, few
+        candidates.append(_climb_middle(parts, labelled, candidates, free, max_sweeps, 10 * min_gain, num_bins))
     scores = [_miou(_total([part.confusion(weights) for part in parts])) for weights in candidates]
     search = _Search(parts, candidates[int(np.argmax(scores))], num_bins)
     num_sweeps, converged = _climb(search, free, max_sweeps, min_gain)
     counts = _total([part.confusion(search.weights) for part in parts])
     assert _miou(counts) == search.miou, "the counts that were kept in step differ from a recount"
     return Fit(search.weights, search.miou, counts, num_sweeps, converged, search.trace)
+
+
+def _climb_middle(
+    parts: Sequence[Pixels], labelled: Sequence[int], candidates: Sequence[Float], free: Free,
+    max_sweeps: int, min_gain: float, num_bins: int,
+) -> Float:  # fmt: skip
+    """Where the best of the candidates climbs on every MIDDLE-th labelled pixel of all parts in a row, which stay
+    where they are. -> weights (M,K)"""
+    begins = np.cumsum([0, *labelled[:-1]])
+    with ExitStack() as stack:
+        thinned = (part.thinned(MIDDLE, int(-begin % MIDDLE)) for part, begin in zip(parts, begins, strict=True))
+        few = [stack.enter_context(part) for part in thinned]
+        scores = [_miou(_total([part.confusion(weights) for part in few])) for weights in candidates]
+        search = _Search(few, candidates[int(np.argmax(scores))], num_bins)
+        _climb(search, free, max_sweeps, min_gain, prove=False)
+    return search.weights
 
 
 def _every(parts: Sequence[Pixels], labelled: Sequence[int], num: int) -> Part:

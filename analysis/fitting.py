@@ -1,7 +1,8 @@
 """Every rule fitted to val, as a whole and without each fold, and scored on all pixels of val.
 
-Enters: a `FittingSample`, what the rules of each fit look at (`Sights`), stores and labels of val. Leaves: counts
-(N,K,K) int64 a rule, fitted and cross-fitted, and the rule's chosen candidate. No label of the hold-out is read here.
+Enters: the fitting sample (`Pool`), what the rules of each fit look at (`Sights`), stores and labels of val. Leaves:
+counts (N,K,K) int64 a rule, fitted and cross-fitted, and the rule's chosen candidate. No label of the hold-out is read
+here.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 
 from analysis.crossfit import Folds, Images, nested
 from analysis.passes import Ballot, LabelSource, Look, Report, Views, score_images
-from analysis.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, best_member, fit_rules
+from analysis.pool import Pool
+from analysis.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
 from analysis.sampling import FittingSample
 from analysis.sights import Sighted, Sights
 from analysis.spread import Spread
 from analysis.temperature import SILENT, fit_temperature
-from analysis.voting import Float, Labels, Vote
+from analysis.voting import Vote
 from trainables.logits import LogitStore
 
 Counts = NDArray[np.int64]
@@ -72,30 +74,44 @@ class Outcome:
     without: dict[str, tuple[Choice, ...]]
 
 
-def fit_val(
-    stores: Sequence[LogitStore],
-    ids: Sequence[str],
-    labels: LabelSource,
-    sample: FittingSample,
+@dataclass(frozen=True)
+class Fits:
+    """Of all of val, and without each fold."""
+
+    whole: Candidates
+    without: list[Candidates]
+
+
+def fit_folds(
+    pool: Pool,
     sighted: Sighted,
     folds: Folds,
-    images: Images,
     max_sweeps: int,
     calibrate: bool,  # offer each joint rule its candidates again, on calibrated members
     report: Report,
-    spread: Spread,
-) -> Outcome:
-    """Fits, cross-fits and scores every rule; each rule's candidate is chosen by cross-fitting (`nested`)."""
-    memory = np.empty((len(stores), *sample.by_view[0].shape[1:]), np.float32)  # (M,K,P)
-    held_out = folds.of_image[sample.image]  # (P,)
+) -> Fits:
+    """Fits every rule's candidates."""
     without = []
     for fold, sights in enumerate(sighted.without):
         report(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
-        truth = np.where(held_out == fold, np.uint8(255), sample.truth)
-        without.append(fit_candidates(sample, truth, sights, max_sweeps, calibrate, memory))
-    whole = fit_candidates(sample, sample.truth, sighted.whole, max_sweeps, calibrate, memory)
-    del memory
-    crossed = [fitted.ballots for fitted in without]
+        without.append(fit_candidates(pool, folds.of_image != fold, sights, max_sweeps, calibrate))
+    every = np.ones(folds.of_image.size, bool)
+    return Fits(fit_candidates(pool, every, sighted.whole, max_sweeps, calibrate), without)
+
+
+def score_val(
+    stores: Sequence[LogitStore],
+    ids: Sequence[str],
+    labels: LabelSource,
+    fits: Fits,
+    folds: Folds,
+    images: Images,
+    report: Report,
+    spread: Spread,
+) -> Outcome:
+    """Cross-fits and scores every rule; each rule's candidate is chosen by cross-fitting (`nested`)."""
+    whole = fits.whole
+    crossed = [fitted.ballots for fitted in fits.without]
     counts = score_images(
         stores, ids, labels, crossed, report, "rules on val, cross-fitted", fold_of=folds.of_image, spread=spread
     )
@@ -105,7 +121,7 @@ def fit_val(
         found = nested([[counts[b][:, v].astype(np.int64) for b, v in places] for places in tiers], folds, images)
         outcome.crossfitted[name] = found.counts
         outcome.choices[name] = whole.choice(tiers[found.whole[0]][found.whole[1]])
-        picks = zip(without, found.by_fold, strict=True)
+        picks = zip(fits.without, found.by_fold, strict=True)
         outcome.without[name] = tuple(fit.choice(tiers[tier][place]) for fit, (tier, place) in picks)
     ballots = [Ballot(choice.look, (choice.vote,)) for choice in outcome.choices.values()]
     fitted = score_images(stores, ids, labels, [ballots], report, "rules on val, fitted", spread=spread)
@@ -114,27 +130,28 @@ def fit_val(
 
 
 def fit_candidates(
-    sample: FittingSample, truth: Labels, sights: Sights, max_sweeps: int, calibrate: bool, memory: Float
-) -> Candidates:  # truth (P,); memory (M,K,P)
-    """Every rule's candidates, fitted to the pixels that have a label in `truth`. Calibrated ones come before plain
+    pool: Pool, kept: NDArray[np.bool_], sights: Sights, max_sweeps: int, calibrate: bool
+) -> Candidates:  # kept (N,)
+    """Every rule's candidates, fitted to the pixels of the images that are `kept`. Calibrated ones come before plain
     ones, so that the plain are chosen where both are as good (`choose_candidate`)."""
     looks = [(sights.plain, PLAIN, 0), (sights.own, OWN_VIEWS, 0)]
     for tier, look in enumerate(sights.joint):
-        calibrated = [(_calibrated(sample, truth, look), JOINT, tier)] if calibrate else []
+        calibrated = [(_calibrated(pool.coarse, kept, look), JOINT, tier)] if calibrate else []
         looks += [*calibrated, (look, JOINT, tier)]
     ballots, rules = [], []
     for look, names, _ in looks:
-        q = sample.probabilities(look, memory)  # (m,K,P): of the members that are looked at
-        fits = fit_rules(Sample(q, truth, best_member(q, truth, sample.strata), sample.strata, max_sweeps), names)
+        with pool.see(look, kept) as pixels:
+            fits = fit_rules(Sample(pixels, max_sweeps), names)
         votes = [_as_all(vote, look) for name in names for vote in fits[name]]
         ballots.append(Ballot(look, tuple(votes)))
         rules.append(tuple(name for name in names for _ in fits[name]))
     return Candidates(tuple(ballots), tuple(rules), tuple(tier for *_, tier in looks))
 
 
-def _calibrated(sample: FittingSample, truth: Labels, look: Look) -> Look:
+def _calibrated(sample: FittingSample, kept: NDArray[np.bool_], look: Look) -> Look:
     """Each member with its temperature; without those that are best silenced, since what is left of them, a constant,
     would only add to every class's weight."""
+    truth = np.where(kept[sample.image], sample.truth, np.uint8(255))
     fitted = {m: fit_temperature(sample.rows(m, look.views[m]), truth, sample.strata) for m in look.members}
     heard = [m for m in look.members if fitted[m] < SILENT] or look.members
     num_members = range(len(look.views))

@@ -13,11 +13,12 @@ import numpy as np
 
 from analysis.crossfit import Folds, Images, make_folds
 from analysis.ensemble_options import EnsembleOptions
-from analysis.fitting import Choice, Outcome, fit_val
+from analysis.fitting import Choice, Outcome, fit_folds, score_val
 from analysis.latency import Costs, costs_of
 from analysis.passes import Ballot, LabelSource, Look, Report, score_images
+from analysis.pool import Pool
 from analysis.postprocess_fit import POSTPROCESSED, Found, count, fit_postprocess
-from analysis.sampling import draw_sample
+from analysis.sampling import plan_sample
 from analysis.sights import Sighted, choose_sights
 from analysis.spread import Spread
 from analysis.tta import plain_view
@@ -70,13 +71,14 @@ def decide_on_val(
     folds = make_folds(ids, group_of, grouped, options.folds, options.seed)
     order, val_miou = _best_first(candidates, [plain_view(names) for names in views], ids, labels, report, spread)
     val, names = [candidates[m] for m in order], tuple(views[m] for m in order)
-    sample = draw_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread=spread)
     costs = costs_of(val, names, options.latency_budget_ms)
     images = Images([group_of[i] for i in ids], grouped, options.seed)
-    sighted = choose_sights(sample, folds, images, costs.in_order(names), options.latency_budget_ms)
-    calibrate = options.temperature == "auto"
-    outcome = fit_val(val, ids, labels, sample, sighted, folds, images, options.max_sweeps, calibrate, report, spread)
-    del sample
+    plan = plan_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread)
+    with Pool(plan, ids, spread) as pool:
+        sighted = choose_sights(pool, folds, images, costs.in_order(names), options.latency_budget_ms)
+        fits = fit_folds(pool, sighted, folds, options.max_sweeps, options.temperature == "auto", report)
+    del pool
+    outcome = score_val(val, ids, labels, fits, folds, images, report, spread)
     draws = draw([group_of[i] for i in ids], grouped, options.resamples, options.seed, "val")
     scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}
     taken = climb(scores)

@@ -10,6 +10,8 @@ or lose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.linesearch import Counts, Events, Span
-from analysis.strata import Strata, of_pixels
+from analysis.strata import Strata, firsts, of_pixels
 from analysis.thresholds import count_events, line_events, scores_of, weight_events, weight_histogram, wins
 from analysis.toptwo import arrange, contested, gather, rescore, top_two
-from analysis.voting import Float, Labels, sample_confusion
+from analysis.voting import Float, Labels, confusion_with_each, sample_confusion
 from trainables.metrics import confusion
 
 
@@ -43,7 +45,9 @@ class Pixels(Protocol):
     def shape(self) -> tuple[int, int]: ...  # members, classes
     def num_labelled(self) -> int: ...
     def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]: ...
+    def thinned(self, step: int, offset: int) -> AbstractContextManager[Pixels]: ...
     def confusion(self, weights: Float) -> Counts: ...
+    def confusion_with_each(self, weights: Float) -> Counts: ...
     def restart(self, weights: Float) -> Counts: ...
     def open(self, k: int, reach: Reach) -> Counts: ...
     def histogram(self, member: int | None, column: Float, span: Span) -> Counts: ...
@@ -78,6 +82,27 @@ class Part:
     def num_labelled(self) -> int:
         return int(np.count_nonzero(self.truth != 255))
 
+    def labelled(self) -> list[int]:
+        """How many pixels of each stratum are."""
+        return [int(picked.size) for picked in self._by_stratum()]
+
+    def _by_stratum(self) -> list[NDArray[np.int64]]:
+        picked = np.flatnonzero(self.truth != 255)
+        return np.split(picked, self.strata.of(picked).ends[:-1])
+
+    def some(self, step: int, begins: Sequence[int]) -> tuple[Float, Labels, Strata]:
+        """Every `step`-th labelled pixel of each stratum, from its own begin on."""
+        picked = np.concatenate([one[b::step] for one, b in zip(self._by_stratum(), begins, strict=True)])
+        return np.take(self.q, picked, axis=2), self.truth[picked], self.strata.of(picked)
+
+    def thin(self, step: int, begins: Sequence[int]) -> Part:
+        """`some`, as a part of its own."""
+        return Part(*self.some(step, begins))
+
+    def thinned(self, step: int, offset: int) -> AbstractContextManager[Part]:
+        """What `every` says, as pixels that stay where they are, until the context ends."""
+        return nullcontext(self.thin(step, firsts(np.array([self.labelled()]), step, offset)[0]))
+
     def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]:
         """Every `step`-th labelled pixel from the `offset`-th on: probabilities, labels, how often each counts."""
         picked = np.flatnonzero(self.truth != 255)[offset::step]
@@ -85,6 +110,9 @@ class Part:
 
     def confusion(self, weights: Float) -> Counts:
         return sample_confusion(self.q, weights, self.truth, self.strata)
+
+    def confusion_with_each(self, weights: Float) -> Counts:
+        return confusion_with_each(self.q, weights, self.truth, self.strata)
 
     def restart(self, weights: Float) -> Counts:
         """Takes these weights (M,K). -> counts (K,K) under them."""

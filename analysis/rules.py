@@ -1,9 +1,9 @@
 """The rules that can join members, from plain to rich, each fitted to the same sample.
 
-Enters: a sample's probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored), as the rule sees them: through
-plain views (PLAIN), each member's own best ones (OWN_VIEWS) or those chosen together (JOINT). Leaves: for every rule
-its candidates: one vote, or for a rule with fitted weights one vote a share of shrinkage towards the plainer rule that
-it grew from. Cross-fitting chooses among them (`crossfit`).
+Enters: the pixels of a sample (`part.Pixels`), as the rule sees them: through plain views (PLAIN), each member's own
+best ones (OWN_VIEWS) or those chosen together (JOINT). Leaves: for every rule its candidates: one vote, or for a rule
+with fitted weights one vote a share of shrinkage towards the plainer rule that it grew from. Cross-fitting chooses
+among them (`crossfit`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
-from analysis.coordinate import Fit, Free, fit_weights
-from analysis.greedy import select_members
-from analysis.strata import Strata
-from analysis.voting import Float, Labels, Vote, sample_confusion, shrunk, single
-from trainables.metrics import miou
+from analysis.coordinate import Fit, Free, fit_parts
+from analysis.greedy import best_member, select_members
+from analysis.part import Pixels
+from analysis.voting import Float, Vote, shrunk, single
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the plainer rule's weights; 1 is the plainer rule itself
 
@@ -27,39 +26,28 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the plainer rule's weights; 1 is the 
 class Sample:
     """What rules are fitted to, and what has been fitted to it so far."""
 
-    q: Float  # (M,K,P)
-    truth: Labels  # (P,)
-    best: int  # the member that counts as the best single one
-    strata: Strata | None = None  # how often each pixel counts; None: once
+    pixels: Pixels
     max_sweeps: int = 20
     min_gain: float = 1e-5  # mIoU a sweep; less is below any noise of the sample
     fits: dict[str, Fit] = field(default_factory=dict)
 
     @property
     def uniform(self) -> Float:
-        return np.ones(self.q.shape[:2], np.float32)
+        return np.ones(self.pixels.shape, np.float32)
 
-    @property
+    @cached_property
     def alone(self) -> Float:
-        return single(self.q.shape[0], self.q.shape[1], self.best)
+        """The best single member's weights."""
+        return single(*self.pixels.shape, best_member(self.pixels))
 
     @cached_property
     def picked(self) -> Float:
         """Greedy selection's weights: a rule, and a start of another."""
-        return select_members(self.q, self.truth, strata=self.strata)
+        return select_members(self.pixels)
 
     def fit(self, name: str, starts: list[Float], free: Free) -> Float:
-        self.fits[name] = fit_weights(
-            self.q, self.truth, starts, free, strata=self.strata, max_sweeps=self.max_sweeps, min_gain=self.min_gain
-        )
+        self.fits[name] = fit_parts([self.pixels], starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
         return self.fits[name].weights
-
-
-def best_member(q: Float, truth: Labels, strata: Strata | None = None) -> int:
-    """The member with the highest mIoU on the sample; the first one of equals."""
-    one = np.ones((1, q.shape[1]), np.float32)
-    scores = [float(miou(sample_confusion(row[None], one, truth, strata))) for row in q]
-    return int(np.argmax(scores))
 
 
 def _shrinkages(weights: Float, plain: Float) -> list[Vote]:
@@ -72,15 +60,7 @@ def best_single(sample: Sample) -> list[Vote]:
 
 def _alone_class(sample: Sample) -> Float:
     """Weights (M,K) of the best member alone, its classes weighted."""
-    one = slice(sample.best, sample.best + 1)
-    ones = np.ones((1, sample.q.shape[1]), np.float32)
-    fit = fit_weights(
-        sample.q[one], sample.truth, [ones], "class", strata=sample.strata, max_sweeps=sample.max_sweeps,
-        min_gain=sample.min_gain,
-    )  # fmt: skip
-    weights = np.zeros_like(sample.uniform)
-    weights[sample.best] = fit.weights[0]
-    return weights
+    return sample.fit("best_single_class", [sample.alone], "class")
 
 
 def best_single_class(sample: Sample) -> list[Vote]:

@@ -10,7 +10,7 @@ for nothing, as in the score.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from analysis.passes import LabelSource, Look, Report, Views, label_of
 from analysis.pixels import sampled_probabilities
-from analysis.spread import HERE, Spread
+from analysis.spread import Spread
 from analysis.strata import Strata
 from analysis.tta import mean_of_views
 from analysis.voting import Float, Labels
@@ -66,6 +66,15 @@ class FittingSample:
     def times(self) -> NDArray[np.int32]:
         """(P,): how often each pixel counts."""
         return self.strata.per_pixel().astype(np.int32)
+
+    def some(self, step: int, begins: Sequence[int]) -> FittingSample:
+        """Every `step`-th pixel of each stratum, from its own begin on."""
+        spans = zip((0, *self.strata.ends[:-1]), self.strata.ends, begins, strict=True)
+        picked = np.concatenate([np.arange(start + begin, end, step) for start, end, begin in spans])
+        # equally spaced over the strata too, where they are whole: then no pixel is copied
+        at = slice(begins[0], None, step) if (picked % step == begins[0]).all() else picked
+        few = tuple(by_view[:, :, at] for by_view in self.by_view)
+        return FittingSample(self.names, few, self.truth[at], self.image[at], self.strata.of(picked))
 
     def rows(self, member: int, chosen: Sequence[str]) -> Float:
         """(V,K,P): a member's chosen views."""
@@ -123,7 +132,37 @@ class Drawn:
     by_view: tuple[Float, ...]  # (V_m,K,p) a member
 
 
-def draw_sample(
+@dataclass(frozen=True)
+class Gathering:
+    """Makes the sample of some images, drawn where a spread reads them."""
+
+    drawing: Drawing
+    sizes: Mapping[str, tuple[int, int]]  # of each image's pixels near boundaries, and others
+
+    def __call__(self, ids: Sequence[str], spread: Spread) -> FittingSample:
+        names, num_classes = self.drawing.names, len(self.drawing.stores[0].header.classes)
+        sizes = np.array([self.sizes[image_id] for image_id in ids])  # (N,2)
+        num_near, num_pixels = int(sizes[:, 0].sum()), int(sizes.sum())
+        by_view = tuple(np.empty((len(views), num_classes, num_pixels), np.float32) for views in names)
+        truth = np.empty(num_pixels, np.uint8)
+        starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)
+        images = iter(zip(sizes, starts, strict=True))
+        for part in spread(self.drawing, ids):
+            at = 0
+            while at < part.truth.size:
+                for size, start in zip(*next(images), strict=True):
+                    here, there = slice(at, at + size), slice(start, start + size)
+                    truth[there] = part.truth[here]
+                    for target, drawn in zip(by_view, part.by_view, strict=True):
+                        target[:, :, there] = drawn[:, :, here]
+                    at += size
+        order = np.arange(len(ids), dtype=np.int32)
+        image = np.concatenate([np.repeat(order, sizes[:, stratum]) for stratum in (0, 1)])
+        strata = Strata((num_near, num_pixels), (1, self.drawing.densities.interior_weight))
+        return FittingSample(names, by_view, truth, image, strata)
+
+
+def plan_sample(
     stores: Sequence[LogitStore],
     names: Views,
     ids: Sequence[str],
@@ -131,40 +170,23 @@ def draw_sample(
     sample_bytes: int,
     seed: int,
     report: Report,
-    *,
-    spread: Spread = HERE,
-) -> FittingSample:
-    """Probabilities of every view of `names` at the same densities of every image's labelled pixels, within
-    `sample_bytes`; drawn where `spread` reads the images, gathered here. Reads the labels twice: how densely pixels
-    can be drawn depends on how many lie near boundaries."""
+    spread: Spread,
+) -> Gathering:
+    """Every view of `names` at the same densities of every image's labelled pixels, within `sample_bytes`. The labels
+    are read twice: how densely pixels can be drawn depends on how many lie near boundaries."""
     num_classes = len(stores[0].header.classes)
     found = np.concatenate(list(spread(Surveying(tuple(stores), labels), ids)))  # (N,2)
     fit = pixels_that_fit(sample_bytes, num_classes, [len(views) for views in names])
     densities = densities_within(fit, int(found[:, 0].sum()), int(found.sum()))
-    sizes = np.array([num_drawn(n, densities, generator(seed, i)) for n, i in zip(found, ids, strict=True)])  # (N,2)
-    num_near, num_pixels = int(sizes[:, 0].sum()), int(sizes.sum())
+    drawn = [num_drawn(n, densities, generator(seed, i)) for n, i in zip(found, ids, strict=True)]
+    num_near, num_pixels = sum(near for near, _ in drawn), sum(near + inner for near, inner in drawn)
     report(
         f"fitting sample: {num_pixels:,} pixels of {len(ids)} images, {num_pixels / max(int(found.sum()), 1):.1%} of "
         f"them; {num_near:,} lie within {NEAR_PX} px of a boundary, each other one counts {densities.interior_weight} "
         "times"
     )
-    by_view = tuple(np.empty((len(views), num_classes, num_pixels), np.float32) for views in names)
-    truth = np.empty(num_pixels, np.uint8)
-    starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)  # of an image's pixels near boundaries, and others
-    images = iter(zip(sizes, starts, strict=True))
-    for part in spread(Drawing(tuple(stores), labels, names, densities, seed), ids):
-        at = 0
-        while at < part.truth.size:
-            for size, start in zip(*next(images), strict=True):
-                here, there = slice(at, at + size), slice(start, start + size)
-                truth[there] = part.truth[here]
-                for target, drawn in zip(by_view, part.by_view, strict=True):
-                    target[:, :, there] = drawn[:, :, here]
-                at += size
-    order = np.arange(len(ids), dtype=np.int32)
-    image = np.concatenate([np.repeat(order, sizes[:, stratum]) for stratum in (0, 1)])
-    strata = Strata((num_near, num_pixels), (1, densities.interior_weight))
-    return FittingSample(names, by_view, truth, image, strata)
+    sizes = {image_id: (near, inner) for image_id, (near, inner) in zip(ids, drawn, strict=True)}
+    return Gathering(Drawing(tuple(stores), labels, names, densities, seed), sizes)
 
 
 def pixels_that_fit(sample_bytes: int, num_classes: int, num_views: Sequence[int]) -> int:  # views a member (M,)

@@ -1,7 +1,7 @@
 """Many linear ensembles scored on the fitting sample at once, image by image.
 
-Enters: a `FittingSample`, shares (S,R) of S ensembles over all R views of all members. Leaves: predictions (S,P), and
-for every image and class the hits and the pixels predicted and true: what an IoU and its bootstrap need.
+Enters: a `FittingSample`, shares (S,R) of S ensembles over all R views of all members. Leaves: for every image and
+class the hits and the pixels predicted and true: what an IoU and its bootstrap need.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.sampling import FittingSample
 from analysis.verdict import Draws, Resampled
-from analysis.voting import Float, Labels
+from analysis.voting import Float, Labels, Vote, labels_by_vote
 
 SCORES_AT_ONCE = 2**16  # classes x pixels: bounds the memory
 
@@ -28,6 +28,15 @@ class Tally:
     hits: Counts  # (N,S,K)
     predicted: Counts  # (N,S,K)
     true: Counts  # (N,K)
+
+    @staticmethod
+    def beside(tallies: Sequence[Tally]) -> Tally:
+        """Of consecutive images."""
+        return Tally(
+            np.concatenate([t.hits for t in tallies]),
+            np.concatenate([t.predicted for t in tallies]),
+            np.concatenate([t.true for t in tallies]),
+        )
 
     @staticmethod
     def sum(tallies: Sequence[Tally]) -> Tally:
@@ -71,31 +80,34 @@ def mean_iou(
     return out
 
 
-def predict(sample: FittingSample, shares: Float, pixels: NDArray[np.int64]) -> Labels:
-    """(S,n): the labels that the ensembles (S,R) give to the pixels (n,) of the sample."""
+def tally(sample: FittingSample, shares: Float, kept: NDArray[np.bool_]) -> Tally:
+    """The counts of the ensembles (S,R) on the pixels of the images that are `kept` (N,)."""
     num_classes = sample.by_view[0].shape[1]
-    out = np.empty((len(shares), pixels.size), np.uint8)
-    width = max(256, SCORES_AT_ONCE // num_classes)
-    for start in range(0, pixels.size, width):
-        here = pixels[start : start + width]
-        q = np.concatenate([by_view[:, :, here] for by_view in sample.by_view])  # (R,K,c)
-        scores = (shares @ q.reshape(len(q), -1)).reshape(len(shares), num_classes, -1)
-        out[:, start : start + here.size] = scores.argmax(1)
-    return out
-
-
-def tally(sample: FittingSample, pixels: NDArray[np.int64], predicted: Labels, num_images: int) -> Tally:
-    """The counts of predictions (S,n) on the pixels (n,) of the sample."""
-    num_classes = sample.by_view[0].shape[1]
+    pixels = np.flatnonzero(kept[sample.image])
+    predicted = _predict(sample, shares, pixels)
     image, truth = sample.image[pixels].astype(np.int64) * num_classes, sample.truth[pixels]
     times = sample.times[pixels].astype(np.float64)
 
     def count(classes: Labels, times: NDArray[np.float64]) -> Counts:  # (n,) x2 -> (N,K)
-        flat = np.bincount(image + classes, times, num_images * num_classes)
-        return flat.reshape(num_images, num_classes).astype(np.int64)  # whole numbers below 2**53: exact
+        flat = np.bincount(image + classes, times, kept.size * num_classes)
+        return flat.reshape(kept.size, num_classes).astype(np.int64)  # whole numbers below 2**53: exact
 
     return Tally(
         np.stack([count(truth, times * (row == truth)) for row in predicted], axis=1),
         np.stack([count(row, times) for row in predicted], axis=1),
         count(truth, times),
     )
+
+
+def _predict(sample: FittingSample, shares: Float, pixels: NDArray[np.int64]) -> Labels:
+    """(S,n): the labels that the ensembles (S,R) give to the pixels (n,) of the sample. Summed as votes are, so that a
+    pixel's label does not depend on which pixels lie beside it, as that of a product of matrices may."""
+    num_classes = sample.by_view[0].shape[1]
+    votes = [Vote("soft", np.repeat(row[:, None], num_classes, 1)) for row in shares]
+    out = np.empty((len(shares), pixels.size), np.uint8)
+    width = max(256, SCORES_AT_ONCE // num_classes)
+    for start in range(0, pixels.size, width):
+        here = pixels[start : start + width]
+        q = np.concatenate([by_view[:, :, here] for by_view in sample.by_view])  # (R,K,c)
+        out[:, start : start + here.size] = labels_by_vote(q, votes)
+    return out

@@ -1,6 +1,7 @@
-"""Ray tasks that may fail one by one.
+"""What Ray tasks return, and what they raise.
 
-Enters: the tasks under way, each with what it works on. Leaves: results as they come; a failed task is an error's text.
+Enters: a task under way, or several that may fail one by one, each with what it works on. Leaves: results; a task that
+failed raises what it raised, or, of several, is an error's text.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 
 Work = TypeVar("Work")
+Result = TypeVar("Result")
 
 
 def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str | None]]:
@@ -25,3 +27,12 @@ def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str 
             yield work, None, str(error.cause)
         else:
             yield work, result, None
+
+
+def result_of(waiting: ray.ObjectRef[Result]) -> Result:
+    """What the task returned; raises what the job raised."""
+    try:
+        result: Result = ray.get(waiting)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return result

@@ -15,7 +15,9 @@ from typing import Any
 
 import ray
 
-from analysis.spread import Job, R
+from analysis.spread import Held, HeldHere, Job, Making, Places, R, divide
+from search.parts import HeldInActors
+from search.ray_tasks import result_of
 from trainables.segmentation import prepare_worker
 
 TASKS_A_SLOT = 8  # so that the last ones end together
@@ -31,6 +33,7 @@ class RaySpread:
 
     gpus_a_task: float = 0.0
     images_a_task: int | None = None  # None: by the number of images and of slots
+    in_actors: bool | None = None  # where what is held lies, else in this process; None: where there are more nodes
 
     @property
     def device(self) -> str | None:
@@ -56,6 +59,18 @@ class RaySpread:
             for actor in actors:
                 ray.kill(actor)
 
+    def hold(self, making: Making, ids: Sequence[str]) -> Places:
+        """In this process on one node: there the sample takes its memory once. Else in an actor a CPU, so that this
+        process holds no share, and no tasks run until they are closed."""
+        if num_nodes() > 1 if self.in_actors is None else self.in_actors:
+            return HeldInActors(making, divide(ids, slots_of_cluster(0.0)))
+        return HeldHere([Held(making(ids, self))])
+
+
+def num_nodes() -> int:
+    """That are alive."""
+    return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
+
 
 def slots_of_cluster(gpus_a_task: float) -> int:
     """How many parts the cluster can run at once, at least 1."""
@@ -77,12 +92,3 @@ class _Runner:
 def _actor(gpus: float) -> Any:
     limits: dict[str, Any] = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES}
     return ray.remote(num_cpus=1, num_gpus=gpus, **limits)(_Runner).remote()
-
-
-def result_of(waiting: ray.ObjectRef[R]) -> R:
-    """What the task returned; raises what the job raised."""
-    try:
-        result: R = ray.get(waiting)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
-    return result

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -22,3 +25,49 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data sets in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """ensemble.json of three made-up members, one with two views, whose logits a spread reads and holds."""
+    from analysis.ensemble import EnsembleOptions, fit_ensemble
+    from trainables.data.cache import Cache
+    from trainables.data.card import read_card
+    from trainables.data.coco import read
+    from trainables.data.index import Split
+    from trainables.data.synthetic import write_synthetic
+    from trainables.logits import LogitHeader, LogitStore, LogitWriter
+
+    root = tmp_path_factory.mktemp("judged")
+    index = read(read_card(write_synthetic(root / "data", num_images=20, image_px=64, seed=0)))
+    cache = Cache.open(index, root / "cache")
+    ids = tuple(record.image_id for record in index.images)
+    splits: dict[str, tuple[str, ...]] = {"val": ids[:11], "holdout": ids[11:]}
+    views = {"a": ("s1.00-none",), "b": ("s1.00-none", "s1.00-horizontal"), "c": ("s1.00-none",)}
+    for trial, names in views.items():
+        for split in splits:
+            for view in names:
+                header = LogitHeader(
+                    trial=trial, recipe_hash=trial, family="f", split=split, view=view, classes=index.classes,
+                    stride=2, data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint=trial,
+                )  # fmt: skip
+                rng = np.random.default_rng([ord(trial), len(split), len(view)])
+                skill = rng.uniform(0, 2, (index.num_classes, 1, 1))
+                with LogitWriter(root / trial / split, header) as writer:
+                    for image_id in splits[split]:
+                        known = np.arange(index.num_classes)[:, None, None] == cache.label(image_id)[::2, ::2]
+                        noise = rng.normal(size=known.shape)
+                        writer.add(image_id, (noise + skill * known).astype(np.float16), cache.size(image_id))
+
+    def judged(spread: Any, **changes: Any) -> bytes:
+        val, holdout = ([LogitStore(root / trial / split) for trial in views] for split in splits)
+        out = tmp_path_factory.mktemp("out")
+        options = {"sample_bytes": 2**20, "resamples": 100, "folds": 2, "max_sweeps": 2, "postprocess": "off"}
+        fit_ensemble(
+            val, holdout, cache, index, Split((), splits["val"], splits["holdout"], "s"),
+            EnsembleOptions(**(options | changes)),
+            background=True, out_dir=out, opened_at="now", spread=spread,
+        )  # fmt: skip
+        return (out / "ensemble.json").read_bytes()
+
+    return judged

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.greedy import forward, select_members
+from analysis.greedy import best_member, select_members
+from analysis.part import Part
 from analysis.strata import Strata
+from analysis.voting import sample_confusion, single
 from trainables.metrics import confusion, miou
 
 
@@ -33,43 +35,40 @@ def plain(q: np.ndarray, truth: np.ndarray, num_picks: int) -> tuple[list[int], 
     return picked, scores
 
 
+@pytest.mark.parametrize("num_picks", [1, 8])
 @pytest.mark.parametrize("seed", range(4))
-def test_selection_equals_a_plain_one(seed: int) -> None:
+def test_selection_equals_the_best_prefix_of_a_plain_one(seed: int, num_picks: int) -> None:
     q, truth = members(seed)
-    picks = forward(q, truth, None, 8, -1.0, again=True)
-    expected = plain(q, truth, 8)
-    assert picks.members == expected[0]
-    np.testing.assert_allclose(picks.miou, expected[1], atol=1e-3)  # float32 against float64 near ties
-
-
-def test_the_best_prefix_is_kept() -> None:
-    q, truth = members(1)
-    picks = forward(q, truth, None, 20, -1.0, again=True)
-    weights = select_members(q, truth, 20)
-    assert weights.shape == (4, 5)
-    assert weights[:, 0].sum() == int(np.argmax(picks.miou)) + 1
+    picked, scores = plain(q, truth, num_picks)
+    expected = np.bincount(picked[: int(np.argmax(scores)) + 1], minlength=4)
+    np.testing.assert_array_equal(select_members(Part(q, truth), num_picks), np.repeat(expected[:, None], 5, 1))
 
 
 def test_identical_members_give_the_first_alone() -> None:
     q, truth = members(2, num=1)
-    np.testing.assert_array_equal(select_members(np.repeat(q, 3, 0), truth)[:, 0], [1, 0, 0])
+    np.testing.assert_array_equal(select_members(Part(np.repeat(q, 3, 0), truth))[:, 0], [1, 0, 0])
 
 
-def test_without_replacement_a_row_is_picked_once_and_the_first_is_given() -> None:
-    q, truth = members(3)
-    picks = forward(q, truth, 2, 10, -1.0, again=False)
-    assert picks.members[0] == 2
-    assert sorted(picks.members) == [0, 1, 2, 3]
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_member_has_the_highest_miou(seed: int) -> None:
+    q, truth = members(seed)
+    scores = [miou(sample_confusion(q, single(4, 5, m), truth)) for m in range(4)]
+    assert best_member(Part(q, truth)) == int(np.argmax(scores))
 
 
-def test_a_pick_that_gains_too_little_ends_it() -> None:
-    q, truth = members(4)
-    assert forward(q, truth, 1, 10, 0.9, again=False).members == [1]
+def test_counts_with_each_member_are_those_of_its_weight_raised_by_one() -> None:
+    q, truth = members(6)
+    q = np.round(q * 256) / 256  # sums are exact, in whichever order
+    strata, weights = Strata((700, 2000), (1, 3)), np.array([2, 0, 1, 0], np.float32)
+    found = Part(q, truth, strata).confusion_with_each(np.repeat(weights[:, None], 5, 1))
+    for m in range(4):
+        more = np.repeat((weights + (np.arange(4) == m))[:, None], 5, 1).astype(np.float32)
+        np.testing.assert_array_equal(found[m], sample_confusion(q, more, truth, strata))
 
 
 def test_a_pixel_that_counts_three_times_is_one_that_occurs_three_times() -> None:
     q, truth = members(5)
     strata = Strata((700, 2000), (1, 3))
     twin = np.arange(2000).repeat(strata.per_pixel())
-    weighted = forward(q, truth, None, 6, -1.0, again=True, strata=strata)
-    assert weighted == forward(np.ascontiguousarray(q[:, :, twin]), truth[twin], None, 6, -1.0, again=True)
+    copied = Part(np.ascontiguousarray(q[:, :, twin]), truth[twin])
+    np.testing.assert_array_equal(select_members(Part(q, truth, strata), 6), select_members(copied, 6))

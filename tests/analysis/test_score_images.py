@@ -15,7 +15,7 @@ from analysis import device_votes
 from analysis.device_votes import DeviceCounter, labels_on_device
 from analysis.passes import Ballot, Look, Scoring, score_images
 from analysis.pixels import probabilities
-from analysis.sampling import draw_sample, strata_of
+from analysis.sampling import plan_sample, strata_of
 from analysis.spread import Here
 from analysis.voting import Vote, labels_by_vote
 from trainables.logits import LogitHeader, LogitStore, LogitWriter
@@ -122,7 +122,8 @@ def test_any_division_of_the_images_gives_the_same_sample(
     stores: list[LogitStore], spread: Any, sample_bytes: int
 ) -> None:
     def drawn(spread: Any) -> Any:
-        return draw_sample(stores, (VIEWS,) * 3, IDS, Blocks(), sample_bytes, 7, lambda _line: None, spread=spread)
+        given = stores, (VIEWS,) * 3, IDS, Blocks(), sample_bytes, 7, lambda _line: None
+        return plan_sample(*given, spread)(IDS, spread)
 
     found, whole = drawn(spread), drawn(Here(100))
     np.testing.assert_array_equal(found.truth, whole.truth)

@@ -27,7 +27,7 @@ from scipy.optimize import minimize
 
 from analysis.coordinate import Fit, _Search, fit_weights
 from analysis.part import Part
-from analysis.rules import Sample, best_member, best_single_class, member, member_class, soft_class
+from analysis.rules import Sample, best_single_class, member, member_class, soft_class
 from analysis.voting import sample_confusion
 from trainables.metrics import confusion, miou
 
@@ -176,7 +176,7 @@ def exact(q: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _all_starts(q: np.ndarray, truth: np.ndarray) -> Fit:
-    sample = Sample(q, truth, best_member(q, truth))
+    sample = Sample(Part(q, truth))
     for rule in (best_single_class, soft_class, member, member_class):
         rule(sample)
     return sample.fits["member_class"]

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from analysis.passes import Ballot, Look, score_images
-from analysis.sampling import draw_sample
+from analysis.sampling import plan_sample
 from analysis.spread import HERE, Spread
 from analysis.voting import Vote
 from search.spread import RaySpread
@@ -71,7 +71,7 @@ def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, image
 def test_tasks_draw_the_sample_of_one_process(local_ray: None, made: Made) -> None:
     def drawn(spread: Spread) -> list[np.ndarray]:
         given = made.stores, ((VIEW,),) * 2, made.ids, made.cache, 2**18, 3, quiet
-        sample = draw_sample(*given, spread=spread)
+        sample = plan_sample(*given, spread)(made.ids, spread)
         return [sample.truth, sample.image, *sample.by_view]
 
     for found, expected in zip(drawn(RaySpread()), drawn(HERE), strict=True):
