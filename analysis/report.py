@@ -90,7 +90,10 @@ def rule_label(name: str, ensemble: Mapping[str, Any]) -> str:
 def _context(facts: ReportFacts) -> dict[str, Any]:
     ensemble = facts.ensemble
     classes: list[str] = list(ensemble["classes"])
-    rules = [{**rule, "label": rule_label(rule["name"], ensemble)} for rule in ensemble["rules"]]
+    rules = [
+        {**rule, "label": rule_label(rule["name"], ensemble), "uses": report_tables.uses(rule)}
+        for rule in ensemble["rules"]
+    ]
     by_name = {rule["name"]: rule for rule in rules}
     shipped = by_name[ensemble["verdict"]["rule"]]
     single = by_name.get("best_single", shipped)

@@ -57,6 +57,13 @@ def trial_columns(trials: Sequence[Mapping[str, Any]]) -> list[Column]:
     return [_column(name, [row.get(name) for row in trials]) for name in (*leading, *middle, *last)]
 
 
+def uses(rule: Mapping[str, Any]) -> str:
+    """'3 members, 7 views': a vote of one member is that member, whatever the rule is called."""
+    used = [len(views) for views, row in zip(rule["views"], rule["weights"], strict=True) if any(row)]
+    words = (f"{num} {what}{'s' * (num != 1)}" for num, what in ((len(used), "member"), (sum(used), "view")))
+    return ", ".join(words)
+
+
 def member_rows(ensemble: Mapping[str, Any], rule: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row a candidate with its views and its share of the rule's weight (mean over classes)."""
     weights = np.asarray(rule["weights"], dtype=float)  # (M,K)

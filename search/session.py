@@ -23,7 +23,7 @@ from search.space import Space, SpaceProblems, load_space, profile_names
 from search.workdir import RunDir, existing_run_dir, new_run_dir, read_json, write_json
 
 if TYPE_CHECKING:
-    from search.stages import Data
+    from search.run_data import Data
 
 CPU_PROFILE = "cpu"
 SYNTHETIC_IMAGES = 240
@@ -86,10 +86,10 @@ def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], s
 
     import ray  # heavy imports only now, after the space was checked
 
-    from search import reporting, stages
+    from search import reporting, run_data, stages
     from search.tuner import SearchInterrupted, start_ray
 
-    index, cache = stages.read_data(card, asked.cache_dir, say)
+    index, cache = run_data.read_data(card, asked.cache_dir, say)
     run = resumed.run if resumed else new_run_dir(Path(asked.space or "").stem, now(), asked.run_dir)
     say(f"run directory: {run.root}")
     url = start_ray(asked.address, dashboard=asked.dashboard)
@@ -101,14 +101,14 @@ def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], s
         for line in space.warnings():
             say(f"warning: {line}")
         space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
-        stages.check_turns(card, space.options)
-        split = stages.split_data(index, cache, space.options, say)
-        data = stages.Data(index, split, cache, asked.cache_dir)
+        run_data.check_turns(card, space.options)
+        split = run_data.split_data(index, cache, space.options, say)
+        data = run_data.Data(index, split, cache, asked.cache_dir)
         if resumed:
             _same_data(resumed.record, data)
         else:
             run.space_yaml.write_text(space.to_yaml(), encoding="utf-8")
-            write_json(run.data_json, stages.describe_data(data, card))
+            write_json(run.data_json, run_data.describe_data(data, card))
             write_json(run.run_json, _first_record(asked, space, card, data, now(), argv))
         stages.run_all(stages.Context(run, space, data, say, now), asked.until)
         if asked.until is Stage.report:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from search.options import Options, Tta
-from search.stages import check_turns, offered_views
+from search.run_data import check_turns
+from search.stages import offered_views
 from trainables.infer import View
 
 
