@@ -10,6 +10,8 @@ each pixel that it can win or lose.
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,12 +31,14 @@ CHUNK = 2**16  # pixels whose places are held at once: eight bytes each
 @dataclass(frozen=True)
 class Reach:
     """How far a class's weights may move while it is open, each (M,): all of them within [low, high], and one member
-    alone further down by `drop` and up by `extra`."""
+    alone further down by `drop` and up by `extra`. `column`: they move along it alone, in one line; of what nearly all
+    pixels are within reach of, only scores are then held."""
 
     low: Float
     high: Float
     drop: Float
     extra: Float
+    column: Float | None = None
 
 
 class Pixels(Protocol):
@@ -91,7 +95,8 @@ class Part:
             seen += here.size
         picked = np.concatenate(some)
         weighs = self.weighs[np.searchsorted(self.ends, picked, side="right")]
-        return np.take(self.q, picked, axis=2), self.truth[picked], weighs
+        q = _mapped((*self.shape, picked.size))
+        return np.take(self.q, picked, axis=2, out=q, mode="clip"), self.truth[picked], weighs
 
     def confusion(self, weights: Float) -> Counts:
         return sample_confusion(self.q, weights, self.truth, self.strata)
@@ -114,18 +119,44 @@ class Part:
     def open(self, k: int, reach: Reach) -> Counts:
         """Gathers the pixels that class k can win or lose within reach. -> what it has of them, as `won` says."""
         assert self.state is not None
-        self.k = k
-        won = np.empty_like(self.sizes)
-        num = contested(
-            self.q, self.truth, self.ends, self.state, self.weights, k, reach.low, reach.high, reach.drop, reach.extra,
-            self.columns, self.rivals, self.kinds, self.bounds, self.sizes, won,
-        )  # fmt: skip
-        self.score = self.scores[:num]
+        self.k, self.reach = k, reach
         self.column = np.full(self.q.shape[0], np.nan, np.float32)
+        if reach.column is not None:
+            return self._per_class(self._gather(reach.column))
+        won = np.empty_like(self.sizes)
+        num, _ = self._contested(0, self.columns, 0, self.bounds, self.sizes, won)
+        self.score = self.scores[:num]
         return self._per_class(won)
 
+    def _contested(self, begin: int, columns: Float, num: int, *counts: Counts) -> tuple[int, int]:
+        """The pixels in reach from the `begin`-th on, behind `num` others. -> how many, where to go on"""
+        r = self.reach
+        found: tuple[int, int] = contested(
+            self.q, self.truth, self.ends, self.state, self.weights, self.k, (r.low, r.high, r.drop, r.extra),
+            begin, columns, self.rivals[num:], self.kinds[num:], *counts,
+        )  # fmt: skip
+        return found
+
+    def _gather(self, column: Float) -> Counts:
+        """Scores under a column (M,) of all pixels in reach; the columns of only a few are held at once. -> (S,3K)"""
+        self.bounds[:], self.sizes[:], won = 0, 0, np.zeros_like(self.sizes)
+        columns, begin, num = self.columns[: -(-self.columns.shape[0] // 8)], 0, 0
+        while begin < self.truth.size:
+            counts = np.empty_like(self.bounds), np.empty_like(self.sizes), np.empty_like(won)
+            more, begin = self._contested(begin, columns, num, *counts)
+            for total, some in zip((self.bounds, self.sizes, won), counts, strict=True):
+                total += some
+            scores_of(columns, column[:, None], self.scores[num : num + more])
+            num += more
+        self.score, self.column = self.scores[:num], column.copy()
+        return won
+
     def _score_at(self, column: Float) -> None:
-        if not np.array_equal(column, self.column):
+        if np.array_equal(column, self.column):
+            return
+        if self.reach.column is not None:
+            self._gather(column)
+        else:
             scores_of(self.columns, column[:, None], self.score)
             self.column = column.copy()
 
@@ -180,6 +211,13 @@ class Part:
             )
         again = np.zeros_like(self.hist)
         return out.first(line_events(self.q, *self.through, flagged.view(np.uint8), again, *out.columns))
+
+
+def _mapped(shape: tuple[int, ...]) -> Float:
+    """Memory that goes back to the system once it is free: malloc would hold on to a few dozen megabytes of it."""
+    size = math.prod(shape)
+    pages = mmap.mmap(-1, max(4 * size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.float32, size).reshape(shape)
 
 
 def _room(hist: Counts, flagged: NDArray[np.bool_]) -> Events:

@@ -130,11 +130,13 @@ def _copy(values, where, begin, columns):  # type: ignore[no-untyped-def] # (M,P
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def contested(q, truth, ends, state, weights, k, low, high, drop, extra, columns, rivals, kinds, bounds, sizes, won):  # type: ignore[no-untyped-def]
-    """The n pixels that class k can win or lose, in the sample's order: its probabilities in columns, and what it must
-    reach in rivals: the best other score, or one step more where the other class would win a tie. kinds: 3 * best other
-    class + (0: that class is the truth, 1: k is, 2: neither is); sizes and won (S,3K): how many there are a stratum and
-    kind, and how many k has; bounds (S + 1,): where each stratum's begin. -> n"""
+def contested(q, truth, ends, state, weights, k, reach, begin, columns, rivals, kinds, bounds, sizes, won):  # type: ignore[no-untyped-def]
+    """The pixels from `begin` on that class k can win or lose, as many as columns can hold, in their order: its
+    probabilities in columns, and what it must reach in rivals: the best other score, or one step more where the other
+    class would win a tie. kinds: 3 * best other class + (0: that class is the truth, 1: k is, 2: neither is); sizes and
+    won (S,3K): how many there are a stratum and kind, and how many k has; bounds (S + 1,): where each stratum's begin.
+    -> how many, and where to go on"""
+    low, high, drop, extra = reach
     best, second, third, who, runner = state
     first_bits, after_bits, rival_bits = best.view(np.int32), second.view(np.int32), rivals.view(np.int32)
     where, unknown, whose = np.empty(BLOCK + 8, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
@@ -143,8 +145,10 @@ def contested(q, truth, ends, state, weights, k, low, high, drop, extra, columns
     bounds[:] = 0
     sizes[:] = 0
     won[:] = 0
-    num, stratum = 0, 0
-    for start in range(0, truth.size, BLOCK):
+    num, stratum, stop = 0, 0, begin
+    for start in range(begin, truth.size, BLOCK):
+        if num + min(BLOCK, truth.size - start) > columns.shape[0] * BLOCK:
+            break
         stop = min(start + BLOCK, truth.size)
         block = best[start:stop], second[start:stop], who[start:stop], truth[start:stop]
         found = _reachable(q, k, start, stop, low, high, drop, extra, *block, work, keep, where)
@@ -170,7 +174,7 @@ def contested(q, truth, ends, state, weights, k, low, high, drop, extra, columns
             won[stratum, kind] += int(mine)
         num += found
     bounds[stratum + 1 :] = num
-    return num
+    return num, stop
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
