@@ -134,7 +134,8 @@ class _Search:
             return
         top, factor, none = MAX_WEIGHT / float(column.max()), self.factors[k], np.zeros_like(column)
         span = Span(0, top, self.num_bins) if whole else Span(1 / factor, min(factor, top), SHORT_BINS)
-        base = self._open(k, Reach(column * np.float32(span.low), column * np.float32(span.high), none, none))
+        ends = column * np.float32(span.low), column * np.float32(span.high)
+        base = self._open(k, Reach(*ends, none, none, column if whole else None))
         self._close(k, self._open_line(None, column, k, span, whole, base, lambda x: column * np.float32(x)))
 
     def move_weights(self, k: int, members: Sequence[int], whole: bool) -> None:

@@ -64,6 +64,9 @@ class Events:
     def where(self, mask: NDArray[np.bool_] | NDArray[np.intp]) -> Events:
         return Events(self.u[mask], self.old[mask], self.new[mask], self.truth[mask], self.weight[mask])
 
+    def first(self, num: int) -> Events:
+        return Events(self.u[:num], self.old[:num], self.new[:num], self.truth[:num], self.weight[:num])
+
     @staticmethod
     def merged(events: Sequence[Events]) -> Events:
         """All of them, sorted by u."""

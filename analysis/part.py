@@ -4,12 +4,14 @@ Enters: probabilities (M,K,P) float32, labels (P,) uint8 (255: ignored) and stra
 histograms and events, a few kilobytes each, which the search (`coordinate`) adds up over parts. So a part can live in
 a process or on a machine of its own: `Pixels` is all that the search knows of it.
 
-Memory beside the sample: fourteen bytes a pixel, and for one class at a time 4 M + 14 for each pixel that it can win
-or lose.
+Memory beside the sample: fourteen bytes a pixel, and for one class at a time 4 M + 9 (above 85 classes 4 M + 10) for
+each pixel that it can win or lose.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,21 +22,25 @@ from numpy.typing import NDArray
 
 from analysis.linesearch import Counts, Events, Span
 from analysis.strata import Strata, firsts, of_pixels
-from analysis.thresholds import count_events, line_events, scores_of, weight_events, weight_histogram, wins
-from analysis.toptwo import arrange, contested, gather, rescore, top_two
-from analysis.voting import Float, Labels, confusion_with_each, sample_confusion
+from analysis.thresholds import flagged_events, line_events, scores_of, weight_events, weight_histogram, wins
+from analysis.toptwo import contested, rescore, top_two
+from analysis.voting import BLOCK, Float, Labels, confusion_with_each, sample_confusion
 from trainables.metrics import confusion
+
+CHUNK = 2**16  # pixels whose places are held at once: eight bytes each
 
 
 @dataclass(frozen=True)
 class Reach:
     """How far a class's weights may move while it is open, each (M,): all of them within [low, high], and one member
-    alone further down by `drop` and up by `extra`."""
+    alone further down by `drop` and up by `extra`. `column`: they move along it alone, in one line; of what nearly all
+    pixels are within reach of, only scores are then held."""
 
     low: Float
     high: Float
     drop: Float
     extra: Float
+    column: Float | None = None
 
 
 class Pixels(Protocol):
@@ -65,15 +71,17 @@ class Part:
         assert q.flags.c_contiguous, "the kernels stream along pixels"
         self.q, self.truth, self.strata = q, truth, of_pixels(strata, truth.size)
         self.ends, self.weighs = self.strata.arrays
-        num_pixels, num_kinds = truth.size, 3 * q.shape[1] * len(self.strata.ends)
+        num_pixels, num_kinds = truth.size, 3 * q.shape[1]
         assert num_pixels < 2**31
-        assert num_kinds < 2**16
-        # made when they are needed; of the last six only as much is touched, and so held, as one class can win or lose
+        # made when they are needed; of the next four only as much is touched, and so held, as one class can win or lose
         self.state: tuple[Float, Float, Float, Labels, Labels] | None = None
-        self.index, self.order = np.empty(num_pixels, np.int32), np.empty(num_pixels, np.int32)
-        self.kinds, self.rivals = np.empty(num_pixels, np.uint16), np.empty(num_pixels, np.float32)
-        self.memory = np.empty(q.shape[0] * num_pixels, np.float32)
-        self.starts = np.zeros(num_kinds + 1, np.int64)
+        self.scores, self.rivals = np.empty((2, num_pixels), np.float32)
+        self.kinds = np.empty(num_pixels, np.uint8 if num_kinds <= 256 else np.uint16)
+        self.columns = np.empty((-(-num_pixels // BLOCK), q.shape[0], 1, BLOCK + 16), np.float32)
+        old, new, true = self.columns.reshape(-1).view(np.uint8)[: 3 * num_pixels].reshape(3, num_pixels)
+        self.spare = self.scores, old, new, true, self.rivals.view(np.int32)  # events, while no class is open
+        self.bounds = np.zeros(len(self.strata.ends) + 1, np.int64)
+        self.sizes = np.zeros((len(self.strata.ends), num_kinds), np.int64)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,7 +101,8 @@ class Part:
     def some(self, step: int, begins: Sequence[int]) -> tuple[Float, Labels, Strata]:
         """Every `step`-th labelled pixel of each stratum, from its own begin on."""
         picked = np.concatenate([one[b::step] for one, b in zip(self._by_stratum(), begins, strict=True)])
-        return np.take(self.q, picked, axis=2), self.truth[picked], self.strata.of(picked)
+        q = _mapped((*self.shape, picked.size))
+        return np.take(self.q, picked, axis=2, out=q, mode="clip"), self.truth[picked], self.strata.of(picked)
 
     def thin(self, step: int, begins: Sequence[int]) -> Part:
         """`some`, as a part of its own."""
@@ -105,8 +114,15 @@ class Part:
 
     def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]:
         """Every `step`-th labelled pixel from the `offset`-th on: probabilities, labels, how often each counts."""
-        picked = np.flatnonzero(self.truth != 255)[offset::step]
-        return np.take(self.q, picked, axis=2), self.truth[picked], self.strata.per_pixel()[picked]
+        some, seen = [], 0
+        for start in range(0, self.truth.size, CHUNK):
+            here = np.flatnonzero(self.truth[start : start + CHUNK] != 255)
+            some.append(here[(offset - seen) % step :: step] + start)
+            seen += here.size
+        picked = np.concatenate(some)
+        weighs = self.weighs[np.searchsorted(self.ends, picked, side="right")]
+        q = _mapped((*self.shape, picked.size))
+        return np.take(self.q, picked, axis=2, out=q, mode="clip"), self.truth[picked], weighs
 
     def confusion(self, weights: Float) -> Counts:
         return sample_confusion(self.q, weights, self.truth, self.strata)
@@ -132,55 +148,74 @@ class Part:
     def open(self, k: int, reach: Reach) -> Counts:
         """Gathers the pixels that class k can win or lose within reach. -> what it has of them, as `won` says."""
         assert self.state is not None
-        self.k = k
-        won = np.empty(self.starts.size - 1, np.int64)
-        unsorted = self.memory[: self.truth.size]  # free until the columns are gathered
-        num = contested(
-            self.q, self.truth, self.ends, self.state, self.weights, k, reach.low, reach.high, reach.drop, reach.extra,
-            self.index, self.kinds, unsorted, self.starts, won,
-        )  # fmt: skip
-        index, self.rival, order = self.index[:num], self.rivals[:num], self.order[:num]
-        arrange(index, self.kinds, unsorted, self.starts, order, self.rival)
-        num_members = self.q.shape[0]
-        self.columns = self.memory[: num_members * num].reshape(num_members, 1, num)
-        gather(self.q, k, order, self.columns)
-        self.score = index.view(np.float32)  # the index is not needed any more
+        self.k, self.reach = k, reach
         self.column = np.full(self.q.shape[0], np.nan, np.float32)
-        return self._per_kind(won)
+        if reach.column is not None:
+            return self._per_class(self._gather(reach.column))
+        won = np.empty_like(self.sizes)
+        num, _ = self._contested(0, self.columns, 0, self.bounds, self.sizes, won)
+        self.score = self.scores[:num]
+        return self._per_class(won)
+
+    def _contested(self, begin: int, columns: Float, num: int, *counts: Counts) -> tuple[int, int]:
+        """The pixels in reach from the `begin`-th on, behind `num` others. -> how many, where to go on"""
+        r = self.reach
+        found: tuple[int, int] = contested(
+            self.q, self.truth, self.ends, self.state, self.weights, self.k, (r.low, r.high, r.drop, r.extra),
+            begin, columns, self.rivals[num:], self.kinds[num:], *counts,
+        )  # fmt: skip
+        return found
+
+    def _gather(self, column: Float) -> Counts:
+        """Scores under a column (M,) of all pixels in reach; the columns of only a few are held at once. -> (S,3K)"""
+        self.bounds[:], self.sizes[:], won = 0, 0, np.zeros_like(self.sizes)
+        columns, begin, num = self.columns[: -(-self.columns.shape[0] // 8)], 0, 0
+        while begin < self.truth.size:
+            counts = np.empty_like(self.bounds), np.empty_like(self.sizes), np.empty_like(won)
+            more, begin = self._contested(begin, columns, num, *counts)
+            for total, some in zip((self.bounds, self.sizes, won), counts, strict=True):
+                total += some
+            scores_of(columns, column[:, None], self.scores[num : num + more])
+            num += more
+        self.score, self.column = self.scores[:num], column.copy()
+        return won
 
     def _score_at(self, column: Float) -> None:
-        if not np.array_equal(column, self.column):
-            scores_of(self.columns, column[:, None], 0, self.score)
+        if np.array_equal(column, self.column):
+            return
+        if self.reach.column is not None:
+            self._gather(column)
+        else:
+            scores_of(self.columns, column[:, None], self.score)
             self.column = column.copy()
 
-    def _per_kind(self, won: Counts) -> Counts:
-        weighted: Counts = (won.reshape(self.weighs.size, -1) * self.weighs[:, None]).sum(0).reshape(-1, 3)
+    def _per_class(self, won: Counts) -> Counts:  # (S,3K) -> (K,3)
+        weighted: Counts = (won * self.weighs[:, None]).sum(0).reshape(-1, 3)
         return weighted
 
     def won(self, column: Float) -> Counts:
         """(K,3): the pixels that class k has under a column (M,) by their best other class and by whether that is the
         truth, k is, or neither."""
         self._score_at(column)
-        out = np.empty(self.starts.size - 1, np.int64)
-        wins(self.score, self.rival, self.starts, self.k, self.q.shape[1], out)
-        return self._per_kind(out)
+        out = np.empty_like(self.sizes)
+        wins(self.score, self.rivals, self.kinds, self.bounds, out)
+        return self._per_class(out)
 
     def histogram(self, member: int | None, column: Float, span: Span) -> Counts:
         """(B+1,K,4) of one weight's line, with `column` (M,) the weights where it starts."""
         self._score_at(column)
-        values, w = (self.score, np.float32(1)) if member is None else (self.columns[member, 0], column[member])
-        self.line = values, self.score, self.rival, self.starts, self.weighs, self.k, w, *span.ends_u, span.scale
+        moved, w = (-1, np.float32(1)) if member is None else (member, column[member])
+        pixels = self.columns, moved, self.score, self.rivals, self.kinds, self.bounds, self.weighs
+        self.line = pixels, (self.k, w, *span.ends_u, span.scale)
         self.hist = span.histogram(self.q.shape[1])
-        weight_histogram(*self.line, self.hist)
+        weight_histogram(*self.line, self.sizes, self.hist)
         return self.hist
 
     def events(self, flagged: NDArray[np.bool_]) -> Events:
         """Of the flagged bins (B+1,) of the last histogram's line."""
-        most = int(self.hist[flagged][:, :, :2].sum())
-        old, new, truth = np.empty((3, most), np.uint8)
-        out = Events(np.empty(most, np.float32), old, new, truth, np.empty(most, np.int32))
+        out = _room(self.hist, flagged)
         num = weight_events(flagged.view(np.uint8), *self.line, *out.columns)
-        return out.where(np.arange(num))
+        return out.first(num)
 
     def commit(self, column: Float) -> None:
         """Takes a column (M,) for the open class: one within reach."""
@@ -190,15 +225,32 @@ class Part:
 
     def line_histogram(self, base: Float, step: Float, span: Span) -> Counts:
         """(B+1,K,4) of the line of weights base + x * step, each (M,K), x in [0, span.high)."""
-        hist = span.histogram(self.q.shape[1])
-        u, moves, weight = line_events(
-            self.q, base, step, np.float32(span.high), self.truth, self.ends, self.weighs, hist[0]
-        )
-        self.crossings = Events(u, moves[0], moves[1], moves[2], weight)
-        self.rows = np.empty(u.size, np.uint16)
-        count_events(*self.crossings.columns, span.scale, hist, self.rows)
-        return hist
+        self.hist = span.histogram(self.q.shape[1])
+        self.through = base, step, np.float32(span.high), self.truth, self.ends, self.weighs, span.scale
+        self.num = line_events(self.q, *self.through, np.ones(span.num_bins + 1, np.uint8), self.hist, *self.spare)
+        return self.hist
 
     def line_events(self, flagged: NDArray[np.bool_]) -> Events:
-        """Of the flagged bins (B+1,) of the last such line."""
-        return self.crossings.where(flagged[self.rows])
+        """Of the flagged bins (B+1,) of the last such line, which is walked again where not all of its events had
+        room."""
+        out = _room(self.hist, flagged)
+        if self.num <= self.spare[0].size:
+            return out.first(
+                flagged_events(flagged.view(np.uint8), self.through[-1], self.spare, self.num, *out.columns)
+            )
+        again = np.zeros_like(self.hist)
+        return out.first(line_events(self.q, *self.through, flagged.view(np.uint8), again, *out.columns))
+
+
+def _mapped(shape: tuple[int, ...]) -> Float:
+    """Memory that goes back to the system once it is free: malloc would hold on to a few dozen megabytes of it."""
+    size = math.prod(shape)
+    pages = mmap.mmap(-1, max(4 * size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.float32, size).reshape(shape)
+
+
+def _room(hist: Counts, flagged: NDArray[np.bool_]) -> Events:
+    """For as many events as the flagged bins (B+1,) of a histogram can hold."""
+    most = int(hist[flagged][:, :, :2].sum())
+    old, new, truth = np.empty((3, most), np.uint8)
+    return Events(np.empty(most, np.float32), old, new, truth, np.empty(most, np.int32))

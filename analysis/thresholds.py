@@ -17,94 +17,106 @@ SPREAD = 8  # rows for what no bin holds: neighbours in one row would each wait 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def scores_of(q, weights, k, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K) -> (P,)
+def scores_of(columns, weights, out):  # type: ignore[no-untyped-def] # (N,M,1,.) of `contested`, (M,1) -> (n,)
     for start in range(0, out.size, BLOCK):
         stop = min(start + BLOCK, out.size)
-        class_scores(q, weights, k, start, stop, out[start:stop])
+        class_scores(columns[start // BLOCK], weights, 0, 0, stop - start, out[start:stop])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def wins(score, rival, starts, k, num_classes, out):  # type: ignore[no-untyped-def] # (n,) x2 -> (3KS,): pixels of each kind that k wins
-    for kind in range(out.size):
-        s, r = score[starts[kind] : starts[kind + 1]], rival[starts[kind] : starts[kind + 1]]
-        num = 0
-        if k < kind // 3 % num_classes:  # the lower class wins a tie
-            for i in range(s.size):
-                num += s[i] >= r[i]
-        else:
-            for i in range(s.size):
-                num += s[i] > r[i]
-        out[kind] = num
+def wins(score, rival, kinds, bounds, out):  # type: ignore[no-untyped-def] # (n,) x3, (S+1,) -> (S,3K): pixels of each kind that k wins
+    table, twin = np.zeros(out.shape[1], np.int32), np.zeros(out.shape[1], np.int32)
+    for stratum in range(out.shape[0]):
+        table[:] = 0
+        twin[:] = 0
+        begin, end = bounds[stratum], bounds[stratum + 1]
+        for i in range(begin, end - 1, 2):  # neighbours are often of one kind: two tables, so that neither waits
+            table[kinds[i]] += int(score[i] >= rival[i])
+            twin[kinds[i + 1]] += int(score[i + 1] >= rival[i + 1])
+        if (end - begin) % 2:
+            table[kinds[end - 1]] += int(score[end - 1] >= rival[end - 1])
+        for kind in range(out.shape[1]):
+            out[stratum, kind] = table[kind] + twin[kind]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _rows(values, score, rival, tie, w, low, end, scale, last, row):  # type: ignore[no-untyped-def] # (n,) x3 -> (n,) int32
-    """Rows of thresholds t = (r - a) / q, where the other members give a = score - w * q: 0 where k wins from the
-    start, more than `last` where it never does. -> how many are 0."""
-    num_from_start = np.int32(0)
+def _rows(values, score, rival, kinds, w, low, end, scale, last, width, row):  # type: ignore[no-untyped-def]
+    """Rows of thresholds t = (r - a) / q, (n,) each, where the other members give a = score - w * q, and `width` times
+    the kind on top. Two groups of rows after the last: where k never wins, and where it does from the start."""
     for i in range(values.size):
         q = values[i]
         lack = rival[i] - (score[i] - w * q)
         at = lack / (q + lack)
-        now = (lack < 0) | ((lack == 0) & tie) | (at <= low)
+        now = (lack <= 0) | (at <= low)
         inside = at < end  # False for 0 / 0 too
-        never = np.int32(last) + np.int32(1) + np.int32(i % SPREAD)
+        outside = np.int32(last) + np.int32(1) + np.int32(i % SPREAD) + (np.int32(SPREAD) if now else np.int32(0))
         b = row_of(at if inside else low, low, scale, last)
-        row[i] = never if now | (not inside) else b
-        num_from_start += now
-    return num_from_start
+        row[i] = (outside if now | (not inside) else b) + np.int32(width) * np.int32(kinds[i])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def weight_histogram(values, score, rival, starts, weighs, k, w, low, end, scale, hist):  # type: ignore[no-untyped-def]
-    """Adds the thresholds of one weight to hist (B+1,K,4)."""
-    num_rows, num_classes = hist.shape[0], hist.shape[1]
-    row = np.empty(BLOCK, np.int32)
-    table, twin = np.zeros(num_rows + SPREAD, np.int32), np.zeros(num_rows + SPREAD, np.int32)
-    for kind in range(starts.size - 1):
-        if starts[kind] == starts[kind + 1]:
-            continue
-        table[:] = 0
-        twin[:] = 0
-        j, side, weight = kind // 3 % num_classes, kind % 3, weighs[kind // (3 * num_classes)]
-        for start in range(starts[kind], starts[kind + 1], BLOCK):
-            stop = min(start + BLOCK, starts[kind + 1])
-            size = stop - start
-            part = values[start:stop], score[start:stop], rival[start:stop]
-            table[0] += _rows(*part, k < j, w, low, end, scale, num_rows - 1, row)
-            for i in range(0, size - 1, 2):  # neighbours often share a row: two tables, so that neither waits
+def _piece(columns, member, start, end, score, rival, kinds):  # type: ignore[no-untyped-def]
+    """-> up to where in its block the pixel `start` is followed; values along the line, scores, rivals, kinds."""
+    place = start % BLOCK
+    stop = min(start - place + BLOCK, end)
+    s = score[start:stop]
+    values = columns[start // BLOCK, member, 0, place : place + stop - start] if member >= 0 else s
+    return stop, values, s, rival[start:stop], kinds[start:stop]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def weight_histogram(pixels, line, sizes, hist):  # type: ignore[no-untyped-def]
+    """Adds the thresholds of one weight, or where `member` is -1 of the whole column, to hist (B+1,K,4)."""
+    columns, member, score, rival, kinds, bounds, weighs = pixels
+    k, w, low, end, scale = line
+    num_rows, num_kinds = hist.shape[0], sizes.shape[1]
+    width = num_rows + 2 * SPREAD
+    row, table = np.empty(BLOCK, np.int32), np.zeros(num_kinds * width, np.int32)
+    for stratum in range(weighs.size):
+        start = bounds[stratum]
+        while start < bounds[stratum + 1]:
+            stop, values, own, other, kind_of = _piece(columns, member, start, bounds[stratum + 1], score, rival, kinds)
+            _rows(values, own, other, kind_of, w, low, end, scale, num_rows - 1, width, row)
+            for i in range(stop - start):
                 table[row[i]] += 1
-                twin[row[i + 1]] += 1
-            if size % 2:
-                table[row[size - 1]] += 1
-        lose, gain = LOSE_HIT if side == 0 else LOSE_FALSE, GAIN_HIT if side == 1 else GAIN_FALSE
-        for b in range(num_rows):
-            num = weight * (table[b] + twin[b])
-            hist[b, j, lose] += num
-            hist[b, k, gain] += num
+            start = stop
+        for kind in range(num_kinds):
+            if sizes[stratum, kind] == 0:
+                continue
+            counts = table[kind * width : (kind + 1) * width]
+            for b in range(num_rows + SPREAD, width):
+                counts[0] += counts[b]
+            j, side = kind // 3, kind % 3
+            lose, gain = LOSE_HIT if side == 0 else LOSE_FALSE, GAIN_HIT if side == 1 else GAIN_FALSE
+            for b in range(num_rows):
+                num = weighs[stratum] * counts[b]
+                hist[b, j, lose] += num
+                hist[b, k, gain] += num
+            counts[:] = 0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def weight_events(flagged, values, score, rival, starts, weighs, k, w, low, end, scale, u, old, new, truth, weight):  # type: ignore[no-untyped-def]
+def weight_events(flagged, pixels, line, u, old, new, truth, weight):  # type: ignore[no-untyped-def]
     """Writes out the events of the flagged rows, flagged (B+1,) uint8. -> how many."""
-    num_classes, last = (starts.size - 1) // (3 * weighs.size), flagged.size - 1
-    wanted = np.append(flagged, np.zeros(SPREAD, np.uint8))
+    columns, member, score, rival, kinds, bounds, weighs = pixels
+    k, w, low, end, scale = line
+    wanted = np.append(flagged, np.zeros(2 * SPREAD, np.uint8))
     row = np.empty(BLOCK, np.int32)
     num = 0
-    for kind in range(starts.size - 1):
-        j, side = kind // 3 % num_classes, kind % 3
-        true = j if side == 0 else (k if side == 1 else 255)
-        for start in range(starts[kind], starts[kind + 1], BLOCK):
-            stop = min(start + BLOCK, starts[kind + 1])
-            part = values[start:stop], score[start:stop], rival[start:stop]
-            _rows(*part, k < j, w, low, end, scale, last, row)
+    for stratum in range(weighs.size):
+        start = bounds[stratum]
+        while start < bounds[stratum + 1]:
+            stop, values, own, other, kind_of = _piece(columns, member, start, bounds[stratum + 1], score, rival, kinds)
+            _rows(values, own, other, kind_of, w, low, end, scale, flagged.size - 1, 0, row)
             for n in range(stop - start):
                 if wanted[row[n]]:
-                    i = start + n
-                    lack = rival[i] - (score[i] - w * values[i])
-                    u[num], old[num], new[num], truth[num] = lack / (values[i] + lack), j, k, true
-                    weight[num] = weighs[kind // (3 * num_classes)]
+                    kind = int(kind_of[n])
+                    lack = other[n] - (own[n] - w * values[n])
+                    u[num], old[num], new[num] = lack / (values[n] + lack), kind // 3, k
+                    truth[num] = kind // 3 if kind % 3 == 0 else (k if kind % 3 == 1 else 255)
+                    weight[num] = weighs[stratum]
                     num += 1
+            start = stop
     return num
 
 
@@ -123,17 +135,16 @@ def _line_ends(c, end, a, b, low, high, first, final):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def line_events(q, base, step, end, truths, ends, weighs, counts):  # type: ignore[no-untyped-def]
-    """All events of the line of weights base + x * step (M,K), x in [0, end): a pixel's label is the upper envelope of
-    K lines, walked crossing by crossing. Counts the labels at x = 0 in counts (K,4). -> u, (old, new, truth), weight,
-    each (E,)."""
+def line_events(q, base, step, end, truths, ends, weighs, scale, flagged, hist, u, old, new, truth, weight):  # type: ignore[no-untyped-def]
+    """Events of the line of weights base + x * step (M,K), x in [0, end): a pixel's label is the upper envelope of K
+    lines, walked crossing by crossing. Adds all of them to hist (B+1,K,4), the labels at x = 0 in its first row, and
+    writes out those of the flagged rows, flagged (B+1,) uint8, as long as there is room. -> how many those are."""
     num_classes, num, stratum = q.shape[1], 0, 0
-    row = BLOCK + 16  # rows a power of two apart would all want the same few lines of the first cache
-    a, b = np.empty((num_classes, row), np.float32), np.empty((num_classes, row), np.float32)
+    pad = BLOCK + 16  # rows a power of two apart would all want the same few lines of the first cache
+    a, b = np.empty((num_classes, pad), np.float32), np.empty((num_classes, pad), np.float32)
     low, high = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     first, final = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
     steeper = np.empty(num_classes, np.int64)
-    u, moves, weight = np.empty(4096, np.float32), np.empty((4096, 3), np.uint8), np.empty(4096, np.int32)
     for start in range(0, truths.size, BLOCK):
         size = min(BLOCK, truths.size - start)
         stop = start + size
@@ -146,11 +157,6 @@ def line_events(q, base, step, end, truths, ends, weighs, counts):  # type: igno
             class_scores(q, base, c, start, stop, lines[0])
             class_scores(q, step, c, start, stop, lines[1])
             _line_ends(c, end, *lines, low, high, first, final)
-        if num + size * num_classes > u.size:
-            more = u.size + BLOCK * num_classes
-            u = np.concatenate((u, np.empty(more, np.float32)))
-            moves = np.concatenate((moves, np.empty((more, 3), np.uint8)))
-            weight = np.concatenate((weight, np.empty(more, np.int32)))
         for i in range(size):
             while start + i >= ends[stratum]:
                 stratum += 1
@@ -158,7 +164,7 @@ def line_events(q, base, step, end, truths, ends, weighs, counts):  # type: igno
             if t == 255:
                 continue
             now, x, left = first[i], np.float32(0), 0
-            counts[now, GAIN_HIT if t == now else GAIN_FALSE] += weighs[stratum]
+            hist[0, now, GAIN_HIT if t == now else GAIN_FALSE] += weighs[stratum]
             if now == final[i]:  # a line that is on top at both ends is on top between them
                 continue
             for c in range(num_classes):
@@ -174,21 +180,29 @@ def line_events(q, base, step, end, truths, ends, weighs, counts):  # type: igno
                 if then < 0 or meet >= end:
                     break
                 x = max(x, meet)
-                u[num], weight[num] = x / (np.float32(1) + x), weighs[stratum]
-                moves[num, 0], moves[num, 1], moves[num, 2] = now, then, t
-                num += 1
+                at = x / (np.float32(1) + x)
+                row = row_of(at, np.float32(0), scale, hist.shape[0] - 1)
+                hist[row, now, LOSE_HIT if t == now else LOSE_FALSE] += weighs[stratum]
+                hist[row, then, GAIN_HIT if t == then else GAIN_FALSE] += weighs[stratum]
+                if flagged[row]:
+                    if num < u.size:
+                        u[num], old[num], new[num], truth[num], weight[num] = at, now, then, t, weighs[stratum]
+                    num += 1
                 now, of, left = then, left, 0
                 for n in range(of):
                     c = steeper[n]
                     steeper[left] = c
                     left += b[c, i] > b[now, i]
-    return u[:num].copy(), moves[:num].T.copy(), weight[:num].copy()
+    return num
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def count_events(u, old, new, truth, weight, scale, hist, rows):  # type: ignore[no-untyped-def] # (E,) x5 -> (B+1,K,4), (E,) rows
-    for i in range(u.size):
-        b = row_of(u[i], np.float32(0), scale, hist.shape[0] - 1)
-        rows[i] = b
-        hist[b, old[i], LOSE_HIT if truth[i] == old[i] else LOSE_FALSE] += weight[i]
-        hist[b, new[i], GAIN_HIT if truth[i] == new[i] else GAIN_FALSE] += weight[i]
+def flagged_events(flagged, scale, events, num, u, old, new, truth, weight):  # type: ignore[no-untyped-def] # -> how many
+    """Writes out those of the first `num` events that lie in flagged rows."""
+    found = 0
+    for i in range(num):
+        if flagged[row_of(events[0][i], np.float32(0), scale, flagged.size - 1)]:
+            u[found], old[found], new[found] = events[0][i], events[1][i], events[2][i]
+            truth[found], weight[found] = events[3][i], events[4][i]
+            found += 1
+    return found

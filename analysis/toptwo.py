@@ -47,42 +47,47 @@ def top_two(q, weights, best, second, third, who, runner):  # type: ignore[no-un
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _reachable(q, k, start, stop, low, high, drop, extra, first, after, lead, labels, work, where):  # type: ignore[no-untyped-def] # -> n
+def _reachable(q, k, start, stop, low, high, drop, extra, first, after, lead, labels, work, keep, where):  # type: ignore[no-untyped-def] # -> n
     """Writes into where the pixels of a block that class k can win or lose while its weights (M,) stay within
     [low, high] but for one member m, whose weight may fall by drop[m] more or rise by extra[m] more."""
     size = stop - start
-    least, most, fall, rise, keep = work[0], work[1], work[2], work[3], work[4]
-    me, alone, num_members = np.int32(k), drop.any() or extra.any(), q.shape[0]
+    least, most, fall, rise = work[0], work[1], work[2], work[3]
+    me, num_members = np.int32(k), q.shape[0]
+    down, up = np.float32(1) - SLACK, np.float32(1) + SLACK
     least[:size] = 0
     most[:size] = 0
     for m in range(0, num_members - 1, 2):  # two members a pass: the sums are read and written half as often
         one, two = q[m, k, start:stop], q[m + 1, k, start:stop]
-        low_1, low_2, high_1, high_2 = low[m], low[m + 1], high[m], high[m + 1]
+        low_1, low_2, high_1, high_2 = low[m] * down, low[m + 1] * down, high[m] * up, high[m + 1] * up
         for i in range(size):
             least[i] += low_1 * one[i] + low_2 * two[i]
             most[i] += high_1 * one[i] + high_2 * two[i]
     if num_members % 2:
-        one, low_1, high_1 = q[num_members - 1, k, start:stop], low[num_members - 1], high[num_members - 1]
+        one, low_1, high_1 = q[num_members - 1, k, start:stop], low[num_members - 1] * down, high[num_members - 1] * up
         for i in range(size):
             least[i] += low_1 * one[i]
             most[i] += high_1 * one[i]
-    fall[:size] = 0
-    rise[:size] = 0
-    for m in range(num_members if alone else 0):
-        one, down_by, up_by = q[m, k, start:stop], drop[m], extra[m]
+    if drop.any() or extra.any():
+        fall[:size] = 0
+        rise[:size] = 0
+        for m in range(num_members):
+            one, down_by, up_by = q[m, k, start:stop], drop[m] * up, extra[m] * up
+            for i in range(size):
+                fall[i] = max(fall[i], down_by * one[i])
+                rise[i] = max(rise[i], up_by * one[i])
         for i in range(size):
-            fall[i] = max(fall[i], down_by * one[i])
-            rise[i] = max(rise[i], up_by * one[i])
-    down, up = np.float32(1) - SLACK, np.float32(1) + SLACK
+            least[i] -= fall[i]
+            most[i] += rise[i]
     for i in range(size):
-        loses = least[i] * down - fall[i] <= after[i]
-        wins = (most[i] + rise[i]) * up >= first[i]
-        kept = (loses if np.int32(lead[i]) == me else wins) & (np.int32(labels[i]) != np.int32(255))
-        keep[i] = np.float32(1) if kept else np.float32(0)
-    num = 0
-    for i in range(size):  # without a branch: which pixels stay cannot be predicted
-        where[num] = start + i
-        num += int(keep[i] != 0)
+        kept = (least[i] <= after[i]) if np.int32(lead[i]) == me else (most[i] >= first[i])
+        keep[i] = np.uint8(kept & (np.int32(labels[i]) != np.int32(255)))
+    keep[size:] = 0
+    words, num = keep.view(np.uint64), 0
+    for n in range((size + 7) // 8):  # mostly, none of eight neighbours stays
+        if words[n] != 0:
+            for i in range(8 * n, 8 * n + 8):  # without a branch: which of them stay cannot be predicted
+                where[num] = start + i
+                num += int(keep[i])
     return num
 
 
@@ -111,21 +116,43 @@ def _settle(q, weights, k, where, second, third, runner, work, whose):  # type: 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def contested(q, truth, ends, state, weights, k, low, high, drop, extra, index, kinds, rivals, starts, won):  # type: ignore[no-untyped-def]
-    """The n pixels that class k can win or lose, in index; the best other scores in rivals; and what kind each is, in
-    kinds: 3 K * stratum + 3 * best other class + (0: that class is the truth, 1: k is, 2: neither is). starts
-    (3 K S + 1,) says where each kind would begin if they were sorted by it, won (3 K S,) how many k has. -> n"""
+def _copy(values, where, begin, columns):  # type: ignore[no-untyped-def] # (M,P), (n,) pixels -> from the begin-th place on
+    """Columns (N,M,1,BLOCK + 16): pixel n of them lies in block n // BLOCK."""
+    done = 0
+    while done < where.size:
+        block, place = (begin + done) // BLOCK, (begin + done) % BLOCK
+        size = min(where.size - done, BLOCK - place)
+        for m in range(values.shape[0]):
+            source, target = values[m], columns[block, m, 0, place : place + size]
+            for n in range(size):
+                target[n] = source[where[done + n]]
+        done += size
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def contested(q, truth, ends, state, weights, k, reach, begin, columns, rivals, kinds, bounds, sizes, won):  # type: ignore[no-untyped-def]
+    """The pixels from `begin` on that class k can win or lose, as many as columns can hold, in their order: its
+    probabilities in columns, and what it must reach in rivals: the best other score, or one step more where the other
+    class would win a tie. kinds: 3 * best other class + (0: that class is the truth, 1: k is, 2: neither is); sizes and
+    won (S,3K): how many there are a stratum and kind, and how many k has; bounds (S + 1,): where each stratum's begin.
+    -> how many, and where to go on"""
+    low, high, drop, extra = reach
     best, second, third, who, runner = state
-    num_classes = q.shape[1]
-    where, unknown, whose = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
-    work = np.empty((5, BLOCK + 16), np.float32)  # rows a power of two apart would want the same lines of the cache
-    starts[:] = 0
+    first_bits, after_bits, rival_bits = best.view(np.int32), second.view(np.int32), rivals.view(np.int32)
+    where, unknown, whose = np.empty(BLOCK + 8, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    keep = np.empty(BLOCK, np.uint8)
+    work = np.empty((4, BLOCK + 16), np.float32)  # rows a power of two apart would want the same lines of the cache
+    bounds[:] = 0
+    sizes[:] = 0
     won[:] = 0
-    num, stratum = 0, 0
-    for start in range(0, truth.size, BLOCK):
+    num, stratum, stop = 0, 0, begin
+    for start in range(begin, truth.size, BLOCK):
+        if num + min(BLOCK, truth.size - start) > columns.shape[0] * BLOCK:
+            break
         stop = min(start + BLOCK, truth.size)
         block = best[start:stop], second[start:stop], who[start:stop], truth[start:stop]
-        found = _reachable(q, k, start, stop, low, high, drop, extra, *block, work, where)
+        found = _reachable(q, k, start, stop, low, high, drop, extra, *block, work, keep, where)
+        _copy(q[:, k], where[:found], num, columns)
         lost = 0
         for n in range(found):
             unknown[lost] = where[n]
@@ -136,36 +163,18 @@ def contested(q, truth, ends, state, weights, k, low, high, drop, extra, index, 
             i = where[n]
             while i >= ends[stratum]:
                 stratum += 1
-            lead, follow, t, first, after = int(who[i]), int(runner[i]), int(truth[i]), best[i], second[i]
+                bounds[stratum] = num + n
+            lead, follow, t, first, after = int(who[i]), int(runner[i]), int(truth[i]), first_bits[i], after_bits[i]
             mine = lead == k  # all is read before, so that no branch is needed: which it is cannot be predicted
             other = follow if mine else lead
-            rivals[num + n] = after if mine else first
-            kind = 3 * (num_classes * stratum + other) + (0 if t == other else (1 if t == k else 2))
-            index[num + n], kinds[num + n] = i, kind
-            starts[kind + 1] += 1
-            won[kind] += int(mine)
+            kind = 3 * other + (0 if t == other else (1 if t == k else 2))
+            kinds[num + n] = kind
+            rival_bits[num + n] = (after if mine else first) + np.int32(other < k)  # the next float, of those above 0
+            sizes[stratum, kind] += 1
+            won[stratum, kind] += int(mine)
         num += found
-    for kind in range(won.size):
-        starts[kind + 1] += starts[kind]
-    return num
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def arrange(index, kinds, rivals, starts, order, rival):  # type: ignore[no-untyped-def] # (n,) x3 -> (n,) x2
-    """Pixels of one kind side by side, so that every later loop is free of branches."""
-    free = starts[:-1].copy()
-    for n in range(index.size):
-        to = free[kinds[n]]
-        free[kinds[n]] = to + 1
-        order[to], rival[to] = index[n], rivals[n]
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def gather(q, k, order, columns):  # type: ignore[no-untyped-def] # class k's probabilities of n pixels -> (M,1,n)
-    for m in range(q.shape[0]):
-        values, target = q[m, k], columns[m, 0]
-        for n in range(order.size):
-            target[n] = values[order[n]]
+    bounds[stratum + 1 :] = num
+    return num, stop
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -268,3 +268,17 @@ def test_the_parts_of_a_sample_give_what_it_gives_whole(free: Free, num_parts: i
     np.testing.assert_array_equal(parted.weights, whole.weights)
     np.testing.assert_array_equal(parted.confusion, whole.confusion)
     assert (parted.trace, parted.num_sweeps) == (whole.trace, whole.num_sweeps)
+
+
+def test_a_member_line_with_more_events_than_there_is_room_for_is_walked_again() -> None:
+    q, truth = problem(15, num_pixels=2000)
+    weights = np.random.default_rng(0).uniform(0.2, 2, (3, 4)).astype(np.float32)
+    ends = []
+    for room in (2000, 7):
+        part = Part(q, truth)
+        part.spare = tuple(column[:room] for column in part.spare)  # type: ignore[assignment]
+        search = _Search([part], weights, 64)
+        search.move_member(1, False, whole=True)
+        assert search.miou > search.trace[0]
+        ends.append(search.weights)
+    np.testing.assert_array_equal(*ends)

@@ -14,6 +14,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import ctypes
 import sys
 import time
 from collections.abc import Callable
@@ -148,6 +149,7 @@ def plain_greedy(q: np.ndarray, truth: np.ndarray, num_picks: int, cap_s: float)
 def _peak_bytes(reset: bool = False) -> int:
     """The process's peak memory, since the last reset where the kernel lets it be reset (Linux)."""
     if reset:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before and is still held would hide what is taken now
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
