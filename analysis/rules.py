@@ -40,6 +40,11 @@ class Sample:
         """The best single member's weights."""
         return single(*self.pixels.shape, best_member(self.pixels))
 
+    @property
+    def singles(self) -> list[Float]:
+        """Each member's weights alone."""
+        return [single(*self.pixels.shape, m) for m in range(self.pixels.shape[0])]
+
     @cached_property
     def picked(self) -> Float:
         """Greedy selection's weights: a rule, and a start of another."""
@@ -94,7 +99,7 @@ def soft_class(sample: Sample) -> list[Vote]:
 
 
 def member(sample: Sample) -> list[Vote]:
-    starts = [sample.uniform, sample.picked, sample.alone]
+    starts = [sample.uniform, sample.picked, *sample.singles]
     return _shrinkages(sample.fit("member", starts, "member"), sample.uniform)
 
 
