@@ -114,6 +114,8 @@ class _Search:
         if x is None:
             return column
         trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
+        if not trial.any() and not np.delete(self.weights, k, axis=1).any():
+            return column  # weights that are all 0 are no vote: they would name class 0 everywhere
         won = _total([part.won(trial) for part in self.parts])
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
@@ -169,7 +171,10 @@ class _Search:
         x = self._best(hist, *counts, span, whole, lambda part, flagged: part.line_events(flagged))
         if x is None:
             return
-        before, self.weights = self.weights, base + np.float32(x) * step
+        before, after = self.weights, base + np.float32(x) * step
+        if not after.any():  # no vote
+            return
+        self.weights = after
         confusion = _total([part.restart(self.weights) for part in self.parts])
         if not self._take(*_hits_union(confusion)):
             self.weights = before

@@ -196,6 +196,15 @@ def test_the_end_is_an_optimum_of_every_weight_over_its_whole_range(free: Free) 
         assert best_along(q, result.weights, truth, column, result.weights - column) <= result.miou + 1e-12
 
 
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+def test_weights_that_are_all_zero_are_never_found(free: Free) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.where(rng.random(400) < 0.9, 0, rng.integers(1, 3, 400)).astype(np.uint8)  # naming class 0 is best
+    q = np.ascontiguousarray(rng.dirichlet(np.ones(3), (2, 400)).transpose(0, 2, 1).astype(np.float32))
+    starts = [np.ones((2, 3), np.float32), *(single(2, 3, m) for m in range(2))]
+    assert fit_weights(q, truth, starts, free).weights.any()
+
+
 def test_what_a_short_line_leaves_out_cannot_change_there() -> None:
     q, truth = problem(12, num_pixels=3000)
     w = np.random.default_rng(0).uniform(0.2, 2, (3, 4)).astype(np.float32)
