@@ -11,7 +11,6 @@ and searched to the edges of bins; the last sweep takes them whole and to the si
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,11 +45,6 @@ class Fit:
     trace: list[float]  # mIoU where the climb on the whole sample began, and after every move that it took
 
 
-def _total(counts: Sequence[Counts]) -> Counts:
-    total: Counts = np.sum(counts, axis=0, dtype=np.int64) if len(counts) > 1 else counts[0]
-    return total
-
-
 def _hits_union(confusion: Counts) -> tuple[Counts, Counts]:
     hits = np.diagonal(confusion).copy()
     return hits, confusion.sum(0) + confusion.sum(1) - hits
@@ -69,17 +63,17 @@ def _turned(won: Counts, k: int, sign: int, hits: Counts, union: Counts) -> tupl
 
 
 class _Search:
-    """Weights (M,K) and the counts hits and union (K,) under them; the parts keep their pixels in step."""
+    """Weights (M,K) and the counts hits and union (K,) under them; the pixels keep in step."""
 
-    def __init__(self, parts: Sequence[Pixels], weights: Float, num_bins: int) -> None:
-        self.parts, self.num_bins = parts, num_bins
+    def __init__(self, pixels: Pixels, weights: Float, num_bins: int) -> None:
+        self.pixels, self.num_bins = pixels, num_bins
         self.factors = np.full(weights.shape[1], FACTOR)
         self._restart(weights.astype(np.float32))
         self.trace = [self.miou]
 
     def _restart(self, weights: Float) -> None:
         self.weights = weights.copy()
-        confusion = _total([part.restart(weights) for part in self.parts])
+        confusion = self.pixels.restart(weights)
         self.hits, self.union = _hits_union(confusion)
         self.per_class: Counts = confusion.sum(1)
         self.miou = float(mean_iou(self.hits, self.union))
@@ -94,7 +88,7 @@ class _Search:
         return True
 
     def _best(self, hist: Counts, hits: Counts, union: Counts, span: Span, whole: bool,
-              events: Callable[[Pixels, np.ndarray], Events]) -> float | None:  # fmt: skip
+              events: Callable[[np.ndarray], Events]) -> float | None:  # fmt: skip
         """Where on a line mIoU is highest, if that is more than now."""
         if not whole:
             value, weight = best_edge(hist, hits, union, span)
@@ -102,32 +96,30 @@ class _Search:
         flagged = flag_bins(hist, hits, union, self.miou)
         if not flagged.any():
             return None
-        merged = Events.merged([events(part, flagged) for part in self.parts])
-        plateau = best_plateau(hist, flagged, merged, hits, union, span)
+        plateau = best_plateau(hist, flagged, Events.merged([events(flagged)]), hits, union, span)
         return plateau.middle_weight if plateau.miou > self.miou else None
 
     def _open_line(self, member: int | None, column: Float, k: int, span: Span, whole: bool,
                    base: tuple[Counts, Counts], to: Callable[[float], Float]) -> Float:  # fmt: skip
         """One line through the open class. -> the column (M,) after it."""
-        hist = _total([part.histogram(member, column, span) for part in self.parts])
-        x = self._best(hist, *base, span, whole, lambda part, flagged: part.events(flagged))
+        hist = self.pixels.histogram(member, column, span)
+        x = self._best(hist, *base, span, whole, self.pixels.events)
         if x is None:
             return column
         trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
         if not trial.any() and not np.delete(self.weights, k, axis=1).any():
             return column  # weights that are all 0 are no vote: they would name class 0 everywhere
-        won = _total([part.won(trial) for part in self.parts])
+        won = self.pixels.won(trial)
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
     def _open(self, k: int, reach: Reach) -> tuple[Counts, Counts]:
         """-> hits, union as if class k won nothing."""
-        return _turned(_total([part.open(k, reach) for part in self.parts]), k, -1, self.hits, self.union)
+        return _turned(self.pixels.open(k, reach), k, -1, self.hits, self.union)
 
     def _close(self, k: int, column: Float) -> None:
         if not np.array_equal(column, self.weights[:, k]):
             self.weights[:, k] = column
-            for part in self.parts:
-                part.commit(column)
+            self.pixels.commit(column)
 
     def scale_class(self, k: int, whole: bool) -> None:
         """Moves column k along itself."""
@@ -166,20 +158,19 @@ class _Search:
     def move_along(self, base: Float, step: Float, high: float, whole: bool) -> None:
         """Moves all weights (M,K) along base + x * step, x in [0, high)."""
         span = Span(0, high, self.num_bins)
-        hist = _total([part.line_histogram(base, step, span) for part in self.parts])
+        hist = self.pixels.line_histogram(base, step, span)
         counts = np.zeros_like(self.hits), self.per_class
-        x = self._best(hist, *counts, span, whole, lambda part, flagged: part.line_events(flagged))
+        x = self._best(hist, *counts, span, whole, self.pixels.line_events)
         if x is None:
             return
         before, after = self.weights, base + np.float32(x) * step
         if not after.any():  # no vote
             return
         self.weights = after
-        confusion = _total([part.restart(self.weights) for part in self.parts])
+        confusion = self.pixels.restart(self.weights)
         if not self._take(*_hits_union(confusion)):
             self.weights = before
-            for part in self.parts:
-                part.restart(before)
+            self.pixels.restart(before)
 
     def move_member(self, m: int, uniform: bool, whole: bool) -> None:
         """Moves W[m,:] along itself; along ones where its weights are to stay equal (`uniform`) or are all zero."""
@@ -209,78 +200,49 @@ def fit_weights(
     q: Float, truth: Labels, starts: Sequence[Float], free: Free, *, strata: Strata | None = None,
     max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
 ) -> Fit:  # fmt: skip
-    """`fit_parts` of probabilities q (M,K,P) and labels truth (P,) in one part."""
-    return fit_parts(
-        [Part(q, truth, strata)], starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
+    """`fit_pixels` of probabilities q (M,K,P) and labels truth (P,)."""
+    return fit_pixels(
+        Part(q, truth, strata), starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
         coarse_pixels=coarse_pixels, num_bins=num_bins,
     )  # fmt: skip
 
 
-def fit_parts(
-    parts: Sequence[Pixels], starts: Sequence[Float], free: Free, *,
+def fit_pixels(
+    pixels: Pixels, starts: Sequence[Float], free: Free, *,
     max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
 ) -> Fit:  # fmt: skip
-    """Weights (M,K) for the pixels of all parts together, from the best of several starts, each (M,K).
+    """Weights (M,K) for the pixels, from the best of several starts, each (M,K).
 
     `free` says what may move: one factor a class, one weight a member, or one a member and class. From every start a
     smoothed mIoU is climbed by gradient on about `coarse_pixels` of the labelled pixels (`smooth`); from the best end
     the exact search climbs along short lines on an eighth of them, where that is more. Of the starts and all these
     ends, the best on the whole sample climbs on until a sweep along whole lines gains less than `min_gain`, or for
-    `max_sweeps`. So the result is never worse than any start, and the same however the pixels are parted. Raises
+    `max_sweeps`. So the result is never worse than any start, and the same wherever the pixels are. Raises
     ValueError where no pixel has a label.
     """
-    labelled = [part.num_labelled() for part in parts]
-    if not sum(labelled):
+    num = pixels.num_labelled()
+    if not num:
         raise ValueError("weights need labelled pixels, got none (all 255); give a larger sample or another split")
     candidates = [start.astype(np.float32) for start in starts]
-    coarse = _every(parts, labelled, coarse_pixels)
-    candidates += [ascend(coarse.q, coarse.truth, start, free, MAX_WEIGHT, coarse.strata) for start in candidates]
+    coarse = pixels.every(max(1, num // coarse_pixels))
+    candidates += [ascend(*coarse[:2], start, free, MAX_WEIGHT, coarse[2]) for start in candidates]
     del coarse
-    if sum(labelled) >= 2 * MIDDLE * coarse_pixels:
-        candidates.append(_climb_middle(parts, labelled, candidates, free, max_sweeps, 10 * min_gain, num_bins))
-    scores = [_miou(_total([part.confusion(weights) for part in parts])) for weights in candidates]
-    search = _Search(parts, candidates[int(np.argmax(scores))], num_bins)
+    if num >= 2 * MIDDLE * coarse_pixels:
+        with pixels.thinned(MIDDLE) as middle:
+            few = _Search(middle, _best(middle, candidates), num_bins)
+            _climb(few, free, max_sweeps, 10 * min_gain, prove=False)
+        candidates.append(few.weights)
+        del middle, few
+    search = _Search(pixels, _best(pixels, candidates), num_bins)
     num_sweeps, converged = _climb(search, free, max_sweeps, min_gain)
-    counts = _total([part.confusion(search.weights) for part in parts])
+    counts = pixels.confusion(search.weights)
     assert _miou(counts) == search.miou, "the counts that were kept in step differ from a recount"
     return Fit(search.weights, search.miou, counts, num_sweeps, converged, search.trace)
 
 
-def _climb_middle(
-    parts: Sequence[Pixels], labelled: Sequence[int], candidates: Sequence[Float], free: Free,
-    max_sweeps: int, min_gain: float, num_bins: int,
-) -> Float:  # fmt: skip
-    """Where the best of the candidates climbs on every MIDDLE-th labelled pixel of all parts in a row, which stay
-    where they are. -> weights (M,K)"""
-    begins = np.cumsum([0, *labelled[:-1]])
-    with ExitStack() as stack:
-        thinned = (part.thinned(MIDDLE, int(-begin % MIDDLE)) for part, begin in zip(parts, begins, strict=True))
-        few = [stack.enter_context(part) for part in thinned]
-        scores = [_miou(_total([part.confusion(weights) for part in few])) for weights in candidates]
-        search = _Search(few, candidates[int(np.argmax(scores))], num_bins)
-        _climb(search, free, max_sweeps, min_gain, prove=False)
-    return search.weights
-
-
-def _every(parts: Sequence[Pixels], labelled: Sequence[int], num: int) -> Part:
-    """Every n-th labelled pixel of all parts in a row, about `num` of them, in strata by how often each counts."""
-    step = max(1, sum(labelled) // num)
-    picked, seen = [], 0
-    for part, size in zip(parts, labelled, strict=True):
-        picked.append(part.every(step, -seen % step))
-        seen += size
-    weighs = np.concatenate([weigh for _, _, weigh in picked])
-    levels, sizes = np.unique(weighs, return_counts=True)
-    strata = Strata(tuple(np.cumsum(sizes).tolist()), tuple(levels.tolist()))
-    if len(picked) == 1 and (np.diff(weighs) >= 0).all():
-        return Part(*picked[0][:2], strata)
-    place = np.argsort(np.argsort(weighs, kind="stable"))  # where each pixel goes
-    q, truth, begin = np.empty((*parts[0].shape, weighs.size), np.float32), np.empty(weighs.size, np.uint8), 0
-    for some, labels, _ in picked:
-        here = place[begin : begin + labels.size]
-        q[:, :, here], truth[here] = some, labels
-        begin += labels.size
-    return Part(q, truth, strata)
+def _best(pixels: Pixels, candidates: Sequence[Float]) -> Float:
+    """The weights with the highest mIoU; the first of equals."""
+    return candidates[int(np.argmax([_miou(pixels.confusion(weights)) for weights in candidates]))]
 
 
 def _climb(search: _Search, free: Free, max_sweeps: int, min_gain: float, *, prove: bool = True) -> tuple[int, bool]:

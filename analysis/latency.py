@@ -19,7 +19,7 @@ import torch
 
 from analysis.candidates import Candidate
 from analysis.predictor import load_model
-from trainables.checkpoint import BEST_WEIGHTS
+from trainables.checkpoint import BEST_WEIGHTS, write_text
 from trainables.data.cache import Cache
 from trainables.infer import Amp, View, view_logits
 from trainables.logits import LogitStore
@@ -78,9 +78,7 @@ def measure_costs(
         )  # fmt: skip
     ms = {view.name: float(median(by_scale[view.scale])) for view in views}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    partial = folder / f".{COST_FILE}.partial"
-    partial.write_text(json.dumps({"device": name, "ms_an_image": ms}, indent=1))
-    partial.replace(folder / COST_FILE)
+    write_text(folder / COST_FILE, json.dumps({"device": name, "ms_an_image": ms}, indent=1))
 
 
 def measure_ms(

@@ -27,8 +27,6 @@ from analysis.toptwo import contested, rescore, top_two
 from analysis.voting import BLOCK, Float, Labels, confusion_with_each, sample_confusion
 from trainables.metrics import confusion
 
-CHUNK = 2**16  # pixels whose places are held at once: eight bytes each
-
 
 @dataclass(frozen=True)
 class Reach:
@@ -44,14 +42,14 @@ class Reach:
 
 
 class Pixels(Protocol):
-    """What the search asks of a part. A line runs through the pixels of the open class: `member` m moves W[m,k]
+    """What the search asks of its pixels. A line runs through the pixels of the open class: `member` m moves W[m,k]
     itself, None scales the whole column, whose weight is then 1."""
 
     @property
     def shape(self) -> tuple[int, int]: ...  # members, classes
     def num_labelled(self) -> int: ...
-    def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]: ...
-    def thinned(self, step: int, offset: int) -> AbstractContextManager[Pixels]: ...
+    def every(self, step: int) -> tuple[Float, Labels, Strata]: ...
+    def thinned(self, step: int) -> AbstractContextManager[Pixels]: ...
     def confusion(self, weights: Float) -> Counts: ...
     def confusion_with_each(self, weights: Float) -> Counts: ...
     def restart(self, weights: Float) -> Counts: ...
@@ -108,21 +106,13 @@ class Part:
         """`some`, as a part of its own."""
         return Part(*self.some(step, begins))
 
-    def thinned(self, step: int, offset: int) -> AbstractContextManager[Part]:
+    def thinned(self, step: int) -> AbstractContextManager[Part]:
         """What `every` says, as pixels that stay where they are, until the context ends."""
-        return nullcontext(self.thin(step, firsts(np.array([self.labelled()]), step, offset)[0]))
+        return nullcontext(Part(*self.every(step)))
 
-    def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]:
-        """Every `step`-th labelled pixel from the `offset`-th on: probabilities, labels, how often each counts."""
-        some, seen = [], 0
-        for start in range(0, self.truth.size, CHUNK):
-            here = np.flatnonzero(self.truth[start : start + CHUNK] != 255)
-            some.append(here[(offset - seen) % step :: step] + start)
-            seen += here.size
-        picked = np.concatenate(some)
-        weighs = self.weighs[np.searchsorted(self.ends, picked, side="right")]
-        q = _mapped((*self.shape, picked.size))
-        return np.take(self.q, picked, axis=2, out=q, mode="clip"), self.truth[picked], weighs
+    def every(self, step: int) -> tuple[Float, Labels, Strata]:
+        """Every `step`-th labelled pixel: probabilities, labels, how often each counts."""
+        return self.some(step, firsts(np.array([self.labelled()]), step)[0])
 
     def confusion(self, weights: Float) -> Counts:
         return sample_confusion(self.q, weights, self.truth, self.strata)

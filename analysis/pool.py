@@ -133,15 +133,15 @@ class JoinedPixels:
     def num_labelled(self) -> int:
         return int(self.labelled.sum())
 
-    def every(self, step: int, offset: int) -> tuple[Float, Labels, NDArray[np.int64]]:
-        begins = firsts(self.labelled, step, offset)
+    def every(self, step: int) -> tuple[Float, Labels, Strata]:
+        begins = firsts(self.labelled, step)
         given = [(self.depth, "some", step, begin) for begin in begins]
         found: list[tuple[Float, Labels, Strata]] = self.places.each("call", given)
         qs, truths, strata = zip(*found, strict=True)
-        return join(qs, strata), join(truths, strata), in_a_row(strata).per_pixel()
+        return join(qs, strata), join(truths, strata), in_a_row(strata)
 
-    def thinned(self, step: int, offset: int) -> JoinedPixels:
-        begins = firsts(self.labelled, step, offset)
+    def thinned(self, step: int) -> JoinedPixels:
+        begins = firsts(self.labelled, step)
         self.places.each("push", [(self.depth, "thin", step, begin) for begin in begins])
         return JoinedPixels(self.places, self.depth + 1, self.shape)
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from analysis.coordinate import Fit, Free, fit_parts
+from analysis.coordinate import Fit, Free, fit_pixels
 from analysis.greedy import best_member, select_members
 from analysis.part import Pixels
 from analysis.voting import Float, Vote, shrunk, single
@@ -51,7 +51,7 @@ class Sample:
         return select_members(self.pixels)
 
     def fit(self, name: str, starts: list[Float], free: Free) -> Float:
-        self.fits[name] = fit_parts([self.pixels], starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
+        self.fits[name] = fit_pixels(self.pixels, starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
         return self.fits[name].weights
 
 

@@ -49,10 +49,6 @@ class FittingSample:
     image: NDArray[np.int32]  # (P,) position of the pixel's image in the ids it was drawn from
     strata: Strata  # how often each pixel counts
 
-    def reordered(self, order: Sequence[int]) -> FittingSample:
-        names = tuple(self.names[m] for m in order)
-        return FittingSample(names, tuple(self.by_view[m] for m in order), self.truth, self.image, self.strata)
-
     def probabilities(self, look: Look, out: Float | None = None) -> Float:
         """(m,K,P): what is seen of each of the m members that are looked at, written into the first rows of `out`
         where it is given."""

@@ -72,9 +72,9 @@ def join(values: Sequence[NDArray[T]], strata: Sequence[Strata]) -> NDArray[T]:
     return np.concatenate(pieces, axis=-1)
 
 
-def firsts(sizes: NDArray[np.int64], step: int, offset: int = 0) -> list[list[int]]:
+def firsts(sizes: NDArray[np.int64], step: int) -> list[list[int]]:
     """Where in each part's strata, which have `sizes` (parts,S) pixels, to begin so that all take every `step`-th pixel
-    from the `offset`-th on of the whole `in_a_row`: which pixels are taken does not depend on how they are parted."""
+    of the whole `in_a_row`: which pixels are taken does not depend on how they are parted."""
     flat = sizes.T.reshape(-1)
     begins = (np.cumsum(flat) - flat).reshape(sizes.T.shape).T  # (parts,S)
-    return [[int(begin) for begin in row] for row in (offset - begins) % step]
+    return [[int(begin) for begin in row] for row in -begins % step]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis import pool
-from analysis.coordinate import Free, fit_parts
+from analysis.coordinate import Free, fit_pixels
 from analysis.greedy import best_member, select_members
 from analysis.part import Part
 from analysis.passes import Look
@@ -93,9 +93,9 @@ def test_what_is_fitted_is_fitted_to_the_whole(num_shares: int, free: Free) -> N
     truth = np.where(KEPT[sample.image], sample.truth, np.uint8(255))
     part = Part(sample.probabilities(LOOK), truth, sample.strata)
     starts, coarse = [np.ones((2, K), np.float32)], 40  # so few that an eighth of the pixels is climbed first
-    expected = fit_parts([part], starts, free, max_sweeps=2, coarse_pixels=coarse)
+    expected = fit_pixels(part, starts, free, max_sweeps=2, coarse_pixels=coarse)
     with pool_of(num_shares) as parted, parted.see(LOOK, KEPT) as pixels:
-        found = fit_parts([pixels], starts, free, max_sweeps=2, coarse_pixels=coarse)
+        found = fit_pixels(pixels, starts, free, max_sweeps=2, coarse_pixels=coarse)
         np.testing.assert_array_equal(select_members(pixels), select_members(part))
         assert best_member(pixels) == best_member(part)
     np.testing.assert_array_equal(found.weights, expected.weights)
@@ -128,11 +128,11 @@ def test_shares_of_pixels_that_all_count_once_keep_their_order() -> None:
     shares = [FittingSample(NAMES, s.by_view, s.truth, s.image, Strata(s.strata.ends, (1, 1))) for s in samples]
     places = HeldHere([Held(Share(share, 5)) for share in shares])
     places.each("push", [(0, "see", LOOK, np.ones(5, bool))] * 2)
-    q, truth, weighs = JoinedPixels(places, 1, (2, K)).every(7, 3)
+    q, truth, strata = JoinedPixels(places, 1, (2, K)).every(7)
     whole = sample_of(range(N))
-    np.testing.assert_array_equal(truth, whole.truth[3::7])
-    np.testing.assert_array_equal(q, whole.probabilities(LOOK)[:, :, 3::7])
-    assert (weighs == 1).all()
+    np.testing.assert_array_equal(truth, whole.truth[::7])
+    np.testing.assert_array_equal(q, whole.probabilities(LOOK)[:, :, ::7])
+    assert (strata.per_pixel() == 1).all()
 
 
 def test_the_ensemble_is_that_of_one_share_however_the_sample_is_parted(judged_with: Callable[..., bytes]) -> None:

@@ -186,7 +186,7 @@ def _all_starts(q: np.ndarray, truth: np.ndarray) -> Fit:
 
 def sweeps(q: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """One sweep over all M x K weights from equal ones, over one reading of the probabilities just before it."""
-    search = _Search([Part(q, truth)], np.ones(q.shape[:2], np.float32), 512)
+    search = _Search(Part(q, truth), np.ones(q.shape[:2], np.float32), 512)
 
     def over_reading(call: Callable[[], Any]) -> float:
         reading_s = min(_seconds(q.sum) for _ in range(3))
