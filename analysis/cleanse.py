@@ -11,18 +11,15 @@ fold (analysis/split.py --folds) judges every image outside the hold-out. Exit c
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from analysis.suspicion import Float
-    from trainables.data.index import SegIndex
-    from trainables.logits import LogitStore
+    pass
+from analysis.label_errors.find import rank_suspects
 
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -49,7 +46,7 @@ def main(
         if apply is not None:
             lines = _apply(data, apply, out)
         else:
-            lines = _judge(list(run or ()), list(logits or ()), data, out, top, cache_dir.expanduser())
+            lines = rank_suspects(list(run or ()), list(logits or ()), data, out, top, cache_dir.expanduser())
     except (ValueError, OSError) as error:
         if debug:
             raise
@@ -59,7 +56,7 @@ def main(
 
 
 def _apply(data: Path | None, listed: Path, out: Path) -> list[str]:
-    from analysis.corrections import apply_list, read_list
+    from analysis.label_errors.corrections import apply_list, read_list
     from trainables.data.card import read_card
     from trainables.data.coco import read
 
@@ -70,112 +67,6 @@ def _apply(data: Path | None, listed: Path, out: Path) -> list[str]:
     done = apply_list(card, index, read_list(listed, index), out)
     said = ", ".join(f"{count} {action}" for action, count in sorted(done.items())) or "nothing"
     return [f"applied: {said}", f"written: {out / 'data.yaml'} (the original files are as they were)"]
-
-
-def _judge(runs: list[Path], folders: list[Path], data: Path | None, out: Path, top: int, cache_dir: Path) -> list[str]:
-    import numpy as np
-
-    from analysis.corrections import csv_rows
-    from analysis.pages import write_facts, write_text
-    from analysis.pixels import probabilities
-    from analysis.suspects_page import caveats_of, write_suspects
-    from analysis.suspicion import class_confidence, find_suspects
-    from trainables.data.cache import Cache
-    from trainables.data.card import read_card
-    from trainables.data.coco import read
-
-    runs = [one for folder in runs for one in _runs_in(folder)]
-    if not runs and not folders:
-        raise ValueError("suspicion needs out-of-sample predictions, got none; give --run DIR or --logits DIR")
-    card = data or Path(json.loads(_text(runs[0] / "run.json"))["card"] if runs else "")
-    if not card.is_file():
-        raise ValueError(f"the data card must be a file, got {str(card)!r}; give --data data.yaml")
-    index = read(read_card(card))
-    stores = [store for folder in runs for store in _stores_of_run(folder)] + [_store(folder) for folder in folders]
-    holders = _holders(stores, index)
-    cache = Cache.open(index, cache_dir)
-    ids = [image.image_id for image in index.images if image.image_id in holders]
-
-    def predicted(image_id: str) -> Float:
-        maps = [probabilities(store, store.views, image_id) for store in holders[image_id]]
-        total: Float = np.add.reduce(maps) / np.float32(len(maps))
-        return total
-
-    confidence = class_confidence(index, ids, predicted, cache.label)
-    suspects, images = find_suspects(index, ids, predicted, cache.label, confidence)
-    write_text(out / "suspects.csv", csv_rows(suspects))
-    facts = {
-        "data": index.name,
-        "num_images": len(ids),
-        "counts": dict(Counter(s.kind for s in suspects)),
-        "class_confidence": dict(zip(index.classes, (round(float(t), 4) for t in confidence), strict=True)),
-        "images": {name: round(score, 4) for name, score in sorted(images.items(), key=lambda item: -item[1])},
-    }
-    write_facts(out / "suspects.json", facts)
-    caveats = caveats_of(index, images, suspects, len(stores))
-    write_suspects(out, card, cache, suspects, images, predicted, caveats, top)
-    kinds = Counter(s.kind for s in suspects)
-    said = f"{kinds['relabel']} to relabel, {kinds['remove']} to remove, {kinds['add']} to add"
-    head = [f"{len(ids)} images judged: {said}", *(f"note: {caveat}" for caveat in caveats)]
-    return [*head, f"written: {out / 'suspects.html'}, {out / 'suspects.csv'}"]
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """The folder itself where it is a run, else the runs that lie in it, if any."""
-    inside = [] if (folder / "run.json").is_file() else sorted(found.parent for found in folder.glob("*/run.json"))
-    return inside or [folder]
-
-
-def _stores_of_run(folder: Path) -> list[LogitStore]:
-    """Val logits of the run's candidates. Raises ValueError where an image of them was trained on."""
-    split = json.loads(_text(folder / "data.json"))
-    trained = set(split["train"])
-    found = [_store(each) for each in sorted((folder / "logits").glob("*/val"))]
-    if not found:
-        raise ValueError(f"{folder} has no logits of val; let its logits stage end, or resume the run")
-    for store in found:
-        seen = trained & set(store.image_ids)
-        if seen:
-            raise ValueError(
-                f"{store.folder} has image {min(seen)!r}, which its model trained on; write the logits again"
-            )
-    return found
-
-
-def _store(folder: Path) -> LogitStore:
-    from trainables.logits import LogitStore
-
-    store = LogitStore(folder)
-    if store.header.split != "val":
-        raise ValueError(f"{folder} has logits of the {store.header.split}, which stays sealed; give those of val")
-    return store
-
-
-def _holders(stores: list[LogitStore], index: SegIndex) -> dict[str, list[LogitStore]]:
-    """image_id -> the stores that have it. Raises ValueError for stores of other data."""
-    known = {image.image_id for image in index.images if image.role != "unlabelled"}
-    holders: dict[str, list[LogitStore]] = {}
-    for store in stores:
-        header = store.header
-        if header.classes != index.classes or header.data_fingerprint != index.fingerprint:
-            raise ValueError(
-                f"{store.folder} was written for another state of the data ({header.data_fingerprint}) than the card's "
-                f"({index.fingerprint}); name the card that the run was started with"
-            )
-        for image_id in store.image_ids:
-            if image_id not in known:
-                raise ValueError(f"{store.folder} has image {image_id!r}, which is not in the data; name its card")
-            holders.setdefault(image_id, []).append(store)
-    return holders
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(
-            f"a run has a {path.name}, got none at {path} ({error.strerror}); give the run's folder"
-        ) from error
 
 
 if __name__ == "__main__":

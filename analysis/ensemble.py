@@ -1,182 +1,61 @@
-"""From the candidates' logits to a verdict that holds: fits every rule on val, cross-fits it, opens the hold-out
-once.
+"""The command of `analysis/ensemble.py`: predictions that any tool saved, and a data card, to a verdict.
 
-Enters: one `LogitStore` a candidate for val and for the hold-out, a source of labels, the index and the split.
-Leaves: `ensemble.json` (format segsearch-ensemble/1: every rule's weights, scores with intervals and gains, and the
-verdict) and `confusions.safetensors` (counts (N,K,K) int64 a rule and scoring). At no time does this process hold more
-than the fitting sample (`sample_bytes`), the counts of its V votes (4 N V K K bytes, and about as much for the rules'
-own), the resamples (2 bytes a resample and image), and the probabilities of one image. `spread` says where all this is
-done: it may read the images elsewhere, and hold the sample elsewhere (`pool`). Then this process sees every n-th pixel
-of the sample alone, fewer than 2 * `pool.COARSE_PIXELS` of them.
+    python analysis/ensemble.py --logits A B C --labels data.yaml [--out OUT] [--allow-missing]
 
-    ensemble = fit_ensemble(val_stores, holdout_stores, cache, index, split, EnsembleOptions(), background=True,
-                            out_dir=run_dir, opened_at="2025-01-31T12:00:00+00:00")
-
-As a command it judges predictions that any tool saved (`alone`, `foreign`):
-
-    python analysis/ensemble.py --logits A B C --labels data.yaml --out OUT
+Enters: one folder a member. Leaves: ensemble.json and confusions.safetensors under OUT, and a table of all rules.
+Exit code 2 where the input is wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import numpy as np
-
-from analysis.ensemble_file import (
-    FORMAT,
-    caveats,
-    holdout_part,
-    members_part,
-    open_holdout,
-    pareto_part,
-    rules_part,
-    write,
-)
-from analysis.ensemble_options import EnsembleOptions as EnsembleOptions
-from analysis.fitting import Counts
-from analysis.on_val import Decided, decide_on_val
-from analysis.passes import Ballot, LabelSource, Report, score_images
-from analysis.postprocess_fit import POSTPROCESSED, count
-from analysis.spread import HERE, Spread, device_caveat
-from analysis.verdict import draw, gain, judge, never_predicted, resample
-from trainables.data.index import SegIndex, Split
-from trainables.logits import LogitStore, check_together
+from analysis.ensembling.external_members import collect, judge_members, read_labels
+from analysis.ensembling.options import EnsembleOptions
 
 
-def fit_ensemble(
-    stores_val: Sequence[LogitStore],
-    stores_holdout: Sequence[LogitStore],
-    labels: LabelSource,
-    index: SegIndex,
-    split: Split,
-    options: EnsembleOptions,
-    *,
-    background: bool,
-    out_dir: Path,
-    opened_at: str,
-    opened_by: str = "analysis/ensemble.py",
-    notes: Sequence[str] = (),  # further caveats
-    ingredients: Mapping[str, Sequence[str]] = MappingProxyType({}),  # of the members that are soups
-    report: Report = lambda _line: None,
-    spread: Spread = HERE,
-) -> dict[str, Any]:
-    """Fits, cross-fits and judges all rules; writes ensemble.json and confusions.safetensors into `out_dir`.
-
-    No label of the hold-out is read before the rule that would ship is decided. Raises ValueError where stores do
-    not belong together, lack an image or hold logits that are not finite.
-    """
-    val, holdout = _paired(stores_val, stores_holdout, split, options)
-    records = index.by_id()
-    group_of = {image_id: records[image_id].group for image_id in (*split.val_ids, *split.holdout_ids)}
-    views = [_allowed(store, options) for store in val]
-    decided = decide_on_val(val, views, labels, split, group_of, index.grouped, options, report, spread)
-    val, holdout = [val[m] for m in decided.order], [holdout[m] for m in decided.order]
-    taken, shipped = decided.taken, decided.shipped
-    report(f"taken on val: {taken}; opening the hold-out ({len(split.holdout_ids)} images)")
-
-    ledger = open_holdout(out_dir, opened_at, opened_by)
-    opened = draw([group_of[i] for i in split.holdout_ids], index.grouped, options.resamples, options.seed, "hold-out")
-    unseen = _count_holdout(decided, holdout, split.holdout_ids, labels, report, spread)
-    scores = {name: resample(counts, opened) for name, counts in unseen.items()}
-    step = gain(scores[shipped], scores["best_single"])
-    members = len(decided.choice.vote.used)
-    verdict = judge(taken, members, step, len(split.holdout_ids), postprocessed=shipped == POSTPROCESSED)
-    report(verdict["sentence"])
-
-    outcome, choices, costs = decided.outcome, decided.outcome.choices, decided.costs
-    said = [*notes, costs.caveat, device_caveat(spread), decided.folds.caveat, decided.draws.caveat, opened.caveat]
-    said.append(never_predicted(choices[verdict["rule"]].vote.weights, index.classes))
-    fitted = {name: resample(counts, decided.draws) for name, counts in outcome.fitted.items()}
-    scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}
-    result = {
-        "format": FORMAT,
-        "classes": list(index.classes),
-        "background": background,
-        "num_val": len(split.val_ids),
-        "num_holdout": len(split.holdout_ids),
-        "unit": opened.unit,
-        "caveats": caveats(said, ledger, verdict, scores, taken),
-        "members": members_part(val, decided.sighted.whole.own_views, decided.val_miou, costs, ingredients),
-        "rules": rules_part(choices, scored, costs, decided.post.part(taken)),
-        "postprocess": decided.post.part(taken),
-        "cost_unit": costs.unit,
-        "latency_budget_ms": options.latency_budget_ms,
-        "pareto": pareto_part(decided.sighted.visited, val),
-        "verdict": verdict,
-        "holdout_opened": ledger,
-        **holdout_part(split.holdout_ids, unseen, verdict["rule"]),
-    }
-    counts = {"val_fitted": outcome.fitted, "val_crossfit": outcome.crossfitted, "holdout": unseen}
-    write(out_dir, result, counts, split, decided.folds)
-    return result
+def app(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; `argv` as in sys.argv[1:]. Typer takes no list after one option, so argparse does this."""
+    asked = _parser().parse_args(argv)
+    try:
+        options = EnsembleOptions(seed=asked.seed, folds=asked.folds, sample_bytes=asked.sample_mb * 2**20,
+                                  postprocess=asked.postprocess)  # fmt: skip
+        labels = read_labels(asked.labels)
+        members = collect(asked.logits, labels, asked.out, seed=asked.seed, allow_missing=asked.allow_missing, say=_say)
+        opened_at = datetime.now(UTC).isoformat(timespec="seconds")
+        result = judge_members(members, labels, asked.out, options, opened_at=opened_at, say=_say)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"segsearch: {error}\n")
+        raise SystemExit(2) from None
+    _say(f"{'rule':20} {'val, fitted':>12} {'cross-fitted':>13} {'hold-out':>9}")
+    for rule in result["rules"]:
+        scores = [rule[part]["miou"] for part in ("val_fitted", "val_crossfit", "holdout")]
+        _say("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule["name"], *scores))
+    _say(result["verdict"]["sentence"])
 
 
-def _count_holdout(
-    decided: Decided,
-    holdout: Sequence[LogitStore],
-    ids: Sequence[str],
-    labels: LabelSource,
-    report: Report,
-    spread: Spread,
-) -> dict[str, Counts]:
-    """Counts (N,K,K) of every rule."""
-    ballots = {name: Ballot(choice.look, (choice.vote,)) for name, choice in decided.outcome.choices.items()}
-    plain = {name: ballot for name, ballot in ballots.items() if name != POSTPROCESSED}
-    counted = score_images(holdout, ids, labels, [list(plain.values())], report, "hold-out", spread=spread)
-    unseen = {name: one[:, 0].astype(np.int64) for name, one in zip(plain, counted, strict=True)}
-    if decided.post.steps is not None:
-        whole = ballots[POSTPROCESSED], decided.post.steps
-        unseen[POSTPROCESSED] = count(holdout, ids, labels, [whole], spread=spread)
-    return unseen
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ensemble.py", description="Fit and judge every way to join these members.")
+    parser.add_argument("--logits", type=Path, nargs="+", required=True, help="one folder of predictions a member")
+    parser.add_argument("--labels", type=Path, required=True, help="the data card (data.yaml)")
+    parser.add_argument("--out", type=Path, default=Path("ensemble"), help="where the result is written")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out images that not every member has")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--sample-mb", type=int, default=1024, help="memory for the pixels that weights are fitted to")
+    parser.add_argument("--postprocess", choices=("off", "auto"), default="auto", help="take specks and holes out of "
+                        "the labels where that pays")  # fmt: skip
+    return parser
 
 
-def _paired(
-    val: Sequence[LogitStore], holdout: Sequence[LogitStore], split: Split, options: EnsembleOptions
-) -> tuple[list[LogitStore], list[LogitStore]]:
-    """Both lists of stores, checked: same trials, same data, every image in every view that may be chosen."""
-    if not val or not split.holdout_ids:
-        raise ValueError(
-            f"a verdict needs candidates and hold-out images, got {len(val)} and {len(split.holdout_ids)}; "
-            "run the logits stage, and give the data card a hold-out (or let one be carved)"
-        )
-    for split_name, stores in (("val", val), ("holdout", holdout)):
-        for store in stores:
-            if store.header.split != split_name:
-                raise ValueError(f"{store.folder} must hold logits of {split_name}, got {store.header.split}")
-    check_together([*val, *holdout], one_split=False)
-    others = {store.header.trial: store for store in holdout}
-    for store in val:
-        other = others.get(store.header.trial)
-        if other is None or other.header.checkpoint_fingerprint != store.header.checkpoint_fingerprint:
-            raise ValueError(
-                f"trial {store.header.trial} must have logits of val and hold-out from one checkpoint, but the "
-                f"hold-out's are {'missing' if other is None else 'from another'}; run the logits stage again"
-            )
-        for view in _allowed(store, options):
-            for where, ids in ((store, split.val_ids), (other, split.holdout_ids)):
-                missing = where.missing(view, ids)
-                if missing:
-                    raise ValueError(
-                        f"{where.folder} lacks {len(missing)} images in view {view} ({', '.join(missing[:3])}, ...); "
-                        "run the logits stage again"
-                    )
-    return list(val), [others[store.header.trial] for store in val]
-
-
-def _allowed(store: LogitStore, options: EnsembleOptions) -> tuple[str, ...]:
-    wanted = store.views if options.views is None else tuple(v for v in options.views if v in store.views)
-    if not wanted:
-        raise ValueError(
-            f"{store.folder} has views {', '.join(store.views)}, none of {options.views}; name one of them"
-        )
-    return wanted
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    from analysis.ensemble_command import app
-
     app()

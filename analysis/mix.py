@@ -89,15 +89,15 @@ def write_mixed(
     cache_dir: Path,
 ) -> dict[str, int]:
     """Mix and write; how many of the new images show each class. ValueError for a DIR that is there already."""
-    from trainables.augmentation import Augmentation
+    from trainables.data.augment.mix_sources import Sources
+    from trainables.data.augment.mixing import Mix
+    from trainables.data.augment.pipeline import reseed
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
-    from trainables.data.mixing import Mix
-    from trainables.data.sources import Sources
-    from trainables.data.split_file import read_split
-    from trainables.data.splits import look, make_split
-    from trainables.data.transforms import reseed
+    from trainables.data.splits.make_split import look, make_split
+    from trainables.data.splits.split_file import read_split
+    from trainables.recipe.augmentation import Augmentation
 
     if out.exists():
         raise ValueError(f"--out must name a folder that does not exist yet, got {out}; remove it or name another")
@@ -145,7 +145,7 @@ def _pipeline(aug: Any, mix: Any) -> Any:
     """A crop at a random scale, then the mixing: colours and geometry are the loader's, fresh each epoch."""
     import albumentations
 
-    from trainables.data.crop import ScaledCrop
+    from trainables.data.augment.crop import ScaledCrop
 
     return albumentations.Compose([ScaledCrop(aug.crop_px, None, aug.scale_min, aug.scale_max), mix])
 
@@ -234,7 +234,7 @@ def _preview(image: NDArray[np.uint8], label: NDArray[np.uint8], index: SegIndex
     import cv2
     import numpy as np
 
-    from analysis.palette import paint, palette
+    from analysis.report.palette import paint, palette
 
     painted = paint(label, palette(index.num_classes, background=index.background))
     size = (PREVIEW_PX, PREVIEW_PX)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from analysis.prediction_writers import CocoFile, LabelPngs, ProbabilityFiles
-    from analysis.predictor import Predictor
+    from analysis.bundle.predictor import Predictor
+    from analysis.bundle.writers import CocoFile, LabelPngs, ProbabilityFiles
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -73,12 +73,12 @@ def predict_folder(
 
     Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong.
     """
-    from analysis.bundle import read_bundle
+    from analysis.bundle.manifest import read_bundle
 
     checked = read_bundle(bundle)
     names = image_names(images, out, one_file=output_format is Format.rle)
 
-    from analysis.predictor import Predictor
+    from analysis.bundle.predictor import Predictor
 
     predictor = Predictor(checked, device=device, batch_size=batch_size)
     with _writable(out):
@@ -132,7 +132,7 @@ def _writable(out: Path) -> Iterator[None]:
 def _writer(
     output_format: Format, out: Path, predictor: Predictor, *, background: bool
 ) -> LabelPngs | CocoFile | ProbabilityFiles:
-    from analysis import prediction_writers as writers
+    from analysis.bundle import writers as writers
 
     if output_format is Format.png:
         return writers.LabelPngs(out, predictor.palette)

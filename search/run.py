@@ -17,7 +17,8 @@ from typing import Annotated
 
 import typer
 
-from search.session import Asked, Interrupted, Stage, start
+from search.stages.stage import Stage
+from search.start import Asked, Interrupted, start
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -44,7 +45,7 @@ def run(
     """Search a space, fit and judge the ensemble of its best trials, export what won."""
     try:
         if print_schema:
-            from search.schema import json_schema
+            from search.space.json_schema import json_schema
 
             typer.echo(json.dumps(json_schema(), indent=1))
             return

@@ -30,13 +30,15 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
     """ensemble.json of three made-up members, one with two views, whose logits a spread reads and holds."""
-    from analysis.ensemble import EnsembleOptions, fit_ensemble
+    from analysis.ensembling.fit import fit_ensemble
+    from analysis.ensembling.options import EnsembleOptions
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
     from trainables.data.index import Split
-    from trainables.data.synthetic import write_synthetic
-    from trainables.logits import LogitHeader, LogitStore, LogitWriter
+    from trainables.data.synthetic.dataset import write_synthetic
+    from trainables.logits.shard_format import LogitHeader
+    from trainables.logits.store import LogitStore, LogitWriter
 
     root = tmp_path_factory.mktemp("judged")
     index = read(read_card(write_synthetic(root / "data", num_images=20, image_px=64, seed=0)))

@@ -26,16 +26,16 @@ from typing import Any
 
 import torch
 
-from trainables.attempt import DoesNotFit, EpochReport, Report, Trial, attempt
-from trainables.checkpoint import LAST
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import Split
-from trainables.data.splits import look, make_split
-from trainables.distributed import attempt_on_ranks
-from trainables.epoch import Diverged
-from trainables.recipe import Recipe
+from trainables.data.splits.make_split import look, make_split
+from trainables.recipe.recipe import Recipe
+from trainables.training.attempt import DoesNotFit, EpochReport, Report, Trial, attempt
+from trainables.training.checkpoint import LAST
+from trainables.training.epoch import Diverged
+from trainables.training.launch_ranks import attempt_on_ranks
 
 __all__ = ["Diverged", "EpochReport", "OutOfMemory", "fit"]
 

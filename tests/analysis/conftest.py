@@ -113,9 +113,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """Three members of two recipes: the second candidate has no weight in the shipped rule."""
     import torch
 
-    from trainables.checkpoint import save_weights
     from trainables.models.segmentor import build_segmentor
-    from trainables.recipe import Augmentation, Backbone, Recipe, SegFormerHead
+    from trainables.models.weights_file import save_weights
+    from trainables.recipe.augmentation import Augmentation
+    from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
 
     folder = tmp_path_factory.mktemp("run")
     members, checkpoints = [], {}

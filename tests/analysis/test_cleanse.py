@@ -13,13 +13,14 @@ from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
 from analysis.cleanse import app
-from analysis.suspicion import class_confidence, find_suspects
+from analysis.label_errors.confident_learning import class_confidence, find_suspects
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import SegIndex
 from trainables.data.raster import rasterise
-from trainables.data.synthetic import write_synthetic
-from trainables.logits import LogitHeader, LogitWriter
+from trainables.data.synthetic.dataset import write_synthetic
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitWriter
 
 RUNNER = CliRunner()
 STRIDE = 2
@@ -68,8 +69,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, set[i
 
 
 def test_planted_errors_are_ranked_first(planted: tuple[Path, Path, set[int], int]) -> None:
-    from analysis.pixels import probabilities
-    from trainables.logits import LogitStore
+    from analysis.voting.probabilities import probabilities
+    from trainables.logits.store import LogitStore
 
     card, logits, wrong, _ = planted
     index, store = read(read_card(card)), LogitStore(logits)

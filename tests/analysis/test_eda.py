@@ -12,14 +12,14 @@ import pytest
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
+from analysis.dataset.statistics import survey
+from analysis.dataset.summary import class_rows
 from analysis.eda import app
-from analysis.survey import survey
-from analysis.survey_facts import class_rows
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.raster import rasterise, rle_runs, segmentation_mask
-from trainables.data.synthetic import write_synthetic
+from trainables.data.synthetic.dataset import write_synthetic
 
 RUNNER = CliRunner()
 

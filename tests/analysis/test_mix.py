@@ -14,9 +14,9 @@ from analysis import mix
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.raster import rasterise, read_image
-from trainables.data.split_file import write_split
-from trainables.data.splits import make_split
-from trainables.data.synthetic import write_synthetic
+from trainables.data.splits.make_split import make_split
+from trainables.data.splits.split_file import write_split
+from trainables.data.synthetic.dataset import write_synthetic
 
 KINDS = ["mosaic", "cutmix", "classmix", "copy_paste"]
 ONE = {"size_px": 64, "rare": 1.0, "scale_min": 0.3, "scale_max": 1.5}

@@ -14,23 +14,29 @@ from pycocotools.coco import COCO
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from analysis.bundle import Postprocess, read_bundle
-from analysis.candidates import Candidate, write_logits
-from analysis.ensemble import EnsembleOptions, fit_ensemble
-from analysis.export import BundleFacts, export
-from analysis.latency import measure_costs, read_ms
-from analysis.palette import palette, png_palette
-from analysis.passes import Ballot, Look, label_map
-from analysis.pixels import probabilities
-from analysis.postprocess import postprocess
+from analysis.bundle.export import BundleFacts, export
+from analysis.bundle.manifest import read_bundle
+from analysis.bundle.predictor import Predictor
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.options import EnsembleOptions
+from analysis.postprocess.label_map import postprocess
+from analysis.postprocess.options import Postprocess
 from analysis.predict import app, image_names
-from analysis.predictor import Predictor, load_model
-from analysis.voting import Vote, vote_labels
+from analysis.report.palette import palette, png_palette
+from analysis.voting.probabilities import probabilities
+from analysis.voting.score_images import label_map
+from analysis.voting.view_config import Ballot, Look
+from analysis.voting.votes import Vote, vote_labels
 from trainables.data.index import ImageRecord, SegIndex, Split
-from trainables.infer import View, view_logits
-from trainables.logits import LogitHeader, LogitStore, LogitWriter
+from trainables.logits.latency import measure_costs, read_ms
+from trainables.logits.predict_views import view_logits
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
+from trainables.logits.view import View
+from trainables.logits.write_logits import Candidate, write_logits
 from trainables.metrics import confusion, miou
-from trainables.recipe import Recipe
+from trainables.models.load import load_model
+from trainables.recipe.recipe import Recipe
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "predict.py"
 FACTS = BundleFacts("trash", "data", "split")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from analysis.dataset.split_quality import bursts
 from analysis.split import app
-from analysis.split_facts import bursts
 from trainables.data.card import read_card
 from trainables.data.coco import read
-from trainables.data.split_file import read_split
-from trainables.data.synthetic import write_synthetic
+from trainables.data.splits.split_file import read_split
+from trainables.data.synthetic.dataset import write_synthetic
 
 RUNNER = CliRunner()
 

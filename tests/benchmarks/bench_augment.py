@@ -29,18 +29,18 @@ import torch
 from bench_cache import write_set
 from pycocotools import mask as coco_mask
 
-from trainables.augmentation import PRESETS, Augmentation
+from trainables.data.augment.build_transforms import PIXEL_STEPS
+from trainables.data.augment.crop import PAD_RGB, ScaledCrop
+from trainables.data.augment.geometry import Warp
+from trainables.data.augment.pipeline import reseed
+from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
-from trainables.data.crop import PAD_RGB, ScaledCrop
-from trainables.data.dataset import TrainSet, stop_workers, train_loader
 from trainables.data.index import ImageRecord, SegIndex
 from trainables.data.raster import rasterise, read_image
-from trainables.data.steps import PIXEL_STEPS
-from trainables.data.transforms import reseed
-from trainables.data.warp import Warp
-from trainables.operators import Blurs, Channels, Colour, Cutout, Elastic, Geometric, Group, Noise
+from trainables.recipe.augmentation import PRESETS, Augmentation
+from trainables.recipe.operators import Blurs, Channels, Colour, Cutout, Elastic, Geometric, Group, Noise
 
 NUM_SAMPLES, NUM_ROUNDS = 48, 5
 NUM_TIMED = 15  # of each operator

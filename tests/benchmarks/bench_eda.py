@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from analysis.survey import survey
+from analysis.dataset.statistics import survey
 from trainables.data.card import read_card
 from trainables.data.coco import read
 

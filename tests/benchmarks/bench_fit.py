@@ -27,11 +27,13 @@ from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import Split
-from trainables.data.synthetic import write_synthetic
-from trainables.fit import EpochReport, fit
-from trainables.infer import autocast_dtype
+from trainables.data.synthetic.dataset import write_synthetic
+from trainables.fit import fit
+from trainables.logits.predict_views import autocast_dtype
 from trainables.models.segmentor import build_segmentor, upsample
-from trainables.recipe import Augmentation, Backbone, Recipe, SegFormerHead, Train
+from trainables.recipe.augmentation import Augmentation
+from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead, Train
+from trainables.training.attempt import EpochReport
 
 CROP_PX, BATCH_SIZE, NUM_IMAGES = 128, 8, 48
 

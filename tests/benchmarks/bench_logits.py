@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis.pixels import probabilities
-from trainables.logits import Dtype, LogitHeader, LogitStore, LogitWriter, forecast_bytes
+from analysis.voting.probabilities import probabilities
+from trainables.logits.shard_format import Dtype, LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter, forecast_bytes
 
 NUM_CLASSES, GRID, SIZE, VIEW = 11, (128, 128), (512, 512), "s1.00-none"
 

@@ -27,10 +27,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.losses import build_loss
 from trainables.models.segmentor import build_segmentor
-from trainables.recipe import Loss, Recipe
-from trainables.step import TrainingStep
+from trainables.recipe.recipe import Loss, Recipe
+from trainables.training.losses import build_loss
+from trainables.training.training_step import TrainingStep
 
 NUM_CLASSES = 19
 TINY = [

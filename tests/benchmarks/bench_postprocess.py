@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from analysis.bundle import Postprocess
-from analysis.postprocess import SIZES, alone, postprocess
-from analysis.regions import connected
+from analysis.postprocess.components import connected
+from analysis.postprocess.label_map import SIZES, alone, postprocess
+from analysis.postprocess.options import Postprocess
 
 NUM_MAPS, SIDE_PX, NUM_CLASSES = 20, 512, 11
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import optuna
 
-from search.options import Search
-from trainables.recipe import Recipe
+from search.space.options import Search
+from trainables.recipe.recipe import Recipe
 
 NUM_TRIALS = 10
 NUM_SLOW = 4  # without reuse: every trial starts a process
@@ -63,7 +63,7 @@ def suggest(trial: optuna.Trial) -> Recipe:
 
 
 def ours(folder: Path, num_trials: int, *, reuse: bool, imports: tuple[str, ...] = ()) -> list[float]:
-    from search.tuner import run_search
+    from search.engine.tuner import run_search
 
     run_search(
         suggest=suggest,

@@ -28,9 +28,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from analysis.ensemble import EnsembleOptions, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.options import EnsembleOptions
 from trainables.data.index import ImageRecord, SegIndex, Split
-from trainables.logits import LogitHeader, LogitStore, LogitWriter
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
 
 MEMBERS, CLASSES, STRIDE, SIDE = 6, 11, 4, 512
 ISSUE_IMAGES = 655

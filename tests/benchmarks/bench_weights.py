@@ -26,10 +26,10 @@ import numpy as np
 import optuna
 from scipy.optimize import minimize
 
-from analysis.coordinate import Fit, _Search, fit_weights
-from analysis.part import Part
-from analysis.rules import Sample, best_single_class, member, member_class, soft_class
-from analysis.voting import sample_confusion
+from analysis.ensembling.rules import Sample, best_single_class, member, member_class, soft_class
+from analysis.weight_search.coordinate_search import Fit, _Search, fit_weights
+from analysis.weight_search.pixels import Part
+from analysis.weight_search.sample_confusion import sample_confusion
 from trainables.metrics import confusion, miou
 
 NUM_CLASSES = 11

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import pytest
 
-from trainables.recipe import Recipe
+from trainables.recipe.recipe import Recipe
 
 DEFAULTS: list[dict[str, Any]] = [
     {"model/backbone": "convnext_atto", "model/backbone/convnext_atto/lr": 1e-3},
@@ -100,8 +100,8 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture
 def search_in(local_ray: None, toy: Any, tmp_path: Path) -> Callable[..., Any]:
     """`run_search` on the toy space under `tmp_path`; keywords change options or arguments."""
-    from search.options import Search
-    from search.tuner import run_search
+    from search.engine.tuner import run_search
+    from search.space.options import Search
 
     def run(**changes: Any) -> Any:
         options = {"num_trials": 6, "max_epochs": 9, "grace_epochs": 1, "reduction_factor": 3, "max_failures": 0}

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from search.observers.event_log import read_events
 from search.run import app
-from search.session import is_disk_full
-from search.trackers import read_events
+from search.start import is_disk_full
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.raster import rasterise
-from trainables.data.synthetic import write_synthetic
+from trainables.data.synthetic.dataset import write_synthetic
 from trainables.metrics import confusion, miou
 
 ROOT = Path(__file__).parents[2]

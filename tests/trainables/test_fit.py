@@ -10,27 +10,30 @@ import numpy as np
 import pytest
 import torch
 
-from trainables import attempt as attempt_module
-from trainables import epoch as epoch_module
 from trainables import fit as fit_module
-from trainables import step as step_module
-from trainables.checkpoint import load_state, load_weights, read_snapshot, snapshots
+from trainables.data.augment.pipeline import read_pipeline
+from trainables.data.augment.train_set import Batch
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
-from trainables.data.dataset import Batch
 from trainables.data.index import Split
-from trainables.data.splits import make_split
-from trainables.data.synthetic import write_synthetic
-from trainables.data.transforms import read_pipeline
-from trainables.epoch import update
-from trainables.fit import Diverged, OutOfMemory, fit
-from trainables.infer import View, at_label_size, view_logits
-from trainables.losses import build_loss
+from trainables.data.splits.make_split import make_split
+from trainables.data.synthetic.dataset import write_synthetic
+from trainables.fit import OutOfMemory, fit
+from trainables.logits.predict_views import at_label_size, view_logits
+from trainables.logits.view import View
 from trainables.metrics import confusion, miou
 from trainables.models.segmentor import Segmentor, build_segmentor
-from trainables.recipe import Augmentation, Backbone, Loss, Optimizer, Recipe, SegFormerHead, Train, UPerNetHead
-from trainables.training_state import prepare, steps_per_epoch
+from trainables.models.weights_file import load_weights
+from trainables.recipe.augmentation import Augmentation
+from trainables.recipe.recipe import Backbone, Loss, Optimizer, Recipe, SegFormerHead, Train, UPerNetHead
+from trainables.training import attempt as attempt_module
+from trainables.training import epoch as epoch_module
+from trainables.training import training_step as step_module
+from trainables.training.checkpoint import load_state, read_snapshot, snapshots
+from trainables.training.epoch import Diverged, update
+from trainables.training.losses import build_loss
+from trainables.training.state import prepare, steps_per_epoch
 
 
 @pytest.fixture(scope="module")

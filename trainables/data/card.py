@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, field_validator
 
-from trainables.recipe import Part
+from trainables.recipe.config import Part
 
 MAX_LISTED = 50
 FILE_KEYS = ("train", "val", "holdout", "unlabelled")

@@ -17,12 +17,12 @@ from collections.abc import Callable
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from trainables.models import hierarchical, mix_transformer, plain
-from trainables.models.extraction import Extraction
-from trainables.models.names import MIX_TRANSFORMERS, check_backbone_name
-from trainables.models.pairs import PYRAMID, Reads, is_plain
+from trainables.models import hierarchical, mix_transformer, plain_vit
+from trainables.models.backbone_names import MIX_TRANSFORMERS, check_backbone_name
+from trainables.models.compatibility import PYRAMID, Reads, is_plain
+from trainables.models.feature_extractor import Extraction
 from trainables.models.simple_pyramid import SimplePyramid
-from trainables.recipe import Backbone
+from trainables.recipe.recipe import Backbone
 
 STRIDES = hierarchical.STRIDES
 
@@ -91,7 +91,7 @@ def build_backbone(cfg: Backbone, reads: Reads = PYRAMID, *, in_chans: int = 3) 
 def _source(name: str) -> Callable[[Backbone, Reads, int], Extraction]:
     if name.partition(".")[0] in MIX_TRANSFORMERS:
         return mix_transformer.extract
-    return plain.extract if is_plain(name) else hierarchical.extract
+    return plain_vit.extract if is_plain(name) else hierarchical.extract
 
 
 def _layers(found: Extraction, norms: nn.ModuleList) -> tuple[dict[str, int], frozenset[str]]:

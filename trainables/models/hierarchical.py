@@ -13,7 +13,8 @@ import timm
 import torch
 from timm.layers.format import Format
 
-from trainables.models.extraction import (
+from trainables.models.compatibility import Reads
+from trainables.models.feature_extractor import (
     Extraction,
     as_value_error,
     check_drop_path,
@@ -24,9 +25,8 @@ from trainables.models.extraction import (
     statistics,
     whole_model,
 )
-from trainables.models.pairs import Reads
-from trainables.models.sizes import Sizes, find_sizes
-from trainables.recipe import Backbone
+from trainables.models.input_sizes import Sizes, find_sizes
+from trainables.recipe.recipe import Backbone
 
 STRIDES = (4, 8, 16, 32)
 _EXAMPLES = "a hierarchical model, such as convnext_tiny, swin_tiny_patch4_window7_224 or resnet50"

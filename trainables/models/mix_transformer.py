@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from trainables.models.extraction import NOTHING_LOADED, Extraction, check_drop_path, statistics
-from trainables.models.pairs import Reads
-from trainables.models.weights import LoadReport, load_file, not_had
-from trainables.recipe import Backbone
+from trainables.models.compatibility import Reads
+from trainables.models.feature_extractor import NOTHING_LOADED, Extraction, check_drop_path, statistics
+from trainables.models.pretrained import LoadReport, load_file, not_had
+from trainables.recipe.recipe import Backbone
 
 _STAGES = (1, 2, 3, 4)
 _WEIGHTS = "imagenet"

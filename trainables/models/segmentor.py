@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
 from trainables.models.heads import build_head, features_read
-from trainables.models.sizes import MULTIPLE_PX
-from trainables.models.weights import LoadReport
-from trainables.recipe import Recipe
+from trainables.models.input_sizes import MULTIPLE_PX
+from trainables.models.pretrained import LoadReport
+from trainables.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from trainables.data import cache as cache_module
 from trainables.data.cache import Cache
-from trainables.data.coco import DataProblems
+from trainables.data.card import DataProblems
 from trainables.data.index import Annotation, ImageRecord, Role, SegIndex
 from trainables.data.raster import rasterise
 

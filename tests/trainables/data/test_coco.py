@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.data.card import DataCard, read_card
-from trainables.data.coco import DataProblems, read
+from trainables.data.card import DataCard, DataProblems, read_card
+from trainables.data.coco import read
 from trainables.data.raster import rasterise
 
 SQUARE = [[2, 2, 10, 2, 10, 10, 2, 10]]

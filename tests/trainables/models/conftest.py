@@ -12,10 +12,10 @@ import torch
 from pydantic import TypeAdapter
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
+from trainables.models.compatibility import Reads
 from trainables.models.heads import build_head, features_read
-from trainables.models.pairs import Reads
 from trainables.models.segmentor import Segmentor
-from trainables.recipe import Backbone, Head
+from trainables.recipe.recipe import Backbone, Head
 
 NUM_CLASSES = 5
 HEAD_CFG: dict[str, dict[str, Any]] = {

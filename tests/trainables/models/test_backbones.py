@@ -10,9 +10,9 @@ import torch
 from timm.layers.drop import DropPath
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
-from trainables.models.pairs import Reads
+from trainables.models.compatibility import Reads
 from trainables.models.segmentor import Segmentor
-from trainables.recipe import Backbone
+from trainables.recipe.recipe import Backbone
 
 SWIN = "swin_tiny_patch4_window7_224"
 

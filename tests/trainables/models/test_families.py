@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from trainables.models.pairs import check_pair
+from trainables.models.compatibility import check_pair
 from trainables.models.segmentor import build_segmentor
-from trainables.recipe import Backbone, Head, Recipe
+from trainables.recipe.recipe import Backbone, Head, Recipe
 
 TABLE: list[tuple[str, dict[str, Any]]] = [
     ("convnext_xlarge.fb_in22k_ft_in1k", {"name": "upernet"}),

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS, build_head, features_read
-from trainables.models.pairs import PLAIN_HEADS
 from trainables.models.segmentor import Segmentor
-from trainables.recipe import Head
+from trainables.recipe.recipe import Head
 
 EXACT = 1e-4
 # The largest share of a feature's norm by which the two may differ, and for how many levels, the finest first.

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS, build_head
 from trainables.models.heads.conv_norm import PooledBatchNorm2d
 from trainables.models.heads.smp_decoders import _AtLeast8
-from trainables.models.pairs import PLAIN_HEADS
 from trainables.models.segmentor import Outputs, Segmentor
-from trainables.recipe import Head, UPerNetHead
+from trainables.recipe.recipe import Head, UPerNetHead
 
 HIERARCHICAL = (
     "convnext_atto",

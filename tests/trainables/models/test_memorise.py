@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.metrics import confusion_torch, miou
+from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS
-from trainables.models.pairs import PLAIN_HEADS
 from trainables.models.segmentor import Segmentor, upsample
 
 NUM_CLASSES, SIDE_PX = 5, 64

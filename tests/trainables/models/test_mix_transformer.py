@@ -12,7 +12,7 @@ from timm.layers.drop import DropPath
 from torch import nn
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
-from trainables.recipe import Backbone
+from trainables.recipe.recipe import Backbone
 
 
 @pytest.fixture(scope="module")

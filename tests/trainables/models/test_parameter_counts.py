@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from trainables.models.segmentor import Segmentor, build_segmentor
-from trainables.recipe import Backbone, Head, Recipe
+from trainables.recipe.recipe import Backbone, Head, Recipe
 
 SWIN_T, SWIN_L = "swin_tiny_patch4_window7_224", "swin_large_patch4_window7_224"
 VIT_L, BEIT_L = "vit_large_patch16_384", "beit_large_patch16_512"

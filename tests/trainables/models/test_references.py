@@ -14,7 +14,7 @@ from trainables.models.heads.segmenter import Segmenter, num_heads
 from trainables.models.heads.setr import Setr
 from trainables.models.segmentor import upsample
 from trainables.models.simple_pyramid import SimplePyramid
-from trainables.recipe import SegmenterHead, SetrHead
+from trainables.recipe.recipe import SegmenterHead, SetrHead
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.models.segmentor import Outputs, Segmentor, build_segmentor, upsample
-from trainables.recipe import Backbone, Recipe, SegFormerHead, UPerNetHead
+from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead, UPerNetHead
 
 SWIN = "swin_tiny_patch4_window7_224"
 

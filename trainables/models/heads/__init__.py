@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from trainables.models.compatibility import Reads
 from trainables.models.heads.dpt import Dpt
 from trainables.models.heads.knet import KNet
 from trainables.models.heads.segformer import SegFormer
@@ -19,8 +20,7 @@ from trainables.models.heads.segmenter import Segmenter
 from trainables.models.heads.setr import Setr
 from trainables.models.heads.smp_decoders import SmpDecoder
 from trainables.models.heads.upernet import UPerNet
-from trainables.models.pairs import Reads
-from trainables.recipe import Head
+from trainables.recipe.recipe import Head
 
 
 class HeadBuilder(Protocol):

@@ -14,9 +14,9 @@ from segmentation_models_pytorch.base.initialization import initialize_decoder
 from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 from torch import Tensor, nn
 
+from trainables.models.compatibility import Reads
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
-from trainables.models.pairs import Reads
-from trainables.recipe import DptHead
+from trainables.recipe.recipe import DptHead
 
 
 class Dpt(nn.Module):

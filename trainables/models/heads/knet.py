@@ -20,9 +20,9 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
+from trainables.models.compatibility import PYRAMID, Reads
 from trainables.models.heads.upernet import UPerNet
-from trainables.models.pairs import PYRAMID, Reads
-from trainables.recipe import KNetHead, UPerNetHead
+from trainables.recipe.recipe import KNetHead, UPerNetHead
 
 _UPDATE_WIDTH = 256
 _NUM_ATTENTION_HEADS = 8

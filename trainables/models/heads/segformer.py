@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.models.compatibility import PYRAMID, Reads
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
-from trainables.models.pairs import PYRAMID, Reads
-from trainables.recipe import SegFormerHead
+from trainables.recipe.recipe import SegFormerHead
 
 
 class SegFormer(nn.Module):

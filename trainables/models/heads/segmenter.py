@@ -17,8 +17,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.models.pairs import Reads
-from trainables.recipe import SegmenterHead
+from trainables.models.compatibility import Reads
+from trainables.recipe.recipe import SegmenterHead
 
 _HEAD_WIDTH = 64
 _COSINE_SCALE = 10.0  # of two classes' logits: cosines alone are too close together for a softmax

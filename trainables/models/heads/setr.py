@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from trainables.models.compatibility import Reads
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
-from trainables.models.pairs import Reads
-from trainables.recipe import SetrHead
+from trainables.recipe.recipe import SetrHead
 
 _DEPTHS = (10 / 24, 15 / 24, 20 / 24, 1.0)
 # (kernel, upsampling after each convolution but the last) of the decoder and of its auxiliaries.

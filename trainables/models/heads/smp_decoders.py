@@ -24,9 +24,9 @@ from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPl
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.models.compatibility import PYRAMID, Reads
 from trainables.models.heads.conv_norm import PooledBatchNorm2d
-from trainables.models.pairs import PYRAMID, Reads
-from trainables.recipe import SmpHead
+from trainables.recipe.recipe import SmpHead
 
 _WIDTHS = (256, 128, 64)  # at strides 16, 8, 4: the first three of smp's (256, 128, 64, 32, 16)
 

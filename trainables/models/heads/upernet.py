@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.models.compatibility import PYRAMID, Reads
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.heads.fcn import FCNHead
-from trainables.models.pairs import PYRAMID, Reads
-from trainables.recipe import UPerNetHead
+from trainables.recipe.recipe import UPerNetHead
 
 _POOL_PX = (1, 2, 3, 6)
 _AUX_LEVEL = 2  # stride 16

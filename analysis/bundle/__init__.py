@@ -1,0 +1,1 @@
+"""What ships: export, and prediction from it."""

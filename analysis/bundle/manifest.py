@@ -1,0 +1,175 @@
+"""The bundle: what ships. A folder of safetensors and one JSON file; nothing in it can run code.
+
+Enters: a folder that `export` wrote. Leaves: a `Bundle`, every file of which has the size and the SHA-256 that its
+manifest names. This module imports neither torch nor timm, so that a broken bundle is told in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from analysis.postprocess.options import Postprocess
+from trainables.recipe.config import Part
+from trainables.recipe.recipe import Recipe
+
+FORMAT: Literal["segsearch-bundle/1"] = "segsearch-bundle/1"
+MANIFEST = "bundle.json"
+Rgb = tuple[int, int, int]
+Vote = Literal["soft", "geometric", "hard"]
+PlainFileName = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*\.safetensors$")]  # so: no folder, no ".."
+
+
+class BundleError(ValueError):
+    """A bundle that must not be used, with the file, the value and the remedy."""
+
+
+class Score(Part):
+    """mIoU and IoU by class with 95% intervals; None where no pixel counts: a class in neither truth nor prediction."""
+
+    miou: float | None
+    low: float | None
+    high: float | None
+    iou: list[float | None]  # (K,)
+    iou_low: list[float | None]
+    iou_high: list[float | None]
+
+
+class Scores(Part):
+    """The shipped rule's scores: fitted and read on val, cross-fitted on val, read on the sealed hold-out."""
+
+    val_fitted: Score
+    val_crossfit: Score
+    holdout: Score
+
+
+class Member(Part):
+    """One network of the ensemble. `weights` is a file beside the manifest."""
+
+    trial: str
+    weights: PlainFileName
+    num_bytes: Annotated[int, Field(ge=1)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    recipe: Recipe
+    mean: tuple[float, float, float]  # of RGB in [0,1], subtracted before the network
+    std: tuple[float, float, float]
+    views: Annotated[tuple[str, ...], Field(min_length=1)]
+    short_px: int | None
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0  # divides the logits of every view before the softmax
+
+
+class Manifest(Part):
+    """bundle.json. Member m gives class k the weight `weights[m][k]`."""
+
+    format: Literal["segsearch-bundle/1"]
+    versions: dict[str, str]  # of the packages that wrote it
+    data: str
+    data_fingerprint: str
+    split_fingerprint: str
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=255)]  # (K,)
+    background: bool  # class 0 is "under no annotation"
+    palette: tuple[Rgb, ...]  # (K,3)
+    rule: str
+    vote: Vote
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]  # (M,)
+    weights: tuple[tuple[float, ...], ...]  # (M,K)
+    postprocess: Postprocess | None = None  # of the label map; off where None
+    scores: Scores
+    sentence: str  # the verdict
+    caveats: tuple[str, ...]
+    licences: tuple[str, ...]  # of the images and of the pretrained weights that it was trained on
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Manifest:
+        num_classes, num_members = len(self.classes), len(self.members)
+        if len(self.palette) != num_classes:
+            raise ValueError(f"palette must have a colour a class, got {len(self.palette)} for {num_classes}")
+        if [len(row) for row in self.weights] != [num_classes] * num_members:
+            shape = f"{num_members} x {num_classes}"
+            raise ValueError(f"weights must be {shape} (members x classes), got rows {[len(r) for r in self.weights]}")
+        sizes = self.postprocess
+        if sizes and not len(sizes.min_component) == len(sizes.max_hole) == num_classes:
+            found = f"{len(sizes.min_component)} and {len(sizes.max_hole)}"
+            raise ValueError(f"postprocess must have two sizes a class, got {found} for {num_classes} classes")
+        if not all(math.isfinite(weight) and weight >= 0 for row in self.weights for weight in row):
+            raise ValueError(f"weights must be numbers of 0 or more, got {self.weights}; export the run again")
+        silent = [name for k, name in enumerate(self.classes) if not any(row[k] for row in self.weights)]
+        if len(silent) == num_classes or (silent and self.vote == "geometric"):
+            # a product of no probabilities is 1: such a class would win everywhere
+            raise ValueError(
+                f"weights must not sum to 0 for a class in a {self.vote} vote, got that for {', '.join(silent)}; "
+                "give it the weights of another class"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle."""
+
+    folder: Path
+    manifest: Manifest
+
+    def weights_path(self, member: Member) -> Path:
+        return self.folder / member.weights
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read bundle.json and verify every file it names. Raises BundleError naming the first file that is not whole."""
+    manifest = _read_manifest(folder)
+    for member in manifest.members:
+        _verify(folder / member.weights, member)
+    return Bundle(folder, manifest)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"a bundle is a folder that holds {MANIFEST}, got {folder}; give the bundle/ folder of a finished run"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{path} must be JSON, got a broken file ({error}); it was cut short or edited: copy the bundle again"
+        ) from None
+    found = raw.get("format") if isinstance(raw, dict) else None
+    if found != FORMAT:
+        raise BundleError(f"{path} must have the format {FORMAT!r}, got {found!r}; use the segsearch that wrote it")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"]) or "the whole"
+        raise BundleError(
+            f"{path} does not keep the format {FORMAT}: {where}: {first['msg']} "
+            f"({error.error_count()} problems in all); copy the bundle again or use the segsearch that wrote it"
+        ) from None
+
+
+def _verify(path: Path, member: Member) -> None:
+    remedy = "copy the bundle again from its run"
+    if not path.is_file():
+        raise BundleError(f"every file of a bundle must be there, got no {path.name} in {path.parent}; {remedy}")
+    num_bytes = path.stat().st_size
+    if num_bytes != member.num_bytes:
+        what = "it was cut short" if num_bytes < member.num_bytes else "it has grown"
+        raise BundleError(f"{path} must have {member.num_bytes} bytes, got {num_bytes}: {what}; {remedy}")
+    digest = sha256_of(path)
+    if digest != member.sha256:
+        raise BundleError(
+            f"{path} must have the SHA-256 {member.sha256[:12]}..., got {digest[:12]}...: it was changed; {remedy}"
+        )

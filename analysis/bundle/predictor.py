@@ -1,0 +1,191 @@
+"""A bundle at work: images in, labels or probabilities out, on one device, without Ray.
+
+Enters: a verified `Bundle` and RGB images, uint8 (H,W,3). Leaves: labels uint8 (H,W) or probabilities float32 (K,H,W).
+Every step is the logit store's own: the same view sizes, the same rounding of logits to float16, the same functions for
+probabilities, votes and post-processing. So the bundle reproduces the verdict on the hold-out (to the last digits where
+a run kept its logits in 8 bits: nothing is rounded to those here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analysis.bundle.manifest import Bundle, BundleError, Member
+from analysis.postprocess.label_map import postprocess
+from analysis.voting import probabilities, votes
+from trainables.logits.predict_views import view_logits
+from trainables.logits.view import View
+from trainables.models.segmentor import Segmentor
+
+if TYPE_CHECKING:
+    from trainables.data.cache import Cache
+    from trainables.logits.store import LogitStore
+from trainables.models.load import load_model
+
+Image = NDArray[np.uint8]  # (H,W,3) RGB
+Label = NDArray[np.uint8]  # (H,W)
+Float = NDArray[np.float32]
+
+
+class Predictor:
+    """The members of a bundle, loaded. Give `predict_many` several images of one size and it batches them.
+
+    `device` is torch's name of one, or 'auto': a GPU where there is one. Raises BundleError where weights do not fit
+    their network, ValueError for a device that is not there.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str = "auto", batch_size: int = 8) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}; use 1 where memory is short")
+        manifest = bundle.manifest
+        self.classes = manifest.classes
+        self.palette = np.array(manifest.palette, dtype=np.uint8)  # (K,3)
+        self.device = resolve_device(device)
+        self._vote = votes.Vote(manifest.vote, np.array(manifest.weights, dtype=np.float32))  # weights (M,K)
+        self._steps = manifest.postprocess
+        self._batch_size = batch_size
+        self._members = manifest.members
+        self._models = [_load(bundle, member).to(self.device) for member in manifest.members]
+
+    def predict(self, image: Image) -> Label:
+        """image (H,W,3) uint8 RGB -> label (H,W) uint8."""
+        return next(label for _, label in self.predict_many({"image": image}))
+
+    def probabilities(self, image: Image) -> Float:
+        """image (H,W,3) uint8 RGB -> (K,H,W) float32 that sum to 1 at every pixel.
+
+        Soft votes: the weighted scores over their sum; geometric ones: the weighted geometric means over theirs. Hard
+        votes: the share of the members that voted for the class, where a tie, which `predict` gives to the best
+        member, stays a tie. Post-processing changes labels, so it has no say here.
+        """
+        return next(found for _, found in self.probabilities_many({"image": image}))
+
+    def predict_many(self, images: Mapping[str, Image]) -> Iterator[tuple[str, Label]]:
+        """Yield (name, label (H,W)) for every image, in the order of `images`."""
+        for name, q in self._members_of(images):  # (M,K,H,W)
+            labels = votes.vote_labels(q.reshape(*q.shape[:2], -1), self._vote)  # (P,)
+            label = labels.reshape(q.shape[2:])
+            yield name, label if self._steps is None else postprocess(label, self._steps)
+
+    def probabilities_many(self, images: Mapping[str, Image]) -> Iterator[tuple[str, Float]]:
+        """Yield (name, probabilities (K,H,W)) for every image, in the order of `images`."""
+        for name, q in self._members_of(images):
+            scores = class_scores(q.reshape(*q.shape[:2], -1), self._vote)  # (K,P)
+            total = np.maximum(scores.sum(axis=0), np.float32(1e-12))  # no class scores where all its members say 0
+            yield name, (scores / total).reshape(q.shape[1:])
+
+    def _members_of(self, images: Mapping[str, Image]) -> Iterator[tuple[str, Float]]:
+        """Yield (name, every member's probabilities (M,K,H,W)) for every image."""
+        _check_images(images)
+        stores = [
+            self._logits(member, model, images) for member, model in zip(self._members, self._models, strict=True)
+        ]
+        for name, image in images.items():
+            q = np.empty((len(stores), len(self.classes), *image.shape[:2]), dtype=np.float32)
+            for m, (store, member) in enumerate(zip(stores, self._members, strict=True)):
+                held = cast("LogitStore", store)
+                probabilities.probabilities(held, member.views, name, out=q[m], temperature=member.temperature)
+            yield name, q
+
+    def _logits(self, member: Member, model: Segmentor, images: Mapping[str, Image]) -> _HeldLogits:
+        held = _HeldLogits(images, {})
+        for view in member.views:
+            held.by_view[view] = dict(
+                view_logits(
+                    model,
+                    cast("Cache", _HeldImages(images)),
+                    list(images),
+                    View.parse(view),
+                    short_px=member.short_px,
+                    device=self.device,
+                    batch_size=self._batch_size,
+                    amp=member.recipe.train.amp,
+                )
+            )
+        return held
+
+
+def resolve_device(name: str) -> str:
+    """'auto' -> 'cuda' where there is one, else 'cpu'. Raises ValueError for a device that torch does not have here."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's builds differ in what they raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that torch has here, got {name!r} ({reason}); use cpu or auto") from error
+    return name
+
+
+def class_scores(q: Float, vote: votes.Vote) -> Float:
+    """(M,K,P) -> (K,P): soft, the weighted sums that the vote compares; geometric, the weighted means; hard, each
+    class's number of votes."""
+    _, num_classes, num_pixels = q.shape
+    scores = np.zeros((num_classes, num_pixels), dtype=np.float32)
+    if vote.kind == "soft":
+        for k in range(num_classes):
+            votes.class_scores(q, vote.weights, k, 0, num_pixels, scores[k])
+        return scores
+    if vote.kind == "geometric":
+        logs = votes.log_scores(q, vote.weights) / np.maximum(vote.weights.sum(axis=0), np.float32(1e-12))[:, None]
+        means: Float = np.exp(logs - logs.max(axis=0))  # the scale does not matter, and this one cannot vanish
+        return means
+    for m in vote.used:
+        alone = votes.vote_labels(q[m : m + 1], votes.Vote("soft", np.ones((1, num_classes), dtype=np.float32)))
+        for k in range(num_classes):
+            scores[k] += alone == k
+    return scores
+
+
+@dataclass(frozen=True)
+class _HeldImages:
+    """Images in memory where `view_logits` takes a cache: it asks one for sizes and pixels, and nothing else."""
+
+    images: Mapping[str, Image]
+
+    def image(self, image_id: str) -> Image:
+        return self.images[image_id]
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        height, width = self.images[image_id].shape[:2]
+        return height, width
+
+
+@dataclass(frozen=True)
+class _HeldLogits:
+    """Logits in memory where `probabilities.probabilities` takes a store."""
+
+    images: Mapping[str, Image]
+    by_view: dict[str, dict[str, NDArray[np.float16]]]  # view -> name -> (K,h,w)
+    header = SimpleNamespace(trial="of this bundle")
+
+    def logits(self, view: str, image_id: str) -> NDArray[np.float16]:
+        return self.by_view[view][image_id]
+
+    def size_px(self, _view: str, image_id: str) -> tuple[int, int]:
+        height, width = self.images[image_id].shape[:2]
+        return height, width
+
+
+def _load(bundle: Bundle, member: Member) -> Segmentor:
+    try:
+        model = load_model(member.recipe, len(bundle.manifest.classes), bundle.weights_path(member))
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    model.mean, model.std = member.mean, member.std  # the bundle's, whatever the installed timm says today
+    return model
+
+
+def _check_images(images: Mapping[str, Image]) -> None:
+    for name, image in images.items():
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(
+                f"image {name!r} must be RGB, uint8 (H,W,3), got {image.dtype} {image.shape}; convert it first"
+            )

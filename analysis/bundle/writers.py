@@ -1,0 +1,118 @@
+"""What a prediction becomes on disk: palette PNGs, one COCO file, or probabilities.
+
+Enters: a predictor and images uint8 (H,W,3) by name, the image's path under its folder. Leaves: files under OUT that
+mirror the names; each is written beside its name and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from pycocotools import mask as coco_mask
+from safetensors.numpy import save
+
+from analysis.report.palette import Colours, png_palette
+from trainables.files import write_atomically
+
+if TYPE_CHECKING:
+    from analysis.bundle.predictor import Predictor
+
+Image = NDArray[np.uint8]  # (H,W,3) RGB
+Label = NDArray[np.uint8]  # (H,W)
+COCO_NAME = "predictions.json"
+
+
+class LabelPngs:
+    """A palette PNG (mode P) an image: the pixel's value is its class, its colour the class's."""
+
+    def __init__(self, out: Path, colours: Colours) -> None:
+        self._out, self._palette = out, png_palette(colours)
+
+    def write_all(self, predictor: Predictor, images: Mapping[str, Image]) -> None:
+        for name, label in predictor.predict_many(images):
+            self._write(name, label)
+
+    def _write(self, name: str, label: Label) -> None:
+        picture = Pillow.fromarray(label)
+        picture.putpalette(self._palette)
+        write_atomically(mirrored(self._out, name, ".png"), lambda path: picture.save(path, format="PNG"))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class CocoFile:
+    """One COCO file of all images: an annotation (compressed RLE) for every class in every image.
+
+    Category ids are class indices. With a background class 0 it is left out, as in any COCO file: it is what remains.
+    """
+
+    def __init__(self, out: Path, classes: Sequence[str], *, background: bool) -> None:
+        self._out = out
+        first = 1 if background else 0
+        self._categories = [{"id": k, "name": name} for k, name in enumerate(classes) if k >= first]
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def write_all(self, predictor: Predictor, images: Mapping[str, Image]) -> None:
+        for name, label in predictor.predict_many(images):
+            self._add(name, label)
+
+    def _add(self, name: str, label: Label) -> None:
+        height, width = label.shape
+        image_id = len(self._images)
+        self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        present = set(np.unique(label).tolist())
+        for category in self._categories:
+            if category["id"] in present:
+                self._annotations.append(self._annotation(image_id, category["id"], label == category["id"]))
+
+    def close(self) -> None:
+        content = {"images": self._images, "annotations": self._annotations, "categories": self._categories}
+        text = json.dumps(content, ensure_ascii=False)
+        write_atomically(self._out / COCO_NAME, partial(_write_bytes, content=text.encode()))
+
+    def _annotation(self, image_id: int, category_id: object, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+        return {
+            "id": len(self._annotations),
+            "image_id": image_id,
+            "category_id": category_id,
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+            "area": int(mask.sum()),
+            "bbox": coco_mask.toBbox(rle).tolist(),
+            "iscrowd": 0,
+        }
+
+
+class ProbabilityFiles:
+    """A safetensors file an image: `probabilities` (K,H,W) float16, the class names in the metadata. They are the
+    vote's; what a bundle does to the label map afterwards is in the other two formats alone."""
+
+    def __init__(self, out: Path, classes: Sequence[str]) -> None:
+        self._out = out
+        self._metadata: Mapping[str, str] = {"classes": json.dumps(list(classes))}
+
+    def write_all(self, predictor: Predictor, images: Mapping[str, Image]) -> None:
+        for name, probabilities in predictor.probabilities_many(images):
+            content = save({"probabilities": probabilities.astype(np.float16)}, metadata=dict(self._metadata))
+            write_atomically(mirrored(self._out, name, ".safetensors"), partial(_write_bytes, content=content))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _write_bytes(path: Path, *, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def mirrored(out: Path, name: str, suffix: str) -> Path:
+    """'a/b.jpg' -> OUT/a/b<suffix>."""
+    return (out / name).with_suffix(suffix)

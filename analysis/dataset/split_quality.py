@@ -1,0 +1,167 @@
+"""What a split is like: sizes, scenes, classes, bursts, and how near its parts lie to each other.
+
+Enters: an index, a split, pixels of each class in each image, perceptual hashes. Leaves: plain values for the page and
+its JSON, and what they come to in sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.index import SegIndex, Split
+from trainables.data.splits.make_split import PARTS
+from trainables.data.splits.near_duplicates import Hashes, are_near, cluster, nearest
+
+FEW_SCENES = 0.34  # scenes an image: below it a part's images mostly repeat each other
+LEAKY = 0.1  # share of a part's images with a near-duplicate in train
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """One part. A scene is a cluster of near-duplicates."""
+
+    part: str
+    num_images: int
+    num_groups: int
+    groups_in_train: int  # of them, also in train
+    num_scenes: int
+    twins_in_train: int  # images with a near-duplicate in train
+    median_bits: float | None  # of 128, to the nearest train image
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Images of one part whose names differ in a number alone."""
+
+    part: str
+    name: str
+    num_images: int
+    first: int
+    last: int
+    step: int  # the commonest
+    gap: int | None  # numbers between it and the nearest train image of the same name; None where there is none
+
+
+@dataclass(frozen=True)
+class Twin:
+    """An image and its nearest in train."""
+
+    part: str
+    image_id: str
+    train_id: str
+    bits: int
+    near: bool
+
+
+def parts_of(split: Split) -> dict[str, tuple[str, ...]]:
+    return dict(zip(PARTS, (split.train_ids, split.val_ids, split.holdout_ids), strict=True))
+
+
+def part_facts(index: SegIndex, split: Split, hashes: Hashes) -> tuple[list[PartFacts], list[Twin]]:
+    """A row a part, and for every image of val and hold-out its nearest in train, nearest first."""
+    row_of = {image_id: n for n, image_id in enumerate(hashes.image_ids)}
+    records, scenes = index.by_id(), cluster(hashes)
+    rows = {part: np.array([row_of[i] for i in ids], np.intp) for part, ids in parts_of(split).items()}
+    in_train = {records[i].group for i in split.train_ids}
+    train = hashes.take(rows["train"])
+    facts, twins = [], []
+    for part, ids in parts_of(split).items():
+        groups = {records[i].group for i in ids}
+        found: list[Twin] = []
+        if part != "train":
+            own = hashes.take(rows[part])
+            for n, (m, bits) in enumerate(zip(*nearest(own, train), strict=True)):
+                found.append(Twin(part, ids[n], train.image_ids[m], int(bits), are_near(own, n, train, int(m))))
+        facts.append(PartFacts(
+            part, len(ids), len(groups), len(groups & in_train) if part != "train" else 0, len(set(scenes[rows[part]])),
+            sum(twin.near for twin in found), float(np.median([t.bits for t in found])) if found else None,
+        ))  # fmt: skip
+        twins += found
+    return facts, sorted(twins, key=lambda twin: (not twin.near, twin.bits))
+
+
+def class_table(
+    index: SegIndex, parts: Mapping[str, Sequence[str]], pixels: Mapping[str, NDArray[np.int64]]
+) -> list[dict[str, Any]]:
+    """For each class and part the images that show it and its share of the part's labelled pixels."""
+    rows: list[dict[str, Any]] = [{"class": name, "images": {}, "share": {}} for name in index.classes]
+    for part, ids in parts.items():
+        counts = np.array([pixels[i] for i in ids], np.int64).reshape(-1, index.num_classes)  # (n,K)
+        total = max(1, int(counts.sum()))
+        for k, row in enumerate(rows):
+            row["images"][part] = int((counts[:, k] > 0).sum())
+            row["share"][part] = float(counts[:, k].sum() / total)
+    return rows
+
+
+def bursts(parts: Mapping[str, Sequence[str]]) -> list[Burst]:
+    """Numbered runs of 5 images and more in each part, the largest first."""
+    runs: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for part, ids in parts.items():
+        for image_id in ids:
+            name, number = _numbered(image_id)
+            if number is not None:
+                runs[part, name].append(number)
+    found = []
+    for (part, name), numbers in runs.items():
+        numbers.sort()
+        if len(numbers) < 5:
+            continue
+        steps = np.diff(numbers)
+        near = [abs(n - m) for m in runs.get(("train", name), []) for n in (numbers[0], numbers[-1])]
+        inside = any(numbers[0] < m < numbers[-1] for m in runs.get(("train", name), []))
+        gap = None if part == "train" or not near else 0 if inside else int(min(near))
+        found.append(
+            Burst(
+                part, name, len(numbers), numbers[0], numbers[-1], int(np.bincount(steps.clip(0, 10**6)).argmax()), gap
+            )
+        )
+    return sorted(found, key=lambda burst: (PARTS.index(burst.part), -burst.num_images))
+
+
+def findings(facts: Sequence[PartFacts], runs: Sequence[Burst], twins: Sequence[Twin], grouped: bool) -> list[str]:
+    """What makes scores on a part doubtful, in words."""
+    said = []
+    for one in facts:
+        if one.part == "train":
+            continue
+        scenes = f"{one.num_scenes} scene{'' if one.num_scenes == 1 else 's'}"
+        if one.num_scenes < max(2.0, FEW_SCENES * one.num_images) and one.num_images > 2:
+            said.append(
+                f"{one.part} shows {scenes} in {one.num_images} images: its images repeat each other, and a score on "
+                f"them says as much as one on {scenes}"
+            )
+        if one.twins_in_train > LEAKY * one.num_images:
+            said.append(f"{one.twins_in_train} of {one.num_images} images of {one.part} have a near-duplicate in train")
+        if grouped and one.groups_in_train == one.num_groups:
+            said.append(f"every group of {one.part} is in train too: {one.part} is no new scene to a model")
+    for run in runs:
+        if run.part != "train" and run.gap is not None and run.step < 30 and run.num_images >= 20:
+            said.append(
+                f"{run.num_images} images of {run.part} are one burst, {run.name} number {run.first} to {run.last} in "
+                f"steps of {run.step}; the nearest train image is {run.gap} away" + _nearest_twin(run, twins)
+            )
+    return said
+
+
+def as_json(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _nearest_twin(run: Burst, twins: Sequence[Twin]) -> str:
+    found = next((t for t in twins if t.part == run.part and _numbered(t.image_id)[0] == run.name), None)
+    return f" (most alike: {found.image_id} and {found.train_id})" if found else ""
+
+
+def _numbered(image_id: str) -> tuple[str, int | None]:
+    """'images/val/0016E5_07959.jpg' -> ('0016E5_', 7959): folders say which part it was, not what it shows."""
+    match = re.search(r"([^/]*?)(\d{1,12})\D*$", image_id)
+    folder = image_id.rsplit("/", 2)[-2] + "/" if match and not match.group(1) and "/" in image_id else ""
+    return (folder + match.group(1), int(match.group(2))) if match else (image_id, None)

@@ -1,0 +1,1 @@
+"""Rules, cross-fitting, verdict."""

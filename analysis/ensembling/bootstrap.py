@@ -1,0 +1,116 @@
+"""The paired bootstrap over images or groups: confidence intervals of mIoU, IoU and gains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.metrics import iou, miou
+
+MIN_GROUPS = 10  # fewer say too little about the next group
+Counts = NDArray[np.int64]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """`times[r, u]`: how often resample r draws unit u; `unit_of[i]` is image i's unit."""
+
+    unit: Literal["image", "group"]
+    unit_of: NDArray[np.int64]  # (N,)
+    times: NDArray[np.uint16]  # (R,U): the one table that grows with both, so kept small
+    caveat: str | None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """One rule's scores: of all images, and of every resample (NaN for a class absent from truth and
+    prediction)."""
+
+    miou: float
+    iou: Scores  # (K,)
+    mious: Scores  # (R,)
+    ious: Scores  # (R,K)
+
+
+def draw(group_of_image: Sequence[str], grouped: bool, num_resamples: int, seed: int, split: str) -> Draws:
+    """Resamples of groups where the card names groups and the split has at least 10, of images elsewhere."""
+    names, unit_of = np.unique(np.array(group_of_image), return_inverse=True)
+    caveat = None
+    by_group = grouped and len(names) >= MIN_GROUPS
+    if not by_group:
+        unit_of = np.arange(len(group_of_image))
+    if grouped and not by_group:
+        groups = "1 group" if len(names) == 1 else f"{len(names)} groups"
+        caveat = (
+            f"{split} has {groups}, too few to resample ({MIN_GROUPS} are needed): its intervals resample images, "
+            "which resemble each other within a group, so they are narrower than they should be"
+        )
+    num_units = int(unit_of.max()) + 1
+    rng = np.random.default_rng(seed)
+    equal, times = np.full(num_units, 1 / num_units), np.empty((num_resamples, num_units), np.uint16)
+    for row in times:  # as one call for all rows would draw, without its int64
+        row[:] = rng.multinomial(num_units, equal)
+    return Draws("group" if by_group else "image", unit_of.astype(np.int64), times, caveat)
+
+
+def resample(counts: Counts, draws: Draws) -> Resampled:
+    """Counts (N,K,K) int64 to the scores of every resample."""
+    num_units, num_classes = draws.times.shape[1], counts.shape[1]
+    units = np.zeros((num_units, num_classes * num_classes), np.float64)
+    np.add.at(units, draws.unit_of, counts.reshape(len(counts), -1).astype(np.float64))
+    mious, ious = [], []
+    for times in np.array_split(draws.times, max(1, len(draws.times) // 100)):  # bounds the memory for many classes
+        # exact: whole numbers below 2**53
+        sums = (times @ units).astype(np.int64).reshape(-1, num_classes, num_classes)  # (r,K,K)
+        mious.append(miou(sums))
+        ious.append(iou(sums))
+    total = counts.sum(0)
+    return Resampled(float(miou(total)), iou(total), np.concatenate(mious), np.concatenate(ious))
+
+
+def _interval(values: Scores) -> tuple[float, float] | tuple[None, None]:
+    known = values[~np.isnan(values)]
+    if known.size == 0:
+        return None, None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summary(scores: Resampled) -> dict[str, Any]:
+    """{"miou", "low", "high", "iou": [K], "iou_low": [K], "iou_high": [K]}, 95% percentile intervals, None for
+    NaN."""
+    low, high = _interval(scores.mious)
+    known = ~np.isnan(scores.iou)
+    bounds = [_interval(scores.ious[:, k]) if known[k] else (None, None) for k in range(len(known))]
+    return {
+        "miou": None if np.isnan(scores.miou) else scores.miou,
+        "low": low,
+        "high": high,
+        "iou": [float(value) if ok else None for value, ok in zip(scores.iou, known, strict=True)],
+        "iou_low": [bound[0] for bound in bounds],
+        "iou_high": [bound[1] for bound in bounds],
+    }
+
+
+def gain(rule: Resampled, over: Resampled) -> dict[str, Any]:
+    """{"gain", "low", "high", "p_positive"}: the paired difference in mIoU, and the share of resamples in which it
+    is > 0."""
+    difference = rule.mious - over.mious
+    low, high = _interval(difference)
+    return {"gain": rule.miou - over.miou, "low": low, "high": high, "p_positive": float((difference > 0).mean())}
+
+
+def class_gains(rule: Resampled, over: Resampled) -> dict[int, dict[str, float]]:
+    """Class -> {"gain", "low", "high"}, where the class has an IoU under both rules: the paired difference with its 95%
+    interval. A class that was in no resample has none, and is left out."""
+    found = {}
+    for k in np.flatnonzero(~np.isnan(rule.iou - over.iou)).tolist():
+        low, high = _interval(rule.ious[:, k] - over.ious[:, k])
+        if low is not None and high is not None:
+            found[k] = {"gain": float(rule.iou[k] - over.iou[k]), "low": low, "high": high}
+    return found

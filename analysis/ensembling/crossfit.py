@@ -1,0 +1,118 @@
+"""Scores of rules on images that they were not fitted on.
+
+Enters: the images of val with their groups; for every rule and candidate (a share of shrinkage) the counts (N,K,K)
+int64 that its votes, fitted without an image's fold, made of that image. Leaves: folds, and for every rule the
+counts (N,K,K) of the nested choice: an image's candidate is chosen on the other folds alone, so its own labels have
+no say in it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.ensembling.bootstrap import Draws, draw, resample
+from analysis.ensembling.verdict import climb
+from trainables.metrics import miou
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """`of_image[i]` is the fold that holds image i out; `caveat` says in words what could not be had."""
+
+    of_image: NDArray[np.int64]  # (N,)
+    num: int
+    caveat: str | None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of val (N,), as a bootstrap that chooses among candidates draws them."""
+
+    groups: Sequence[str]
+    grouped: bool
+    seed: int
+    num_resamples: int = 500
+
+    def draws(self, of: NDArray[np.bool_]) -> Draws:
+        """Resamples of the images `of` (N,)."""
+        groups = [self.groups[i] for i in np.flatnonzero(of).tolist()]
+        return draw(groups, self.grouped, self.num_resamples, self.seed, "val")
+
+
+def make_folds(
+    image_ids: Sequence[str], group_of: Mapping[str, str], grouped: bool, num_folds: int, seed: int
+) -> Folds:
+    """Whole groups a fold, balanced by their number of images; where the card names no groups, single images.
+
+    With fewer groups than folds: contiguous blocks of the images sorted by image_id, so that neighbours in time
+    mostly stay together. Raises ValueError for fewer than 2 images.
+    """
+    num = min(num_folds, len(image_ids))
+    if num < 2:
+        raise ValueError(
+            f"cross-fitting needs at least 2 images and 2 folds, got {len(image_ids)} images of val and {num_folds} "
+            "folds; give a larger val"
+        )
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, image_id in enumerate(image_ids):
+        members[group_of[image_id] if grouped else image_id].append(i)
+    of_image = np.empty(len(image_ids), np.int64)
+    if len(members) < num:
+        ordered = sorted(range(len(image_ids)), key=lambda i: image_ids[i])
+        for fold, block in enumerate(np.array_split(np.array(ordered), num)):
+            of_image[block] = fold
+        groups = "1 group" if len(members) == 1 else f"{len(members)} groups"
+        return Folds(of_image, num, f"val has {groups}, fewer than {num} folds: rules were cross-fitted over blocks of "
+                     "consecutive images, which may resemble each other across folds")  # fmt: skip
+    names = sorted(members)
+    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    sizes = np.zeros(num, np.int64)
+    for name in sorted(shuffled, key=lambda n: -len(members[n])):
+        fold = int(np.argmin(sizes))
+        of_image[members[name]] = fold
+        sizes[fold] += len(members[name])
+    return Folds(of_image, num, None)
+
+
+def choose_candidate(counts: Sequence[Counts], of: NDArray[np.bool_]) -> int:
+    """The candidate with the highest mIoU on the images `of` (N,); ties go to the later one, the more shrunk."""
+    scores = np.array([float(miou(c[of].sum(0))) for c in counts])
+    return int(np.flatnonzero(scores == scores.max())[-1])
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A rule's counts (N,K,K), each image's by the candidate chosen on the other folds; those candidates, as (tier,
+    place in it), and the one chosen on all folds."""
+
+    counts: Counts
+    by_fold: tuple[tuple[int, int], ...]
+    whole: tuple[int, int]
+
+
+def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> Nested:
+    """Candidates come in tiers, from cheap to dear to predict with. Of a tier the best is taken (`choose_candidate`);
+    a dearer tier's best is taken over it where its gain holds (`verdict.climb`): it costs every image for ever."""
+
+    def choose(of: NDArray[np.bool_]) -> tuple[int, int]:
+        best = [(tier, choose_candidate(counts, of)) for tier, counts in enumerate(tiers)]
+        if len(best) == 1:
+            return best[0]
+        draws = images.draws(of)
+        return best[int(climb({str(t): resample(tiers[t][c][of], draws) for t, c in best}))]
+
+    chosen = np.empty_like(tiers[0][0])
+    by_fold = []
+    for fold in range(folds.num):
+        held = folds.of_image == fold
+        tier, place = choose(~held)
+        chosen[held] = tiers[tier][place][held]
+        by_fold.append((tier, place))
+    return Nested(chosen, tuple(by_fold), choose(np.ones(len(chosen), bool)))

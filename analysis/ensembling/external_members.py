@@ -1,0 +1,219 @@
+"""The ensemble stage alone: members that any tool predicted, labels from a data card, a verdict. Three calls:
+
+    labels = read_labels(Path("data.yaml"))
+    members = collect([Path("A"), Path("B")], labels, Path("out"))
+    result = judge_members(members, labels, Path("out"), EnsembleOptions(), opened_at="2026-01-31T12:00:00+00:00")
+
+Enters: folders that `foreign` reads, one a member. Leaves: under `out`, ensemble.json, confusions.safetensors and the
+members' logits as shards. The card's val fits and its holdout judges; where members predicted images of one part only,
+half of these (whole groups) are set aside as the hold-out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis.ensembling.external_predictions import Foreign, names_of, read_folder
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.options import EnsembleOptions
+from analysis.voting.votes import Labels
+from trainables.data.card import read_card
+from trainables.data.coco import read
+from trainables.data.index import SegIndex, Split
+from trainables.data.raster import rasterise
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
+
+Say = Callable[[str], None]
+Part = Literal["val", "holdout"]
+
+
+class RasterLabels:
+    """Labels of a data card's images, painted when they are asked for."""
+
+    def __init__(self, index: SegIndex) -> None:
+        self.index = index
+        self._records = index.by_id()
+        self.label = lru_cache(maxsize=64)(self._paint)
+
+    def _paint(self, image_id: str) -> Labels:
+        record = self._records[image_id]
+        return rasterise(record, self.index.ignore_index, background=self.index.background)  # (H,W)
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        record = self._records[image_id]
+        return record.height, record.width
+
+
+@dataclass(frozen=True)
+class Members:
+    """What is judged: a store a member and part, and the images that count."""
+
+    val: list[LogitStore]
+    holdout: list[LogitStore]
+    split: Split
+
+
+def read_labels(card: Path) -> RasterLabels:
+    """Labels by a data card. Raises DataProblems with everything that is wrong with the data."""
+    return RasterLabels(read(read_card(card)))
+
+
+def collect(
+    folders: Sequence[Path],
+    labels: RasterLabels,
+    out: Path,
+    *,
+    seed: int = 0,
+    allow_missing: bool = False,
+    say: Say = lambda _line: None,
+) -> Members:
+    """Every member's logits, written as shards under `out`/logits, and the split of the images that all of them have.
+
+    Raises ValueError, naming folder and images, where classes differ, arrays are broken, two folders have one name, or
+    an image is in one member and not in another; with `allow_missing` such images are left out, and said.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"members need folders of different names, got {', '.join(names) or 'none'}; rename one")
+    index = labels.index
+    scored = [record.image_id for record in index.images if record.role != "unlabelled"]
+    lookup = names_of(scored)
+    have: dict[str, set[str]] = {}
+    for name, folder in zip(names, folders, strict=True):
+        have[name] = _ids_of(folder, index, lookup, allow_missing, say)
+    common = _common(have, allow_missing, say)
+    split = _split(index, [image_id for image_id in scored if image_id in common], seed, say)
+    part_of: dict[str, Part] = dict.fromkeys(split.val_ids, "val")
+    part_of |= dict.fromkeys(split.holdout_ids, "holdout")
+    for name, folder in zip(names, folders, strict=True):
+        say(f"reading {folder}")
+        _import(
+            read_folder(folder, index.classes, lookup, allow_missing=allow_missing), name, labels, split, part_of, out
+        )
+    stores = [[LogitStore(out / "logits" / name / part) for name in names] for part in ("val", "holdout")]
+    return Members(stores[0], stores[1], split)
+
+
+def judge_members(
+    members: Members,
+    labels: RasterLabels,
+    out: Path,
+    options: EnsembleOptions,
+    *,
+    opened_at: str,
+    say: Say = lambda _line: None,
+) -> dict[str, Any]:
+    """Fits, cross-fits and judges every rule; returns what ensemble.json holds."""
+    index = labels.index
+    return fit_ensemble(
+        members.val,
+        members.holdout,
+        labels,
+        index,
+        members.split,
+        options,
+        background=index.background,
+        out_dir=out,
+        opened_at=opened_at,
+        notes=members.split.notes,
+        report=say,
+    )
+
+
+def _ids_of(folder: Path, index: SegIndex, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:
+    """The images that the folder has in every view that any of its images has."""
+    by_view: dict[str, set[str]] = {}
+    for found in read_folder(folder, index.classes, lookup, allow_missing=allow_missing, say=say):
+        by_view.setdefault(found.view, set()).add(found.image_id)
+    if not by_view:
+        raise ValueError(
+            f"{folder} must have predictions of the data card's labelled images, got none; name its files like the "
+            f"images ({min(lookup, default='none')}, ...)"
+        )
+    common = set.intersection(*by_view.values())
+    say(f"{folder}: {len(common)} images, {len(by_view)} views")
+    return common
+
+
+def _common(have: dict[str, set[str]], allow_missing: bool, say: Say) -> set[str]:
+    common, every = set.intersection(*have.values()), set.union(*have.values())
+    missing = sorted(every - common)
+    if missing:
+        where = "; ".join(f"{name} lacks {len(every - ids)}" for name, ids in have.items() if every - ids)
+        listed = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
+        if not allow_missing or not common:
+            raise ValueError(
+                f"every member must have every image, but {where} ({listed}); predict these, or leave them out of all "
+                "with --allow-missing"
+            )
+        say(f"warning: {len(missing)} images are left out, as not every member has them: {listed}")
+    return common
+
+
+def _split(index: SegIndex, ids: Sequence[str], seed: int, say: Say) -> Split:
+    """val and holdout as the card names them, else half of the groups each."""
+    records = index.by_id()
+    val = tuple(i for i in ids if records[i].role == "val")
+    holdout = tuple(i for i in ids if records[i].role == "holdout")
+    notes: tuple[str, ...] = ()
+    trained = sum(records[i].role == "train" for i in ids)
+    if not val or not holdout:
+        groups = sorted({records[i].group for i in ids})
+        if len(groups) < 4:
+            raise ValueError(
+                "a verdict needs images to fit on and others to judge by, got predictions of "
+                f"{len(ids)} images in {len(groups)} groups of one part; predict val and holdout of the data card"
+            )
+        aside = set(np.random.default_rng(seed).permutation(groups)[: len(groups) // 2].tolist())
+        val = tuple(i for i in ids if records[i].group not in aside)
+        holdout = tuple(i for i in ids if records[i].group in aside)
+        notes = (
+            f"the predictions are of one part of the data card: {len(holdout)} of its images were set aside at random "
+            "as the hold-out",
+        )
+        if trained:
+            notes += (
+                f"{trained} images are of the card's train: their scores flatter members that were fitted to them",
+            )
+    for note in notes:
+        say(f"note: {note}")
+    fingerprint = hashlib.sha256(json.dumps([val, holdout]).encode()).hexdigest()[:24]
+    return Split((), val, holdout, fingerprint, notes)
+
+
+def _import(
+    found: Iterable[Foreign], name: str, labels: RasterLabels, split: Split, part_of: dict[str, Part], out: Path
+) -> None:
+    header = LogitHeader(
+        trial=name,
+        recipe_hash="",
+        family=name,
+        split="val",
+        view="",
+        classes=labels.index.classes,
+        stride=1,
+        data_fingerprint=labels.index.fingerprint,
+        split_fingerprint=split.fingerprint,
+        checkpoint_fingerprint=name,
+    )
+    writers: dict[tuple[str, Part], LogitWriter] = {}
+    for one in found:
+        part = part_of.get(one.image_id)
+        if part is None:
+            continue
+        key = one.view, part
+        if key not in writers:
+            folder = out / "logits" / name / part
+            writers[key] = LogitWriter(folder, replace(header, split=part, view=one.view))
+        writers[key].add(one.image_id, one.logits.astype(np.float16), labels.size(one.image_id))
+    for writer in writers.values():
+        writer.close()

@@ -1,0 +1,285 @@
+"""Whether specks and holes are to be taken out of the taken rule's label maps: only where it pays.
+
+Enters: members' logits of val, the taken rule's vote without each fold, its cross-fitted counts (N,K,K). Leaves: the
+sizes to use, or none, and why. Pass one looks at each class, step and size alone (`postprocess.alone`); per class and
+step the size that gains most is chosen on the other folds. Pass two applies the combination to the fold that was held
+out, so that its score is cross-fitted; it is kept only where that mIoU rises, holds, and no class falls beyond noise.
+Then sizes are chosen on all of val. One label map is in memory at a time, made anew in each pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_array, csr_array, vstack
+
+from analysis.ensembling.bootstrap import Draws, Resampled, class_gains, gain, resample
+from analysis.ensembling.crossfit import Folds
+from analysis.ensembling.verdict import HOLDS_AT
+from analysis.postprocess.label_map import SIZES, STEPS, alone, postprocess
+from analysis.postprocess.options import Postprocess
+from analysis.voting.executor import HERE, Spread
+from analysis.voting.score_images import LabelSource, Report, label_map, label_of
+from analysis.voting.view_config import Ballot
+from trainables.logits.store import LogitStore
+from trainables.metrics import confusion
+
+POSTPROCESSED = "postprocessed"  # the rule's name among the others
+MIN_ALONE = 1e-4  # mIoU that a class's step must add by itself: each one brings a chance that another class falls
+Mode = Literal["off", "auto"]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of it. `steps` is None where nothing is kept; `crossfitted` (N,K,K) and its paired gain over the rule
+    without are None where no combination was tried."""
+
+    steps: Postprocess | None
+    reason: str
+    crossfitted: Counts | None = None
+    step: dict[str, Any] | None = None
+
+    def part(self, rule: str) -> dict[str, Any]:
+        """ensemble.json's `postprocess`: of which rule, whether kept and why, the sizes, the cross-fitted gain."""
+        steps = None if self.steps is None else self.steps.model_dump(mode="json")
+        return {"rule": rule, "kept": steps is not None, "reason": self.reason, "steps": steps, "gain": self.step}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What every option alone does to every image: how many right and predicted pixels each class gains. Sparse: an
+    image shows few classes. Option o is (step, class, size) in the order of `alone`."""
+
+    cells: csc_array  # (N, O * 2K)
+    num_classes: int
+
+    def totals(self, of: NDArray[np.bool_]) -> Counts:
+        """(O,2,K) over the images `of` (N,)."""
+        total = of.astype(np.int64) @ self.cells
+        return np.asarray(total).reshape(-1, 2, self.num_classes)
+
+    def option(self, o: int) -> Counts:
+        """(N,2,K) of one option."""
+        width = 2 * self.num_classes
+        part = self.cells[:, o * width : (o + 1) * width].toarray()
+        return np.asarray(part).reshape(-1, 2, self.num_classes)
+
+
+def fit_postprocess(
+    mode: Mode,
+    stores: Sequence[LogitStore],
+    ids: Sequence[str],
+    labels: LabelSource,
+    ballots: Sequence[Ballot],  # one vote each: the rule as it was fitted without fold f
+    folds: Folds,
+    counts: Counts,  # (N,K,K) of those votes on the folds that they did not see
+    draws: Draws,
+    classes: Sequence[str],
+    report: Report,
+    spread: Spread = HERE,
+) -> Found:
+    """Chooses, cross-fits and decides."""
+    if mode == "off":
+        return Found(None, "ensemble.postprocess is off")
+    report(f"post-processing: looking for specks and holes in {len(ids)} label maps")
+    changes = look(stores, ids, labels, ballots, folds.of_image, len(classes), spread)
+    everything = np.ones(len(ids), bool)
+    steps = choose_steps(changes, counts, draws, everything)
+    if steps.idle:
+        return Found(None, _best_alone(changes, counts, draws, classes))
+    by_fold = [choose_steps(changes, counts, draws, folds.of_image != fold) for fold in range(folds.num)]
+    report("post-processing: scoring the chosen sizes on the folds that had no say in them")
+    plan = list(zip(ballots, by_fold, strict=True))
+    cleaned = count(stores, ids, labels, plan, fold_of=folds.of_image, spread=spread)
+    return decide(steps, counts, cleaned, draws, classes)
+
+
+def look(
+    stores: Sequence[LogitStore],
+    ids: Sequence[str],
+    labels: LabelSource,
+    ballots: Sequence[Ballot],  # one a fold
+    fold_of: NDArray[np.int64],
+    num_classes: int,
+    spread: Spread = HERE,
+) -> Changes:
+    """What each option alone does to each image under the ballot of its fold."""
+    job = Looking(tuple(stores), labels, tuple(ballots), _by_id(ids, fold_of), num_classes)
+    return Changes(csc_array(vstack(list(spread(job, ids)))), num_classes)
+
+
+def count(
+    stores: Sequence[LogitStore],
+    ids: Sequence[str],
+    labels: LabelSource,
+    plan: Sequence[tuple[Ballot, Postprocess]],  # one a fold
+    *,
+    fold_of: NDArray[np.int64] | None = None,  # all in the first where None
+    spread: Spread = HERE,
+) -> Counts:
+    """Counts (N,K,K) of images, each voted and post-processed by the plan of its fold."""
+    folds = np.zeros(len(ids), np.int64) if fold_of is None else fold_of
+    return np.concatenate(list(spread(Cleaning(tuple(stores), labels, tuple(plan), _by_id(ids, folds)), ids)))
+
+
+@dataclass(frozen=True)
+class Looking:
+    """The job of `look`: a sparse row (1, O * 2K) an image."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    ballots: tuple[Ballot, ...]
+    fold_of: Mapping[str, int]
+    num_classes: int
+    device: None = None
+
+    def __call__(self, ids: Sequence[str]) -> csr_array:
+        rows = []
+        for image_id in ids:
+            label = label_map(self.stores, self.ballots[self.fold_of[image_id]], image_id)
+            moved = alone(label, label_of(self.labels, image_id, self.stores), self.num_classes)
+            rows.append(csr_array(moved.reshape(1, -1)))
+        return csr_array(vstack(rows))
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """The job of `count`."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    plan: tuple[tuple[Ballot, Postprocess], ...]
+    fold_of: Mapping[str, int]
+    device: None = None
+
+    def __call__(self, ids: Sequence[str]) -> Counts:
+        out = []
+        for image_id in ids:
+            ballot, sizes = self.plan[self.fold_of[image_id]]
+            label = postprocess(label_map(self.stores, ballot, image_id), sizes)
+            out.append(confusion(label_of(self.labels, image_id, self.stores), label, len(sizes.max_hole)))
+        return np.stack(out)
+
+
+def _by_id(ids: Sequence[str], fold_of: NDArray[np.int64]) -> dict[str, int]:
+    return dict(zip(ids, fold_of.tolist(), strict=True))
+
+
+def choose_steps(changes: Changes, counts: Counts, draws: Draws, of: NDArray[np.bool_]) -> Postprocess:
+    """Per step and class the size that alone gains most on the images `of` (N,), of equals the smallest; 0 where none
+    gains `MIN_ALONE` there and meets the rule that the combination has to meet."""
+    judge = _Alone(changes, counts, draws, of)
+    num_classes = counts.shape[1]
+    gains = judge.gains.reshape(len(STEPS), num_classes, len(SIZES))
+    chosen = np.zeros(gains.shape[:2])
+    for step, k in np.argwhere((gains >= MIN_ALONE).any(2)):
+        for size in np.argsort(-gains[step, k], kind="stable"):
+            option = (int(step) * num_classes + int(k)) * len(SIZES) + int(size)
+            if gains[step, k, size] >= MIN_ALONE and _pays(judge.before, judge.after(option)):
+                chosen[step, k] = SIZES[size]
+                break
+    return Postprocess(**{name: tuple(row) for name, row in zip(STEPS, chosen.tolist(), strict=True)})
+
+
+def decide(steps: Postprocess, counts: Counts, cleaned: Counts, draws: Draws, classes: Sequence[str]) -> Found:
+    """Keeps `steps` where the mIoU of `cleaned` (N,K,K) lies above that of `counts`, and no class falls."""
+    before, after = resample(counts, draws), resample(cleaned, draws)
+    step = gain(after, before)
+    held = f"{_words(step)} mIoU cross-fitted on {len(counts)} images, above 0 in {step['p_positive']:.0%} of resamples"
+    if not _holds(step):
+        return Found(None, f"its gain does not hold: {held}; {HOLDS_AT:.0%} are needed", cleaned, step)
+    fallen = _fallen(after, before)
+    if fallen:
+        words = ", ".join(f"{classes[k]} {_words(change)}" for k, change in fallen.items())
+        return Found(None, f"it gains {held}, but a class falls beyond noise: IoU of {words}", cleaned, step)
+    return Found(steps, f"it gains {held}, and no class falls beyond noise", cleaned, step)
+
+
+class _Alone:
+    """Options alone, on some images, in all resamples."""
+
+    def __init__(self, changes: Changes, counts: Counts, draws: Draws, of: NDArray[np.bool_]) -> None:
+        self._changes, self._of = changes, of
+        self._unit_of, self._times = draws.unit_of[of], draws.times  # units of other images stay empty
+        right = np.diagonal(counts, axis1=1, axis2=2)
+        base = np.stack([right, counts.sum(1), counts.sum(2)], axis=1)[of]  # (n,3,K) right, predicted, true
+        self._total = base.sum(0)
+        self._sums = np.tensordot(self._times, self._by_unit(base), 1)  # (R,3,K)
+        self.before = _resampled(self._total, self._sums)
+        totals = changes.totals(of)  # (O,2,K)
+        true = np.broadcast_to(self._total[2], (len(totals), 1, counts.shape[1]))
+        self.gains = _mean(_iou(np.concatenate([totals + self._total[:2], true], axis=1))) - self.before.miou  # (O,)
+
+    def after(self, option: int) -> Resampled:
+        moved = self._changes.option(option)[self._of]  # (n,2,K)
+        moved = np.concatenate([moved, np.zeros_like(moved[:, :1])], axis=1)
+        units = self._by_unit(moved)
+        touched = units.any((1, 2))
+        sums = self._sums + np.tensordot(self._times[:, touched], units[touched], 1)
+        return _resampled(self._total + moved.sum(0), sums)
+
+    def _by_unit(self, counts: Counts) -> NDArray[np.float64]:
+        units = np.zeros((self._times.shape[1], *counts.shape[1:]))
+        np.add.at(units, self._unit_of, counts)
+        return units
+
+
+def _best_alone(changes: Changes, counts: Counts, draws: Draws, classes: Sequence[str]) -> str:
+    """Why no size was chosen, by the one that came nearest."""
+    judge = _Alone(changes, counts, draws, np.ones(len(counts), bool))
+    best = int(np.argmax(judge.gains))
+    if judge.gains[best] <= 0:
+        return f"no class gains from either step at any size, alone on {len(counts)} images of val"
+    step, k, size = np.unravel_index(best, (len(STEPS), len(classes), len(SIZES)))
+    what = (
+        f"{('components', 'holes')[int(step)]} of {classes[int(k)]} below 1/{round(1 / SIZES[int(size)])} of the image"
+    )
+    after = judge.after(best)
+    found = gain(after, judge.before)
+    fallen = [classes[k] for k in _fallen(after, judge.before)]
+    but = f"; the IoU of {', '.join(fallen)} falls" if fallen else ""
+    return (
+        f"no class and size pays alone on val: the best, {what}, changes it by {_words(found)} mIoU, above 0 in "
+        f"{found['p_positive']:.0%} of resamples ({MIN_ALONE} and {HOLDS_AT:.0%} are needed){but}"
+    )
+
+
+def _pays(before: Resampled, after: Resampled) -> bool:
+    return _holds(gain(after, before)) and not _fallen(after, before)
+
+
+def _holds(step: dict[str, Any]) -> bool:
+    return bool(step["gain"] > 0 and step["p_positive"] >= HOLDS_AT)
+
+
+def _fallen(after: Resampled, before: Resampled) -> dict[int, dict[str, float]]:
+    """Classes whose IoU falls beyond noise: the paired 95% interval lies below 0."""
+    return {k: change for k, change in class_gains(after, before).items() if change["high"] < 0}
+
+
+def _words(change: dict[str, Any]) -> str:
+    """Four decimals: specks are few pixels."""
+    return f"{change['gain']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
+
+
+def _resampled(total: NDArray[Any], sums: NDArray[np.float64]) -> Resampled:
+    """(3,K), (R,3,K) [right, predicted, true]."""
+    return Resampled(float(_mean(_iou(total))), _iou(total), _mean(_iou(sums)), _iou(sums))
+
+
+def _iou(sums: NDArray[Any]) -> NDArray[np.float64]:  # (..,3,K) -> (..,K), NaN for an absent class
+    right = sums[..., 0, :].astype(np.float64)
+    union = sums[..., 1, :] + sums[..., 2, :] - right
+    ratio: NDArray[np.float64] = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+    return ratio
+
+
+def _mean(ious: NDArray[np.float64]) -> NDArray[np.float64]:  # (..,K) -> (..)
+    known = ~np.isnan(ious)
+    mean: NDArray[np.float64] = np.where(known, ious, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+    return mean

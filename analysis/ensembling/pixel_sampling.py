@@ -1,0 +1,259 @@
+"""The sample of pixels that weights are fitted on.
+
+Enters: a `LogitStore` a member, image ids, labels. Leaves: a `FittingSample` with every view's probabilities
+(V,K,P) float32 a member. Two strata: pixels within NEAR_PX of a change of label, where members differ and weights
+decide, are drawn up to INTERIOR_WEIGHT times as densely as the others, which then count that many times: weighted
+counts estimate the full ones without bias (Horvitz and Thompson 1952) and stay whole numbers. Ignored pixels count
+for nothing, as in the score.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.ensembling.temperature import add_tempered
+from analysis.voting.executor import Spread
+from analysis.voting.probabilities import sampled_probabilities
+from analysis.voting.score_images import LabelSource, Report, label_of
+from analysis.voting.view_config import Look, Views
+from analysis.voting.votes import Float, Labels
+from analysis.weight_search.strata import Strata
+from trainables.logits.store import LogitStore
+
+NEAR_PX = 4  # one cell of logits at stride 4: what bilinear upsampling blurs
+INTERIOR_WEIGHT = 4  # where errors lie near boundaries it halves the spread of a 3% sample's mIoU; 8 gains little more
+
+
+@dataclass(frozen=True)
+class Densities:
+    """Of the pixels near boundaries `near_share` are drawn, each counting once; of the others a share
+    `interior_weight` times smaller, each counting that many times. Counts over `near_share` estimate the full ones."""
+
+    near_share: float
+    interior_weight: int
+
+
+@dataclass(frozen=True)
+class FittingSample:
+    """A sample of labelled pixels, those near boundaries first; `by_view[m]` is (V_m,K,P), its rows the views
+    `names[m]`."""
+
+    names: Views
+    by_view: tuple[Float, ...]
+    truth: Labels  # (P,)
+    image: NDArray[np.int32]  # (P,) position of the pixel's image in the ids it was drawn from
+    strata: Strata  # how often each pixel counts
+
+    def probabilities(self, look: Look, out: Float | None = None) -> Float:
+        """(m,K,P): what is seen of each of the m members that are looked at, written into the first rows of `out`
+        where it is given."""
+        if out is None:
+            out = np.empty((len(look.members), *self.by_view[0].shape[1:]), np.float32)
+        for row, m in zip(out, look.members, strict=False):
+            mean_of_views(self.by_view[m], self.names[m], look.views[m], row, look.temperatures[m])
+        return out[: len(look.members)]
+
+    @property
+    def times(self) -> NDArray[np.int32]:
+        """(P,): how often each pixel counts."""
+        return self.strata.per_pixel().astype(np.int32)
+
+    def some(self, step: int, begins: Sequence[int]) -> FittingSample:
+        """Every `step`-th pixel of each stratum, from its own begin on."""
+        spans = zip((0, *self.strata.ends[:-1]), self.strata.ends, begins, strict=True)
+        picked = np.concatenate([np.arange(start + begin, end, step) for start, end, begin in spans])
+        # equally spaced over the strata too, where they are whole: then no pixel is copied
+        even = np.array_equal(picked, np.arange(begins[0], self.truth.size, step))
+        at = slice(begins[0], None, step) if even else picked
+        few = tuple(by_view[:, :, at] for by_view in self.by_view)
+        return FittingSample(self.names, few, self.truth[at], self.image[at], self.strata.of(picked))
+
+    def rows(self, member: int, chosen: Sequence[str]) -> Float:
+        """(V,K,P): a member's chosen views."""
+        return self.by_view[member][[self.names[member].index(view) for view in chosen]]
+
+
+@dataclass(frozen=True)
+class Surveying:
+    """A job: how many labelled pixels of each image lie near boundaries, and how many do not: (n,2) int64."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    device: None = None
+
+    def __call__(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        found = np.empty((len(ids), 2), np.int64)
+        for i, image_id in enumerate(ids):
+            label = label_of(self.labels, image_id, self.stores)
+            found[i] = [flat.size for flat in strata_of(label)]
+        return found
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A job: the drawn pixels of each image, image after image, of each those near boundaries first."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    names: Views
+    densities: Densities
+    seed: int
+    device: None = None
+
+    def __call__(self, ids: Sequence[str]) -> Drawn:
+        where, truths = [], []
+        for image_id in ids:
+            label = label_of(self.labels, image_id, self.stores)
+            where.append(np.concatenate(sample_pixels(label, self.densities, self.seed, image_id)))
+            truths.append(label.reshape(-1)[where[-1]])
+        ends = np.cumsum([flat.size for flat in where])
+        num_classes = len(self.stores[0].header.classes)
+        by_view = tuple(np.empty((len(views), num_classes, ends[-1]), np.float32) for views in self.names)
+        for image_id, flat, end in zip(ids, where, ends, strict=True):
+            for store, views, target in zip(self.stores, self.names, by_view, strict=True):
+                for row, view in zip(target, views, strict=True):
+                    sampled_probabilities(store, view, image_id, flat, row[:, end - flat.size : end])
+        return Drawn(np.concatenate(truths), by_view)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A part of the sample."""
+
+    truth: Labels  # (p,)
+    by_view: tuple[Float, ...]  # (V_m,K,p) a member
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Makes the sample of some images, drawn where a spread reads them."""
+
+    drawing: Drawing
+    sizes: Mapping[str, tuple[int, int]]  # of each image's pixels near boundaries, and others
+
+    def __call__(self, ids: Sequence[str], spread: Spread) -> FittingSample:
+        names, num_classes = self.drawing.names, len(self.drawing.stores[0].header.classes)
+        sizes = np.array([self.sizes[image_id] for image_id in ids])  # (N,2)
+        num_near, num_pixels = int(sizes[:, 0].sum()), int(sizes.sum())
+        by_view = tuple(np.empty((len(views), num_classes, num_pixels), np.float32) for views in names)
+        truth = np.empty(num_pixels, np.uint8)
+        starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)
+        images = iter(zip(sizes, starts, strict=True))
+        for part in spread(self.drawing, ids):
+            at = 0
+            while at < part.truth.size:
+                for size, start in zip(*next(images), strict=True):
+                    here, there = slice(at, at + size), slice(start, start + size)
+                    truth[there] = part.truth[here]
+                    for target, drawn in zip(by_view, part.by_view, strict=True):
+                        target[:, :, there] = drawn[:, :, here]
+                    at += size
+        order = np.arange(len(ids), dtype=np.int32)
+        image = np.concatenate([np.repeat(order, sizes[:, stratum]) for stratum in (0, 1)])
+        strata = Strata((num_near, num_pixels), (1, self.drawing.densities.interior_weight))
+        return FittingSample(names, by_view, truth, image, strata)
+
+
+def plan_sample(
+    stores: Sequence[LogitStore],
+    names: Views,
+    ids: Sequence[str],
+    labels: LabelSource,
+    sample_bytes: int,
+    seed: int,
+    report: Report,
+    spread: Spread,
+) -> Gathering:
+    """Every view of `names` at the same densities of every image's labelled pixels, within `sample_bytes`. The labels
+    are read twice: how densely pixels can be drawn depends on how many lie near boundaries."""
+    num_classes = len(stores[0].header.classes)
+    found = np.concatenate(list(spread(Surveying(tuple(stores), labels), ids)))  # (N,2)
+    fit = pixels_that_fit(sample_bytes, num_classes, [len(views) for views in names])
+    densities = densities_within(fit, int(found[:, 0].sum()), int(found.sum()))
+    drawn = [num_drawn(n, densities, generator(seed, i)) for n, i in zip(found, ids, strict=True)]
+    num_near, num_pixels = sum(near for near, _ in drawn), sum(near + inner for near, inner in drawn)
+    report(
+        f"fitting sample: {num_pixels:,} pixels of {len(ids)} images, {num_pixels / max(int(found.sum()), 1):.1%} of "
+        f"them; {num_near:,} lie within {NEAR_PX} px of a boundary, each other one counts {densities.interior_weight} "
+        "times"
+    )
+    sizes = {image_id: (near, inner) for image_id, (near, inner) in zip(ids, drawn, strict=True)}
+    return Gathering(Drawing(tuple(stores), labels, names, densities, seed), sizes)
+
+
+def pixels_that_fit(sample_bytes: int, num_classes: int, num_views: Sequence[int]) -> int:  # views a member (M,)
+    """How many pixels fit `sample_bytes` with every view's probabilities, their mean a member, and the working
+    memory of the weight search (each pixel's two highest scores, and one class's columns)."""
+    floats = num_classes * (sum(num_views) + len(num_views)) + len(num_views) + 8
+    return sample_bytes // (4 * floats)
+
+
+def densities_within(num_fit: int, num_near: int, num_labelled: int) -> Densities:
+    """The densest sample of at most `num_fit` pixels; all of them, each counting once, where they fit."""
+    num_inner = num_labelled - num_near
+    if num_fit >= num_labelled:
+        return Densities(1.0, 1)
+    for weight in range(INTERIOR_WEIGHT, 1, -1):
+        if num_fit <= num_near + num_inner / weight:
+            return Densities(num_fit / (num_near + num_inner / weight), weight)
+    return Densities(num_fit / num_labelled, 1)
+
+
+def near_boundary(label: Labels) -> NDArray[np.bool_]:
+    """(H,W): pixels with two labels within NEAR_PX of them in rows and columns; 255 is a label too, as true
+    boundaries often lie in what is ignored."""
+    window = np.ones((2 * NEAR_PX + 1, 2 * NEAR_PX + 1), np.uint8)
+    near: NDArray[np.bool_] = cv2.dilate(label, window) != cv2.erode(label, window)
+    return near
+
+
+def strata_of(label: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat positions of the labelled pixels of label (H,W): those near boundaries, and the others."""
+    near, labelled = near_boundary(label).reshape(-1), label.reshape(-1) != 255
+    return np.flatnonzero(labelled & near), np.flatnonzero(labelled & ~near)
+
+
+def generator(seed: int, image_id: str) -> np.random.Generator:
+    """An image's own: a sample of a subset of images is a subset of the sample."""
+    return np.random.default_rng([seed, zlib.crc32(image_id.encode())])
+
+
+def num_drawn(found: Sequence[int] | NDArray[np.int64], densities: Densities, rng: np.random.Generator) -> list[int]:
+    """How many of an image's pixels `found` (2,) in the strata are drawn; the first numbers that are asked of `rng`."""
+    shares = densities.near_share, densities.near_share / densities.interior_weight
+    exact = [share * int(num) for share, num in zip(shares, found, strict=True)]
+    # rounded at random: unbiased for tiny shares too
+    rounded = [int(part) + int(rng.random() < part - int(part)) for part in exact]
+    return [min(num, int(most)) for num, most in zip(rounded, found, strict=True)]
+
+
+def sample_pixels(
+    label: Labels, densities: Densities, seed: int, image_id: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat positions of the drawn pixels of label (H,W): those near boundaries, and the others."""
+    rng, strata = generator(seed, image_id), strata_of(label)
+    nums = num_drawn([flat.size for flat in strata], densities, rng)
+    first, second = (
+        flat if num == flat.size else flat[np.sort(rng.choice(flat.size, num, replace=False, shuffle=False))]
+        for flat, num in zip(strata, nums, strict=True)
+    )
+    return first, second
+
+
+def mean_of_views(q: Float, views: Sequence[str], chosen: Sequence[str], out: Float, temperature: float = 1.0) -> None:
+    """Writes the mean of the chosen rows of q (V,K,P) into out (K,P), in the order in which they were chosen, as they
+    are where each view's logits are divided by `temperature`."""
+    out[:] = 0
+    share = np.float32(1 / len(chosen))
+    for view in chosen:
+        row = q[views.index(view)]
+        if temperature == 1:
+            out += share * row
+        else:
+            add_tempered(row, temperature, share, out)

@@ -1,0 +1,135 @@
+"""The rules that can join members, from plain to rich, each fitted to the same sample.
+
+Enters: the pixels of a sample (`part.Pixels`), as the rule sees them: through plain views (PLAIN), each member's own
+best ones (OWN_VIEWS) or those chosen together (JOINT). Leaves: for every rule its candidates: one vote, or for a rule
+with fitted weights one vote a share of shrinkage towards the plainer rule that it grew from. Cross-fitting chooses
+among them (`crossfit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from analysis.voting.votes import Float, Vote, shrunk, single
+from analysis.weight_search.coordinate_search import Fit, Free, fit_pixels
+from analysis.weight_search.greedy_selection import best_member, select_members
+from analysis.weight_search.pixels import Pixels
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the plainer rule's weights; 1 is the plainer rule itself
+
+
+@dataclass
+class Sample:
+    """What rules are fitted to, and what has been fitted to it so far."""
+
+    pixels: Pixels
+    max_sweeps: int = 20
+    min_gain: float = 1e-5  # mIoU a sweep; less is below any noise of the sample
+    fits: dict[str, Fit] = field(default_factory=dict)
+
+    @property
+    def uniform(self) -> Float:
+        return np.ones(self.pixels.shape, np.float32)
+
+    @cached_property
+    def alone(self) -> Float:
+        """The best single member's weights."""
+        return single(*self.pixels.shape, best_member(self.pixels))
+
+    @property
+    def singles(self) -> list[Float]:
+        """Each member's weights alone."""
+        return [single(*self.pixels.shape, m) for m in range(self.pixels.shape[0])]
+
+    @cached_property
+    def picked(self) -> Float:
+        """Greedy selection's weights: a rule, and a start of another."""
+        return select_members(self.pixels)
+
+    def fit(self, name: str, starts: list[Float], free: Free) -> Float:
+        self.fits[name] = fit_pixels(self.pixels, starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
+        return self.fits[name].weights
+
+
+def _shrinkages(weights: Float, plain: Float) -> list[Vote]:
+    return [Vote("soft", shrunk(weights, plain, share)) for share in SHARES]
+
+
+def best_single(sample: Sample) -> list[Vote]:
+    return [Vote("soft", sample.alone)]
+
+
+def _alone_class(sample: Sample) -> Float:
+    """Weights (M,K) of the best member alone, its classes weighted."""
+    return sample.fit("best_single_class", [sample.alone], "class")
+
+
+def best_single_class(sample: Sample) -> list[Vote]:
+    return _shrinkages(_alone_class(sample), sample.alone)
+
+
+def best_single_views(sample: Sample) -> list[Vote]:
+    """The model that has the highest mIoU on val when each is seen through its own best views: `sample` is of those,
+    and the model need not be the one that is best in its plain view."""
+    return [Vote("soft", sample.alone)]
+
+
+def hard_vote(sample: Sample) -> list[Vote]:
+    return [Vote("hard", sample.uniform)]
+
+
+def soft_vote(sample: Sample) -> list[Vote]:
+    return [Vote("soft", sample.uniform)]
+
+
+def geometric_mean(sample: Sample) -> list[Vote]:
+    return [Vote("geometric", sample.uniform)]
+
+
+def greedy(sample: Sample) -> list[Vote]:
+    return [Vote("soft", sample.picked)]
+
+
+def soft_class(sample: Sample) -> list[Vote]:
+    return _shrinkages(sample.fit("soft_class", [sample.uniform], "class"), sample.uniform)
+
+
+def member(sample: Sample) -> list[Vote]:
+    starts = [sample.uniform, sample.picked, *sample.singles]
+    return _shrinkages(sample.fit("member", starts, "member"), sample.uniform)
+
+
+def member_class(sample: Sample) -> list[Vote]:
+    """Starts where the plainer fits ended, so that on the sample it is at least as good as each of them, and from
+    uniform: which start ends highest differs from sample to sample."""
+    plainer = [sample.fits["soft_class"].weights, sample.fits["member"].weights]
+    starts = [*plainer, _alone_class(sample), sample.uniform]
+    return _shrinkages(sample.fit("member_class", starts, "member_class"), sample.uniform)
+
+
+# from plain to rich: the order of the ladder (`verdict`) and the order in which they are fitted
+RULES: dict[str, Callable[[Sample], list[Vote]]] = {
+    "best_single": best_single,
+    "best_single_class": best_single_class,
+    "best_single_views": best_single_views,
+    "hard_vote": hard_vote,
+    "soft_vote": soft_vote,
+    "geometric_mean": geometric_mean,
+    "greedy": greedy,
+    "soft_class": soft_class,
+    "member": member,
+    "member_class": member_class,
+}
+
+PLAIN = ("best_single", "best_single_class")  # see the plain view of one model
+OWN_VIEWS = ("best_single_views",)  # sees each model through its own best views
+JOINT = tuple(name for name in RULES if name not in (*PLAIN, *OWN_VIEWS))  # see the views that were chosen together
+
+
+def fit_rules(sample: Sample, names: Sequence[str]) -> dict[str, list[Vote]]:
+    """The candidates of these rules, fitted to the sample. Raises ValueError where no pixel of it has a label."""
+    return {name: RULES[name](sample) for name in names}

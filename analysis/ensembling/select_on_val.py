@@ -1,0 +1,124 @@
+"""All that is decided on val: which views, weights and sizes, and which rule would ship. The hold-out has no part.
+
+Enters: stores and labels of val. Leaves: a `Decided`, with the order in which members count, every rule as it is used,
+and its counts (N,K,K), fitted and cross-fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.ensembling.bootstrap import Draws, Resampled, draw, resample
+from analysis.ensembling.costs import Costs, costs_of
+from analysis.ensembling.crossfit import Folds, Images, make_folds
+from analysis.ensembling.crossfit_rules import Choice, Outcome, fit_folds, score_val
+from analysis.ensembling.fit_postprocess import POSTPROCESSED, Found, count, fit_postprocess
+from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.pixel_sampling import plan_sample
+from analysis.ensembling.pool import Pool
+from analysis.ensembling.verdict import climb
+from analysis.ensembling.view_selection import Sighted, choose_sights
+from analysis.voting.executor import Spread
+from analysis.voting.score_images import LabelSource, Report, score_images
+from analysis.voting.view_config import Ballot, Look, plain_view
+from analysis.voting.votes import Vote, single
+from trainables.data.index import Split
+from trainables.logits.store import LogitStore
+from trainables.metrics import miou
+
+
+@dataclass(frozen=True)
+class Decided:
+    """`order[i]` is the candidate that is member i. Where post-processing was kept, it is the last of the rules."""
+
+    order: list[int]
+    val_miou: list[float]  # of each member's plain view
+    costs: Costs
+    sighted: Sighted
+    folds: Folds
+    draws: Draws
+    outcome: Outcome
+    scores: Mapping[str, Resampled]  # cross-fitted
+    taken: str
+    post: Found
+
+    @property
+    def shipped(self) -> str:
+        """The rule that ships where the hold-out bears it out."""
+        return self.taken if self.post.steps is None else POSTPROCESSED
+
+    @property
+    def choice(self) -> Choice:
+        return self.outcome.choices[self.taken]
+
+
+def decide_on_val(
+    candidates: Sequence[LogitStore],
+    views: Sequence[tuple[str, ...]],  # that each may use
+    labels: LabelSource,
+    split: Split,
+    group_of: Mapping[str, str],
+    grouped: bool,
+    options: EnsembleOptions,
+    report: Report,
+    spread: Spread,
+) -> Decided:
+    """Fits and cross-fits all rules, and climbs their ladder. Raises ValueError where logits are not finite, or the
+    latency budget allows no candidate."""
+    ids, classes = split.val_ids, candidates[0].header.classes
+    folds = make_folds(ids, group_of, grouped, options.folds, options.seed)
+    order, val_miou = _best_first(candidates, [plain_view(names) for names in views], ids, labels, report, spread)
+    val, names = [candidates[m] for m in order], tuple(views[m] for m in order)
+    costs = costs_of(val, names, options.latency_budget_ms)
+    images = Images([group_of[i] for i in ids], grouped, options.seed)
+    plan = plan_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread)
+    with Pool(plan, ids, spread) as pool:
+        sighted = choose_sights(pool, folds, images, costs.in_order(names), options.latency_budget_ms)
+        fits = fit_folds(pool, sighted, folds, options.max_sweeps, options.temperature == "auto", report)
+    del pool
+    outcome = score_val(val, ids, labels, fits, folds, images, report, spread)
+    draws = draw([group_of[i] for i in ids], grouped, options.resamples, options.seed, "val")
+    scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}
+    taken = climb(scores)
+    without = [Ballot(choice.look, (choice.vote,)) for choice in outcome.without[taken]]
+    post = fit_postprocess(
+        options.postprocess,
+        val,
+        ids,
+        labels,
+        without,
+        folds,
+        outcome.crossfitted[taken],
+        draws,
+        classes,
+        report,
+        spread,
+    )
+    if post.steps is not None and post.crossfitted is not None:
+        choice = outcome.choices[POSTPROCESSED] = outcome.choices[taken]
+        outcome.crossfitted[POSTPROCESSED] = post.crossfitted
+        whole = Ballot(choice.look, (choice.vote,)), post.steps
+        outcome.fitted[POSTPROCESSED] = count(val, ids, labels, [whole], spread=spread)
+        scores[POSTPROCESSED] = resample(post.crossfitted, draws)
+    return Decided(order, val_miou, costs, sighted, folds, draws, outcome, scores, taken, post)
+
+
+def _best_first(
+    val: Sequence[LogitStore],
+    plain: Sequence[str],
+    ids: Sequence[str],
+    labels: LabelSource,
+    report: Report,
+    spread: Spread,
+) -> tuple[list[int], list[float]]:
+    """Members by the mIoU of their plain view on all pixels of val, the best first, and those mIoU in that order."""
+    num_members, num_classes = len(val), len(val[0].header.classes)
+    votes = tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members))
+    ballot = Ballot(Look.plain(tuple((view,) for view in plain)), votes)
+    [counts] = score_images(val, ids, labels, [[ballot]], report, "candidates on val", spread=spread)
+    scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
+    order = [int(m) for m in np.argsort(-scores, kind="stable")]
+    return order, [float(scores[m]) for m in order]

@@ -1,0 +1,166 @@
+"""What the rules look at: the plain view of one member, its own best views, or pairs of members and views together.
+
+Enters: the fitting sample (`Pool`), the folds of val, what each view costs. Leaves: `Sights` of the fit on all of val
+and of the fit without each fold, and the ensembles that the search passed through, for the Pareto page. Choosing views
+is part of a fit. Searching gives paths from cheap to dear (`joint`), found again without each fold; how far to go along
+them is decided by images that a step was not found on: a dearer step is taken where its cross-fitted gain holds, as the
+ladder of rules has it (`verdict.climb`). No view has to reach a threshold that somebody set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.ensembling.crossfit import Folds, Images
+from analysis.ensembling.path_scores import Tally
+from analysis.ensembling.pool import Pool
+from analysis.ensembling.verdict import climb
+from analysis.ensembling.view_search import Pairs, Step, search_path
+from analysis.voting.view_config import Look, Views, plain_view
+from analysis.voting.votes import Labels
+
+
+@dataclass(frozen=True)
+class Sights:
+    """What the rules of one fit look at."""
+
+    plain: Look  # one member, its plain view
+    own: Look  # one member, its own best views
+    joint: tuple[Look, ...]  # of several members and views chosen together: a lean one, and the fullest
+    own_views: Views  # each member's own best views
+
+
+@dataclass(frozen=True)
+class Visited:
+    """An ensemble that the search passed through, found on all of val. Both scores are of the fitting sample."""
+
+    views: Views
+    cost: float
+    miou_fitted: float
+    miou_crossfit: float
+
+
+@dataclass(frozen=True)
+class Sighted:
+    whole: Sights
+    without: tuple[Sights, ...]  # each fold
+    visited: tuple[Visited, ...]  # from cheap to dear; the plain views first
+
+
+class _Steps:
+    """Paths of every fit in step with each other: column s is one step, found on all of val and without each fold."""
+
+    def __init__(self, pool: Pool, folds: Folds, paths: Sequence[Sequence[Sequence[Step]]]) -> None:
+        """`paths[f][p]` is path p of fit f; fit 0 is of all of val, fit f > 0 leaves out fold f - 1."""
+        lengths = [len(path) for path in paths[0]]
+        self.columns = [range(sum(lengths[:p]), sum(lengths[: p + 1])) for p in range(len(lengths))]
+        self.steps = [
+            [path[min(s, len(path) - 1)] for path, length in zip(fit, lengths, strict=True) for s in range(length)]
+            for fit in paths
+        ]
+        scored = [np.ones(folds.of_image.size, bool), *(folds.of_image == fold for fold in range(folds.num))]
+        tallies = [
+            pool.tally(np.stack([step.shares for step in steps]), images)
+            for images, steps in zip(scored, self.steps, strict=True)
+        ]
+        self.fitted, self.crossfitted = tallies[0].miou(), Tally.sum(tallies[1:])
+
+    def choose(self, columns: Sequence[int], kept: NDArray[np.bool_], images: Images) -> int:
+        """The column taken on the images `kept` (N,): from cheap to dear, where the cross-fitted gain holds."""
+        draws = images.draws(kept)
+        order = sorted(columns, key=lambda c: (self.steps[0][c].cost, c))
+        return int(climb({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}))
+
+
+def choose_sights(
+    pool: Pool,
+    folds: Folds,
+    images: Images,
+    costs: Sequence[Sequence[float]],  # of each member's views, in the order of pool.names
+    budget: float | None,
+) -> Sighted:
+    """Sights of all fits. Members come best first; the first whose plain view the budget allows is the best single.
+
+    Raises ValueError where it allows none.
+    """
+    search = _Search(pool, folds, _pairs(pool.names, costs), budget)
+    plain = [search.pairs.of(m)[list(names).index(plain_view(names))] for m, names in enumerate(pool.names)]
+    allowed = [m for m, row in enumerate(plain) if budget is None or search.pairs.costs[row] <= budget]
+    if not allowed:
+        least = min(search.pairs.costs[row] for row in plain)
+        raise ValueError(
+            f"latency_budget_ms must allow the plain view of one candidate, got {budget:g} ms an image, and the "
+            f"cheapest takes {least:.3g} ms; allow as much, or search smaller models"
+        )
+    alone = search.alone([plain[m] for m in allowed])
+    own = [[alone.choose(columns, kept, images) for columns in alone.columns] for kept in search.kept]
+    together = search.together([
+        sorted(row for c in columns for row in alone.steps[f][c].pairs) for f, columns in enumerate(own)
+    ])  # fmt: skip
+    sights = []
+    for f, kept in enumerate(search.kept):
+        scores = alone.crossfitted.miou(kept)
+        best = 0 if f == 0 else int(np.argmax([scores[columns[0]] for columns in alone.columns]))
+        joint = together.choose(range(len(together.steps[0])), kept, images)
+        own_rows = [alone.steps[f][c].pairs for c in own[f]]
+        sights.append(Sights(
+            search.look([plain[allowed[best]]]),
+            search.look(own_rows[int(np.argmax(scores[own[f]]))]),
+            (search.look(together.steps[f][joint].pairs), search.look(together.steps[f][-1].pairs)),
+            search.look([row for rows in own_rows for row in rows]).views,
+        ))  # fmt: skip
+    return Sighted(sights[0], tuple(sights[1:]), (*search.visited(alone), *search.visited(together)))
+
+
+class _Search:
+    """Paths of every fit, searched on the coarse pixels: fit 0 is of all of val, fit f > 0 leaves out fold f - 1."""
+
+    def __init__(self, pool: Pool, folds: Folds, pairs: Pairs, budget: float | None) -> None:
+        self.pool, self.folds, self.pairs, self.budget = pool, folds, pairs, budget
+        self.q = np.concatenate(pool.coarse.by_view)  # (R,K,C)
+        self.times = pool.coarse.times
+        held_out, truth = folds.of_image[pool.coarse.image], pool.coarse.truth
+        without = (np.where(held_out == fold, np.uint8(255), truth) for fold in range(folds.num))
+        self.truths = [truth, *without]
+        self.kept = [np.ones(len(folds.of_image), bool), *(folds.of_image != fold for fold in range(folds.num))]
+
+    def alone(self, plain: Sequence[int]) -> _Steps:
+        """A path for each member on its own, from its plain view."""
+        return _Steps(self.pool, self.folds, [
+            [self._path(truth, start=[row], among=self.pairs.of(self.pairs.members[row])) for row in plain]
+            for truth in self.truths
+        ])  # fmt: skip
+
+    def together(self, everybody: Sequence[Sequence[int]]) -> _Steps:
+        """The paths by gain, by gain for its cost, and, last, from each fit's `everybody`, where that is within the
+        budget: every member through its own best views, which a search from nothing may miss."""
+        orders = [True, False] if len(set(self.pairs.costs)) > 1 else [False]
+        paths = [[self._path(truth, per_cost=by_cost) for by_cost in orders] for truth in self.truths]
+        if self.budget is None or all(sum(self.pairs.costs[r] for r in rows) <= self.budget for rows in everybody):
+            for found, truth, rows in zip(paths, self.truths, everybody, strict=True):
+                found.append(self._path(truth, start=rows)[:1])
+        return _Steps(self.pool, self.folds, paths)
+
+    def _path(self, truth: Labels, **options: Any) -> list[Step]:
+        return search_path(self.q, truth, self.times, self.pairs, budget=self.budget, **options)
+
+    def look(self, rows: Sequence[int]) -> Look:
+        members, views = self.pairs.members, self.pairs.views
+        return Look.plain(tuple(tuple(views[r] for r in rows if members[r] == m) for m in range(max(members) + 1)))
+
+    def visited(self, steps: _Steps) -> list[Visited]:
+        """What the paths of fit 0 passed through, from cheap to dear."""
+        scores = zip(steps.steps[0], steps.fitted, steps.crossfitted.miou(), strict=True)
+        found = [Visited(self.look(s.pairs).views, s.cost, float(fit), float(cross)) for s, fit, cross in scores]
+        return sorted(found, key=lambda one: one.cost)
+
+
+def _pairs(names: Views, costs: Sequence[Sequence[float]]) -> Pairs:
+    every = [(m, view, cost) for m, views in enumerate(names) for view, cost in zip(views, costs[m], strict=True)]
+    members, views, prices = zip(*every, strict=True)
+    return Pairs(members, views, prices)

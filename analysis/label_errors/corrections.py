@@ -1,0 +1,140 @@
+"""A list of corrections, and COCO files with them applied. The originals are never touched.
+
+Enters: suspects, or a CSV that lists those a person agreed with. Leaves: the CSV, or a folder with corrected COCO
+files and a data card that reads them with the images where they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pycocotools import mask as coco_mask
+
+from analysis.label_errors.confident_learning import Suspect
+from analysis.report.html import write_text
+from trainables.data.card import DataCard
+from trainables.data.index import SegIndex
+
+COLUMNS = (
+    "action", "image_id", "annotation_id", "given", "suggested", "suspicion", "area_px", "x", "y", "width", "height",
+    "rle",
+)  # fmt: skip
+ACTIONS = ("relabel", "remove", "add")
+
+
+def csv_rows(suspects: Iterable[Suspect]) -> str:
+    """The list with its header."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for s in suspects:
+        own_id = "" if s.annotation_id is None else s.annotation_id
+        writer.writerow(
+            [s.kind, s.image_id, own_id, s.given, s.suggested, f"{s.suspicion:.4f}", s.area_px, *s.box, s.counts]
+        )
+    return buffer.getvalue()
+
+
+def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
+    """The rows of a list, checked against the data. Raises ValueError with every row that is wrong."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [
+                c for c in ("action", "image_id", "annotation_id", "suggested") if c not in (reader.fieldnames or ())
+            ]
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: the list cannot be read ({error}); take rows of suspects.csv") from error
+    if missing:
+        raise ValueError(f"{path}: the list must have the columns of suspects.csv, lacks {', '.join(missing)}")
+    records, faults, used = index.by_id(), [], Counter[tuple[str, str]]()
+    for line, row in enumerate(rows, start=2):
+        record = records.get(row["image_id"])
+        ids = {str(a.annotation_id) for a in record.annotations} if record else set()
+        used[row["image_id"], row["annotation_id"]] += row["action"] != "add"
+        if row["action"] not in ACTIONS:
+            faults.append(f"{path}:{line}: action must be one of {', '.join(ACTIONS)}, got {row['action']!r}")
+        elif record is None:
+            faults.append(f"{path}:{line}: image {row['image_id']!r} is not in the data")
+        elif row["action"] != "add" and row["annotation_id"] not in ids:
+            faults.append(f"{path}:{line}: image {row['image_id']!r} has no annotation {row['annotation_id']!r}")
+        elif row["action"] != "add" and used[row["image_id"], row["annotation_id"]] > 1:
+            faults.append(f"{path}:{line}: annotation {row['annotation_id']} is listed twice; keep one row")
+        elif row["action"] != "remove" and row["suggested"] not in index.classes[index.background :]:
+            faults.append(f"{path}:{line}: suggested must be a class of the data, got {row['suggested']!r}")
+        elif row["action"] == "add" and not _fits(row.get("rle") or "", record.height, record.width):
+            faults.append(f"{path}:{line}: rle must be a region of {record.width} x {record.height} px")
+    if faults:
+        raise ValueError("\n".join(faults[:50]))
+    return rows
+
+
+def apply_list(card: DataCard, index: SegIndex, rows: Iterable[Mapping[str, str]], out: Path) -> dict[str, int]:
+    """Write corrected files and data.yaml into `out`; how many rows of each action were applied.
+
+    Raises ValueError where `out` holds one of the card's own files.
+    """
+    by_role: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    records = index.by_id()
+    for row in rows:
+        by_role[records[row["image_id"]].role].append(row)
+    targets = {role: out / f"{role}.json" for role in by_role}
+    originals = {path.resolve() for path in card.files().values()}
+    for target in (*targets.values(), out / "data.yaml"):
+        if target.resolve() in originals or (target.name == "data.yaml" and target.exists()):
+            raise ValueError(
+                f"--out must not hold the original files, got {out} with its {target.name}; use a new folder"
+            )
+    done: Counter[str] = Counter()
+    for role, edits in by_role.items():
+        content = json.loads(card.files()[role].read_bytes())
+        write_text(targets[role], json.dumps(_corrected(content, edits), ensure_ascii=False))
+        done.update(row["action"] for row in edits)
+    values = card.model_dump(mode="json", exclude_none=True) | {
+        role: str(path.resolve()) for role, path in targets.items()
+    }
+    write_text(out / "data.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return dict(done)
+
+
+def _corrected(content: Mapping[str, Any], edits: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    fresh = copy.deepcopy(dict(content))
+    category = {entry["name"]: entry["id"] for entry in fresh["categories"]}
+    image = {entry["file_name"]: entry for entry in fresh["images"]}
+    by_id = {str(entry["id"]): entry for entry in fresh["annotations"]}
+    removed: set[str] = set()
+    next_id = max((entry["id"] for entry in fresh["annotations"]), default=-1) + 1
+    for row in edits:
+        if row["action"] == "remove":
+            removed.add(row["annotation_id"])
+        elif row["action"] == "relabel":
+            by_id[row["annotation_id"]]["category_id"] = category[row["suggested"]]
+        else:
+            entry = image[row["image_id"]]
+            rle = {"size": [entry["height"], entry["width"]], "counts": row["rle"]}
+            encoded = {**rle, "counts": row["rle"].encode("ascii")}
+            fresh["annotations"].append({
+                "id": next_id, "image_id": entry["id"], "category_id": category[row["suggested"]], "segmentation": rle,
+                "area": float(coco_mask.area(encoded)), "bbox": coco_mask.toBbox(encoded).tolist(), "iscrowd": 0,
+            })  # fmt: skip
+            next_id += 1
+    fresh["annotations"] = [entry for entry in fresh["annotations"] if str(entry["id"]) not in removed]
+    return fresh
+
+
+def _fits(counts: str, height: int, width: int) -> bool:
+    from trainables.data.raster import check_segmentation
+
+    try:
+        return bool(counts) and not check_segmentation({"size": [height, width], "counts": counts}, height, width)
+    except ValueError:
+        return False

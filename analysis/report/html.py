@@ -1,0 +1,117 @@
+"""One look for every page beside the run's report: the same style, script and plotly.js, in one offline file.
+
+Enters: the name of a template, its plain values, and figures as JSON text (`charts.safe_json`). Leaves: an HTML file,
+whole or not at all, and where asked its facts as JSON beside it. Every name in a page is data and escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from plotly.offline import get_plotlyjs
+
+from analysis.report.palette import Colours, paint
+from trainables.data.index import IGNORE_INDEX
+
+TEMPLATES = Path(__file__).parent / "templates"
+TINT = 0.55  # of a class's colour over the photograph
+
+
+def template_environment(filters: Mapping[str, Callable[..., Any]]) -> Environment:
+    """The one way that pages are made: everything is escaped, and a value that is missing is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment
+
+
+def write_page(out: Path, template: str, values: Mapping[str, Any], figures: Mapping[str, str]) -> None:
+    """Render `template` to `out`; its folder is made."""
+    environment = template_environment({"count": _count, "percent": _percent, "three": _three})
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style += (TEMPLATES / "pages.css").read_text(encoding="utf-8")
+    text = environment.get_template(template).render(
+        **values,
+        figures={name: Markup(figure) for name, figure in figures.items()},  # noqa: S704 safe_json escaped them
+        style=Markup(style),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        plotly=Markup(get_plotlyjs()) if figures else None,  # noqa: S704
+    )
+    write_text(out, text)
+
+
+def write_facts(out: Path, facts: Mapping[str, Any]) -> None:
+    """The page's facts as JSON."""
+    write_text(out, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(out: Path, text: str) -> None:
+    """Write `text` whole or not at all. Raises ValueError where the place cannot be written to."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def photograph(image: NDArray[np.uint8], max_px: int, quality: int = 78) -> str:
+    """RGB (H,W,3) -> a JPEG data URI no longer than `max_px` a side."""
+    picture = Pillow.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((max_px, max_px), Pillow.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="jpeg", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def tinted(
+    image: NDArray[np.uint8], label: NDArray[np.uint8], colours: Colours, *, background: bool
+) -> NDArray[np.uint8]:
+    """The photograph (H,W,3) under the colours of its label (H,W); background and ignored pixels stay as they are."""
+    shown = label != IGNORE_INDEX
+    if background:
+        shown &= label != 0
+    mixed = image.astype(np.float32)
+    mixed[shown] = (1 - TINT) * mixed[shown] + TINT * paint(label, colours)[shown]
+    return mixed.astype(np.uint8)
+
+
+def stencil(values: NDArray[np.floating]) -> str:
+    """(h,w) in 0 to 1 -> a PNG data URI of opacities, to be used as a mask over any colour of the page."""
+    alpha = (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Pillow.fromarray(np.dstack([np.zeros_like(alpha), alpha])).save(buffer, format="png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _percent(value: float | None) -> str:
+    """A share as a percentage with two significant digits at least: rare classes matter here."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0%"
+    return f"{value:.1%}" if value >= 0.0995 else f"{value:.2%}" if value >= 0.001 else f"{value:.3%}"
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""From stored logits to votes and their confusion counts."""

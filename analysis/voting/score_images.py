@@ -1,0 +1,147 @@
+"""The passes over stored logits that score votes on all pixels.
+
+Enters: a `LogitStore` a member, image ids, labels. Leaves: counts (N,V,K,K) int32 of V votes on N images. An image's
+probabilities under one look are made once, whatever the number of votes, only those of members that a vote uses, and
+where its part of the images is read (`spread`): only counts come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.voting.executor import HERE, Spread
+from analysis.voting.probabilities import probabilities
+from analysis.voting.view_config import Ballot, Look
+from analysis.voting.votes import Labels, Vote, labels_by_vote, used_by, vote_labels
+from analysis.voting.votes_torch import DeviceCounter
+from trainables.logits.store import LogitStore
+from trainables.metrics import confusion
+
+Report = Callable[[str], None]
+Seen = tuple[str, tuple[str, ...], float]  # an image through views at a temperature
+
+
+class LabelSource(Protocol):
+    """Anything with an image's labels: the cache, or a test's dict."""
+
+    def label(self, image_id: str) -> Labels:
+        """(H,W) uint8, 255 for ignored pixels."""
+        ...
+
+
+class Counter(Protocol):
+    """Counts (V,K,K) of each vote on one image; keeps memory from image to image, and an image's probabilities from
+    look to look."""
+
+    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]: ...
+
+
+def score_images(
+    stores: Sequence[LogitStore],
+    ids: Sequence[str],
+    labels: LabelSource,
+    ballots: Sequence[Sequence[Ballot]],
+    report: Report,
+    what: str,
+    *,
+    fold_of: Sequence[int] | NDArray[np.int64] | None = None,
+    spread: Spread = HERE,
+) -> list[NDArray[np.int32]]:
+    """Counts (N,V,K,K) a ballot: of image i under each vote of each of `ballots[fold_of[i]]` (of `ballots[0]`, where
+    there are no folds), over all its labelled pixels.
+
+    Every fold must have the same numbers of ballots and votes.
+    """
+    folds = [0] * len(ids) if fold_of is None else [int(fold) for fold in fold_of]
+    fold = dict(zip(ids, folds, strict=True))
+    job = Scoring(tuple(stores), labels, tuple(tuple(row) for row in ballots), fold, spread.device)
+    num_classes = len(stores[0].header.classes)
+    out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in job.ballots[0]]
+    done = 0
+    for part in spread(job, ids):
+        before, done = done, done + len(part[0])
+        for counts, few in zip(out, part, strict=True):
+            counts[before:done] = few
+        if done * 5 // len(ids) > before * 5 // len(ids):
+            report(f"{what}: {done} of {len(ids)} images scored")
+    assert done == len(ids)
+    return out
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The job of `score_images`."""
+
+    stores: tuple[LogitStore, ...]
+    labels: LabelSource
+    ballots: tuple[tuple[Ballot, ...], ...]
+    fold_of: Mapping[str, int]  # image_id -> row of ballots
+    device: str | None
+
+    def __call__(self, ids: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Counts (n,V,K,K) a ballot."""
+        num_classes = len(self.stores[0].header.classes)
+        counter: Counter = DeviceCounter(self.stores, self.device) if self.device else KernelCounter(self.stores)
+        out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in self.ballots[0]]
+        for i, image_id in enumerate(ids):
+            label = label_of(self.labels, image_id, self.stores)
+            ballots = self.ballots[self.fold_of[image_id]]
+            for look in dict.fromkeys(b.look for b in ballots):
+                mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.look == look]
+                distinct = {vote.key: vote for _, votes in mine for vote in votes}
+                counted = counter.count(look, image_id, label, list(distinct.values()))
+                found = dict(zip(distinct, counted, strict=True))
+                for counts, votes in mine:
+                    for v, vote in enumerate(votes):
+                        counts[i, v] = found[vote.key]
+        return out
+
+
+class KernelCounter:
+    """By the CPU's kernels."""
+
+    def __init__(self, stores: Sequence[LogitStore]) -> None:
+        self.stores, self.memory = stores, np.empty(0, np.float32)
+        self.seen: dict[int, Seen] = {}  # what lies in memory, by member
+
+    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
+        num_classes = len(self.stores[0].header.classes)
+        shape = (len(self.stores), num_classes, *label.shape)
+        size = int(np.prod(shape))
+        if self.memory.size < size:
+            self.memory, self.seen = np.empty(size, np.float32), {}
+        q = self.memory[:size].reshape(shape)  # (M,K,H,W)
+        for m in used_by(votes):
+            wanted = image_id, look.views[m], look.temperatures[m]
+            if self.seen.get(m) != wanted:
+                probabilities(self.stores[m], look.views[m], image_id, q[m], temperature=look.temperatures[m])
+                self.seen[m] = wanted
+        labelled = labels_by_vote(q.reshape(len(q), num_classes, -1), votes)  # (V,P)
+        return np.stack([confusion(label, row.reshape(label.shape), num_classes) for row in labelled])
+
+
+def label_of(labels: LabelSource, image_id: str, stores: Sequence[LogitStore]) -> Labels:
+    label = np.asarray(labels.label(image_id))
+    for store in stores:
+        if store.sizes[image_id] != label.shape:
+            raise ValueError(
+                f"logits must be for the label's own size, got {store.sizes[image_id]} in {store.folder} and a label "
+                f"of {label.shape} for image '{image_id}'; write the logits again with this data card"
+            )
+    return label
+
+
+def label_map(stores: Sequence[LogitStore], ballot: Ballot, image_id: str) -> Labels:
+    """The labels (H,W) of a ballot's only vote on one image; reads the members that have a weight in it, no others."""
+    [vote] = ballot.votes
+    height, width = stores[0].sizes[image_id]
+    q = np.empty((len(vote.used), vote.weights.shape[1], height, width), np.float32)
+    for row, m in zip(q, vote.used, strict=True):
+        probabilities(stores[m], ballot.look.views[m], image_id, row, temperature=ballot.look.temperatures[m])
+    labelled = vote_labels(q.reshape(*q.shape[:2], -1), Vote(vote.kind, vote.weights[vote.used]))
+    return labelled.reshape(height, width)

@@ -1,0 +1,113 @@
+"""The votes' counts of an image, made on a torch device: what `pixels`, `voting` and `confusion` do on the CPU.
+
+Enters: a `LogitStore` a member, a look, votes, an image's label (H,W) uint8. Leaves: counts (V,K,K) int64. The
+operations are the kernels' own, in their order and in float32, ties included; but a device may fuse a product with a
+sum and rounds its exponentials otherwise, so labels can differ where the two highest scores agree to about 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from analysis.voting.probabilities import finite_logits
+from analysis.voting.votes import LEAST, Labels, Vote, used_by
+from trainables.logits.store import LogitStore
+from trainables.metrics import confusion_torch
+
+if TYPE_CHECKING:
+    from analysis.voting.view_config import Look
+
+BLOCK = 2**18  # pixels voted on at once: bounds the memory of V scores each
+
+
+class DeviceCounter:
+    """Counts votes on `device`, such as "cuda"."""
+
+    def __init__(self, stores: Sequence[LogitStore], device: str) -> None:
+        self.stores, self.device = stores, torch.device(device)
+        self.image_id, self.q = "", torch.empty(0)  # (M,K,P): zeros for members that no vote has used
+        self.seen: dict[int, tuple[tuple[str, ...], float]] = {}  # what lies in q, by member
+
+    @torch.inference_mode()
+    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
+        truth = torch.from_numpy(np.array(label)).to(self.device).reshape(-1)
+        labelled = labels_on_device(self.probabilities(look, image_id, used_by(votes)), votes)
+        num_classes = len(self.stores[0].header.classes)
+        return torch.stack([confusion_torch(truth, row, num_classes) for row in labelled]).cpu().numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, look: Look, image_id: str, members: Sequence[int]) -> Tensor:
+        """(M,K,P): what is seen of each of `members`, at the label's size."""
+        size = self.stores[0].sizes[image_id]
+        if image_id != self.image_id:
+            shape = len(self.stores), len(self.stores[0].header.classes), *size
+            self.image_id, self.q, self.seen = image_id, torch.zeros(shape, device=self.device), {}
+        for m in members:
+            wanted = views, temperature = look.views[m], look.temperatures[m]
+            if self.seen.get(m) != wanted:
+                self.q[m] = 0
+                for view in views:
+                    grid = torch.from_numpy(finite_logits(self.stores[m], view, image_id)).to(self.device)
+                    tempered = grid * float(np.float32(1 / temperature)) if temperature != 1 else grid
+                    up = interpolate(tempered[None], size, mode="bilinear", align_corners=False)[0]
+                    self.q[m].add_(up.softmax(0), alpha=1 / len(views))
+                self.seen[m] = wanted
+        return self.q.flatten(2)
+
+
+def labels_on_device(q: Tensor, votes: Sequence[Vote]) -> Tensor:
+    """Probabilities (M,K,P) to labels (V,P) uint8 on the device of q, a row a vote."""
+    blocks = [_block_labels(block, votes) for block in torch.split(q, BLOCK, dim=2)]
+    return torch.cat(blocks, dim=1)
+
+
+def _block_labels(q: Tensor, votes: Sequence[Vote]) -> Tensor:
+    out = torch.empty((len(votes), q.shape[2]), dtype=torch.uint8, device=q.device)
+    soft = [v for v, vote in enumerate(votes) if vote.kind == "soft"]
+    if soft:
+        out[soft] = _soft_labels(q, np.stack([votes[v].weights for v in soft]))
+    hard = [v for v, vote in enumerate(votes) if vote.kind == "hard"]
+    if hard:
+        ballots = q.argmax(1)  # (M,P)
+        for v in hard:
+            out[v] = _majority(ballots[votes[v].used], q.shape[1])
+    for v, vote in enumerate(votes):
+        if vote.kind == "geometric":
+            scores = torch.zeros_like(q[0])
+            for m in vote.used:
+                weights = torch.from_numpy(vote.weights[m]).to(q.device)[:, None]
+                scores += weights * q[m].clamp_min(float(LEAST)).log()
+            out[v] = scores.argmax(0)
+    return out
+
+
+def _soft_labels(q: Tensor, weights: NDArray[np.float32]) -> Tensor:  # (M,K,P), (V,M,K) -> (V,P) uint8
+    # member by member, as the kernels sum: a matrix product would choose its own order, and on some GPUs 10 bits
+    w = torch.from_numpy(weights).to(q.device)
+    best, who = torch.empty(0), torch.empty(0)
+    for k in range(q.shape[1]):
+        score = torch.zeros((len(w), q.shape[2]), device=q.device)
+        for m in range(q.shape[0]):
+            score.addcmul_(w[:, m, k, None], q[m, k])
+        if k == 0:
+            best, who = score, torch.zeros_like(score, dtype=torch.uint8)
+        else:
+            better = score > best  # so the lowest class wins a tie
+            best = torch.where(better, score, best)
+            who.masked_fill_(better, k)
+    return who
+
+
+def _majority(ballots: Tensor, num_classes: int) -> Tensor:  # (M,P), best member first -> (P,)
+    cast = torch.zeros((num_classes, ballots.shape[1]), dtype=torch.int32, device=ballots.device)
+    cast.scatter_add_(0, ballots, torch.ones_like(ballots, dtype=torch.int32))
+    support = cast.gather(0, ballots)  # (M,P): votes for each member's own label
+    first = support.argmax(0, keepdim=True)  # of equals, the first member's label wins
+    return ballots.gather(0, first)[0]

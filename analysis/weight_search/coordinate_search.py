@@ -1,0 +1,259 @@
+"""Weights a member and class by exact coordinate search on mIoU (DESIGN.md, "Per-class weights, exactly").
+
+Enters: the parts of a sample (`part`), or its probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored), and
+starting weights (M,K). Leaves: weights (M,K) and the counts (K,K) of the sample under them, true to the last pixel.
+Three moves, each along a line whose mIoU is known at every point (`linesearch`): one weight W[m,k]; one class, all
+W[:,k] scaled; one member, all W[m,:] scaled. A move is taken only where a recount of the pixels confirms that mIoU
+rises, so it never falls; no seed, no step size. While the climb gains, lines are short (FACTOR about where they begin)
+and searched to the edges of bins; the last sweep takes them whole and to the single pixel, and proves the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from analysis.voting.votes import Float, Labels
+from analysis.weight_search.line_search import Counts, Events, Span, best_edge, best_plateau, flag_bins, mean_iou
+from analysis.weight_search.pixels import Part, Pixels, Reach
+from analysis.weight_search.soft_miou import ascend
+from analysis.weight_search.strata import Strata
+
+Free = Literal["class", "member", "member_class"]
+MAX_WEIGHT = 16.0  # where 1 is the weight of everybody at a uniform start
+FACTOR = 2.0  # a short line's ends over where it begins; later as much as the class still moves, but within LIMITS
+LIMITS = 1.1, 4.0
+LEAST = 1 / 16  # a weight below it counts as this much there
+SHORT_BINS = 128
+COARSE_PIXELS = 16384  # that the smoothed mIoU needs
+MIDDLE = 8  # of a large sample an eighth is climbed first: it costs an eighth, and of memory no more than the rest does
+BOX = np.float32(1.25)  # how far other weights may move before the pixels of a whole line are looked up again
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`miou` is that of `confusion` (K,K), the counts of the whole sample under `weights` (M,K)."""
+
+    weights: Float
+    miou: float
+    confusion: Counts
+    num_sweeps: int
+    converged: bool  # the last sweep, along whole lines, gained less than was asked for
+    trace: list[float]  # mIoU where the climb on the whole sample began, and after every move that it took
+
+
+def _hits_union(confusion: Counts) -> tuple[Counts, Counts]:
+    hits = np.diagonal(confusion).copy()
+    return hits, confusion.sum(0) + confusion.sum(1) - hits
+
+
+def _miou(confusion: Counts) -> float:
+    return float(mean_iou(*_hits_union(confusion)))
+
+
+def _turned(won: Counts, k: int, sign: int, hits: Counts, union: Counts) -> tuple[Counts, Counts]:
+    """hits, union (K,) after the pixels won (K,3) go from their best other class to k (sign 1) or back (-1)."""
+    hits, union = hits - sign * won[:, 0], union - sign * (won[:, 1] + won[:, 2])
+    hits[k] += sign * won[:, 1].sum()
+    union[k] += sign * (won[:, 0] + won[:, 2]).sum()
+    return hits, union
+
+
+class _Search:
+    """Weights (M,K) and the counts hits and union (K,) under them; the pixels keep in step."""
+
+    def __init__(self, pixels: Pixels, weights: Float, num_bins: int) -> None:
+        self.pixels, self.num_bins = pixels, num_bins
+        self.factors = np.full(weights.shape[1], FACTOR)
+        self._restart(weights.astype(np.float32))
+        self.trace = [self.miou]
+
+    def _restart(self, weights: Float) -> None:
+        self.weights = weights.copy()
+        confusion = self.pixels.restart(weights)
+        self.hits, self.union = _hits_union(confusion)
+        self.per_class: Counts = confusion.sum(1)
+        self.miou = float(mean_iou(self.hits, self.union))
+
+    def _take(self, hits: Counts, union: Counts) -> bool:
+        """Takes recounted counts where their mIoU is higher: rounding near a threshold can undo a predicted gain."""
+        miou = float(mean_iou(hits, union))
+        if miou <= self.miou:
+            return False
+        self.hits, self.union, self.miou = hits, union, miou
+        self.trace.append(miou)
+        return True
+
+    def _best(self, hist: Counts, hits: Counts, union: Counts, span: Span, whole: bool,
+              events: Callable[[np.ndarray], Events]) -> float | None:  # fmt: skip
+        """Where on a line mIoU is highest, if that is more than now."""
+        if not whole:
+            value, weight = best_edge(hist, hits, union, span)
+            return weight if value > self.miou else None
+        flagged = flag_bins(hist, hits, union, self.miou)
+        if not flagged.any():
+            return None
+        plateau = best_plateau(hist, flagged, Events.merged([events(flagged)]), hits, union, span)
+        return plateau.middle_weight if plateau.miou > self.miou else None
+
+    def _open_line(self, member: int | None, column: Float, k: int, span: Span, whole: bool,
+                   base: tuple[Counts, Counts], to: Callable[[float], Float]) -> Float:  # fmt: skip
+        """One line through the open class. -> the column (M,) after it."""
+        hist = self.pixels.histogram(member, column, span)
+        x = self._best(hist, *base, span, whole, self.pixels.events)
+        if x is None:
+            return column
+        trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
+        if not trial.any() and not np.delete(self.weights, k, axis=1).any():
+            return column  # weights that are all 0 are no vote: they would name class 0 everywhere
+        won = self.pixels.won(trial)
+        return trial if self._take(*_turned(won, k, 1, *base)) else column
+
+    def _open(self, k: int, reach: Reach) -> tuple[Counts, Counts]:
+        """-> hits, union as if class k won nothing."""
+        return _turned(self.pixels.open(k, reach), k, -1, self.hits, self.union)
+
+    def _close(self, k: int, column: Float) -> None:
+        if not np.array_equal(column, self.weights[:, k]):
+            self.weights[:, k] = column
+            self.pixels.commit(column)
+
+    def scale_class(self, k: int, whole: bool) -> None:
+        """Moves column k along itself."""
+        column = self.weights[:, k].copy()
+        if not column.any():
+            return
+        top, factor, none = MAX_WEIGHT / float(column.max()), self.factors[k], np.zeros_like(column)
+        span = Span(0, top, self.num_bins) if whole else Span(1 / factor, min(factor, top), SHORT_BINS)
+        ends = column * np.float32(span.low), column * np.float32(span.high)
+        base = self._open(k, Reach(*ends, none, none, column if whole else None))
+        self._close(k, self._open_line(None, column, k, span, whole, base, lambda x: column * np.float32(x)))
+
+    def move_weights(self, k: int, members: Sequence[int], whole: bool) -> None:
+        """Moves each W[m,k] of `members` alone."""
+        left, factor = list(members), BOX if whole else np.float32(self.factors[k])
+        while left:
+            column = self.weights[:, k].copy()
+            far = np.maximum(column, np.float32(LEAST)) * factor
+            high = np.maximum(np.minimum(far, np.float32(MAX_WEIGHT)), column)  # a start may lie beyond
+            low = np.where(column > LEAST, column / factor, np.float32(0))
+            none = np.zeros_like(column)
+            drop, extra = (low, np.maximum(np.float32(MAX_WEIGHT) - high, 0)) if whole else (none, none)
+            base = self._open(k, Reach(low, high, drop, extra))
+            while left and ((low <= column) & (column <= high)).all():
+                m = left.pop(0)
+                span = Span(0, MAX_WEIGHT, self.num_bins) if whole else Span(float(low[m]), float(high[m]), SHORT_BINS)
+
+                def put(x: float, m: int = m, column: Float = column) -> Float:
+                    trial = column.copy()
+                    trial[m] = x
+                    return trial
+
+                column = self._open_line(m, column, k, span, whole, base, put)
+            self._close(k, column)
+
+    def move_along(self, base: Float, step: Float, high: float, whole: bool) -> None:
+        """Moves all weights (M,K) along base + x * step, x in [0, high)."""
+        span = Span(0, high, self.num_bins)
+        hist = self.pixels.line_histogram(base, step, span)
+        counts = np.zeros_like(self.hits), self.per_class
+        x = self._best(hist, *counts, span, whole, self.pixels.line_events)
+        if x is None:
+            return
+        before, after = self.weights, base + np.float32(x) * step
+        if not after.any():  # no vote
+            return
+        self.weights = after
+        confusion = self.pixels.restart(self.weights)
+        if not self._take(*_hits_union(confusion)):
+            self.weights = before
+            self.pixels.restart(before)
+
+    def move_member(self, m: int, uniform: bool, whole: bool) -> None:
+        """Moves W[m,:] along itself; along ones where its weights are to stay equal (`uniform`) or are all zero."""
+        row, base = self.weights[m].copy(), self.weights.copy()
+        base[m] = 0
+        step = np.zeros_like(base)
+        step[m] = row if row.any() and not uniform else 1
+        self.move_along(base, step, MAX_WEIGHT / float(step.max()), whole)
+
+    def sweep(self, free: Free, whole: bool) -> None:
+        """Every move that is free, once."""
+        num_members, num_classes = self.weights.shape
+        before = np.maximum(self.weights, LEAST)
+        for k in range(num_classes):
+            if free == "class" or (free == "member_class" and whole and num_members > 1):
+                self.scale_class(k, whole)
+            if free == "member_class":
+                self.move_weights(k, range(num_members), whole)
+        if num_members > 1 and (free == "member" or (free == "member_class" and whole)):
+            for m in range(num_members):
+                self.move_member(m, free == "member", whole)
+        moved = np.abs(np.log(np.maximum(self.weights, LEAST) / before)).max(0)  # (K,)
+        self.factors = np.clip(np.exp(1.5 * moved), *LIMITS)
+
+
+def fit_weights(
+    q: Float, truth: Labels, starts: Sequence[Float], free: Free, *, strata: Strata | None = None,
+    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
+) -> Fit:  # fmt: skip
+    """`fit_pixels` of probabilities q (M,K,P) and labels truth (P,)."""
+    return fit_pixels(
+        Part(q, truth, strata), starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
+        coarse_pixels=coarse_pixels, num_bins=num_bins,
+    )  # fmt: skip
+
+
+def fit_pixels(
+    pixels: Pixels, starts: Sequence[Float], free: Free, *,
+    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
+) -> Fit:  # fmt: skip
+    """Weights (M,K) for the pixels, from the best of several starts, each (M,K).
+
+    `free` says what may move: one factor a class, one weight a member, or one a member and class. From every start a
+    smoothed mIoU is climbed by gradient on about `coarse_pixels` of the labelled pixels (`smooth`); from the best end
+    the exact search climbs along short lines on an eighth of them, where that is more. Of the starts and all these
+    ends, the best on the whole sample climbs on until a sweep along whole lines gains less than `min_gain`, or for
+    `max_sweeps`. So the result is never worse than any start, and the same wherever the pixels are. Raises
+    ValueError where no pixel has a label.
+    """
+    num = pixels.num_labelled()
+    if not num:
+        raise ValueError("weights need labelled pixels, got none (all 255); give a larger sample or another split")
+    candidates = [start.astype(np.float32) for start in starts]
+    coarse = pixels.every(max(1, num // coarse_pixels))
+    candidates += [ascend(*coarse[:2], start, free, MAX_WEIGHT, coarse[2]) for start in candidates]
+    del coarse
+    if num >= 2 * MIDDLE * coarse_pixels:
+        with pixels.thinned(MIDDLE) as middle:
+            few = _Search(middle, _best(middle, candidates), num_bins)
+            _climb(few, free, max_sweeps, 10 * min_gain, prove=False)
+        candidates.append(few.weights)
+        del middle, few
+    search = _Search(pixels, _best(pixels, candidates), num_bins)
+    num_sweeps, converged = _climb(search, free, max_sweeps, min_gain)
+    counts = pixels.confusion(search.weights)
+    assert _miou(counts) == search.miou, "the counts that were kept in step differ from a recount"
+    return Fit(search.weights, search.miou, counts, num_sweeps, converged, search.trace)
+
+
+def _best(pixels: Pixels, candidates: Sequence[Float]) -> Float:
+    """The weights with the highest mIoU; the first of equals."""
+    return candidates[int(np.argmax([_miou(pixels.confusion(weights)) for weights in candidates]))]
+
+
+def _climb(search: _Search, free: Free, max_sweeps: int, min_gain: float, *, prove: bool = True) -> tuple[int, bool]:
+    """-> sweeps made, and whether the last one gained less than `min_gain`; along whole lines, if it is to `prove`
+    the end."""
+    whole = False
+    for num_sweeps in range(1, max_sweeps + 1):
+        before = search.miou
+        search.sweep(free, whole)
+        stalled = search.miou - before < min_gain
+        if stalled and (whole or not prove):
+            return num_sweeps, True
+        whole = not whole and stalled
+    return max_sweeps, False

@@ -1,0 +1,1 @@
+"""Ray Tune and Optuna: scheduling, sampling, early stopping."""

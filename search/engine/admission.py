@@ -1,0 +1,116 @@
+"""May a trial take a device? Asked of every recipe before it is placed, on the machine that drives the search.
+
+Enters: a recipe; the run's classes, image sizes, views, devices. Leaves: an `Admission` with the trial's parameters and
+estimated memory and, where it may not, the reason with the figures. What a trial holds is decided here too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch._subclasses.fake_tensor import DataDependentOutputException, UnsupportedOperatorException
+
+from search.space.options import Options, Resources
+from trainables.data.augment.pipeline import view_size
+from trainables.recipe.recipe import Recipe
+from trainables.training.memory_estimate import check_views, footprint, num_params
+
+GIB = 2**30
+MAX_SIZES = 6  # images of a set that come in more sizes are stood for by these, from the smallest to the largest
+
+
+@dataclass(frozen=True)
+class Admission:
+    """`memory_gb` (GiB) is for the recipe's own micro-batch on one device, None where it cannot be estimated."""
+
+    params_m: float | None = None
+    memory_gb: float | None = None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`device_gb` is the memory of the largest device, None where nothing is known of it."""
+
+    options: Options
+    num_classes: int
+    image_sizes: tuple[tuple[int, int], ...]  # (height, width)
+    device_gb: float | None
+
+    def admit(self, recipe: Recipe) -> Admission:
+        """Builds the network without memory and tries its crop and every view. Takes seconds for a large one."""
+        gpus = self.resources_of(recipe)["gpu"]
+        try:
+            params = num_params(recipe, self.num_classes)
+            check_views(recipe, self.num_classes, self.views_px(recipe))
+            found = footprint(recipe, self.num_classes, low_precision=gpus > 0)
+        except ValueError as error:
+            return Admission(refusal=f"refused before it took a device: {error}")
+        except (DataDependentOutputException, UnsupportedOperatorException):
+            return Admission(params_m=params / 1e6)  # the network's shapes depend on values: only a device will tell
+        train = recipe.train
+        micro_batch = max(1, train.batch_size // (train.accumulate * max(1, int(gpus))))
+        estimate = Admission(round(params / 1e6, 2), round(found.bytes(micro_batch) / GIB, 3))
+        have_gb = None if self.device_gb is None else self.device_gb * (gpus if 0 < gpus < 1 else 1.0)
+        if have_gb is None or found.bytes(1) <= have_gb * GIB:
+            return estimate
+        return Admission(
+            estimate.params_m, estimate.memory_gb, _too_large(recipe, found.bytes(1) / GIB, have_gb, params)
+        )
+
+    def views_px(self, recipe: Recipe) -> list[tuple[int, int]]:
+        """The sizes at which images will be looked at, at every scale of `tta`."""
+        short_px = recipe.augmentation.short_px
+        scales = {1.0, *self.options.tta.scales}
+        return sorted({view_size(h, w, short_px, scale) for h, w in self.image_sizes for scale in scales})
+
+    def resources_of(self, recipe: Recipe) -> dict[str, float]:
+        """What a trial holds: more, where `resources.large` says so of its network."""
+        return resources_of(self.options.resources, recipe, self.num_classes)
+
+
+def resources_of(resources: Resources, recipe: Recipe, num_classes: int) -> dict[str, float]:
+    """{"gpu": ..., "cpu": ...} of a trial; of one that cannot be built, and will be refused, what a small one holds."""
+    large = resources.large
+    if large is not None:
+        with contextlib.suppress(ValueError):
+            if num_params(recipe, num_classes) > large.over_params_m * 1e6:
+                return {"gpu": float(large.gpu), "cpu": float(large.cpu)}
+    return {"gpu": resources.gpu, "cpu": resources.cpu}
+
+
+def _too_large(recipe: Recipe, needed_gb: float, have_gb: float, params: int) -> str:
+    also = "" if recipe.train.grad_checkpointing else ", or set train.grad_checkpointing"
+    return (
+        f"refused before it took a device: {recipe.head.name} over {recipe.backbone.name} ({params / 1e6:.1f} M "
+        f"parameters) needs about {needed_gb:.2f} GiB for one image of {recipe.augmentation.crop_px} px and its "
+        f"optimiser, and the device has {have_gb:.2f} GiB; use a smaller backbone or crop_px{also}"
+    )
+
+
+def some_sizes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """At most MAX_SIZES of the distinct sizes, evenly from the smallest area to the largest, both included."""
+    distinct = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+    last, count = len(distinct) - 1, min(MAX_SIZES, len(distinct))
+    return tuple(distinct[round(i * last / max(1, count - 1))] for i in range(count))
+
+
+def cluster_gpu_gb() -> float | None:
+    """GiB of the largest GPU in the cluster, asked on each node that has one; None where there is none."""
+    nodes: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]  # type: ignore[no-untyped-call]
+    ask = ray.remote(num_cpus=0, num_gpus=0.01)(_gpu_bytes)
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    answers: list[int] = ray.get([ask.options(scheduling_strategy=node).remote() for node in there])
+    return max(answers) / GIB if any(answers) else None
+
+
+def _gpu_bytes() -> int:
+    """A Ray task: bytes of this node's first GPU; 0 where torch sees none."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0

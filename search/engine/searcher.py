@@ -1,0 +1,262 @@
+"""TPE over the study on disk: asks for recipes, tells outcomes, and carries a run over a crash.
+
+Enters: `suggest` (a define-by-run function of an Optuna trial), defaults, `study.db`. Leaves: configs of the form
+`{"recipe": dict, "number": int, "resume_from": str | None}` for Ray Tune, and a study that is always up to date.
+
+The study is the run's only durable state. A trial that was running when the driver died is still RUNNING there; it
+is adopted under its old number with its last checkpoint, so nothing finished runs again and nothing is left behind
+for the sampler's constant liar to punish. Ray's own snapshots are written but never read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+from typing_extensions import override
+
+from search.engine.admission import Admission
+from search.engine.asha import is_broken
+from trainables.recipe.recipe import Recipe
+
+STUDY_NAME = "segsearch"
+MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
+
+
+def open_storage(path: Path) -> RDBStorage:
+    """The SQLite storage that optuna-dashboard opens too; waits where that one holds the lock.
+
+    Writes ahead (WAL): a tenth of a rollback journal's time an epoch, whole after SIGKILL and power loss. While it is
+    open, `study.db-wal` belongs to it, and other readers must be on the same machine.
+    """
+    location = path.resolve()
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(location, timeout=60, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return RDBStorage(f"sqlite:///{location}", engine_kwargs={"creator": connect})
+
+
+def open_study(path: Path) -> optuna.Study:
+    """The study of an earlier or running search, for reading.
+
+    Raises ValueError where there is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"a run that is resumed has a study, got no file {path}; give the folder of an earlier run")
+    return optuna.load_study(study_name=STUDY_NAME, storage=open_storage(path))
+
+
+def sampler_for(position: int, seed: int, num_random: int) -> BaseSampler:
+    """The sampler of one suggestion: a function of seed and position, never of what was drawn before it.
+
+    So a resumed run does not draw its first trials again, and the first `num_random` are the same however many run
+    at once. Later ones depend on which trials had finished when they were asked for.
+    """
+    draw = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
+    if position < num_random:
+        return RandomSampler(seed=draw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(multivariate=True, group=True, constant_liar=True, n_startup_trials=1, seed=draw)
+
+
+class FamilySearch(OptunaSearch):
+    """OptunaSearch that tells PRUNED and FAIL as they are, and whose state is the study file alone.
+
+    `outcomes` maps a finished trial's number to COMPLETE, PRUNED, FAIL or DIVERGED.
+    """
+
+    def __init__(
+        self,
+        suggest: Callable[[optuna.Trial], Recipe],
+        *,
+        storage: RDBStorage,
+        defaults: Sequence[Mapping[str, Any]],
+        num_trials: int,
+        max_epochs: int,
+        seed: int,
+        metric: str,
+        check: Callable[[Recipe], None] | None = None,
+        admit: Callable[[Recipe], Admission] | None = None,
+    ) -> None:
+        super().__init__(space=suggest, metric=metric, mode="max", storage=storage, study_name=STUDY_NAME)  # type: ignore[arg-type]
+        self._suggest_recipe = suggest
+        self._check = check
+        self._admit = admit
+        self._defaults = list(defaults)[:num_trials]
+        self._num_trials = num_trials
+        self._num_random = len(self._defaults) + min(MAX_STARTUP, num_trials // 4)
+        self._max_epochs = max_epochs
+        self._search_seed = seed
+        self.outcomes: dict[int, str] = {}
+        self._trials: dict[int, optuna.Trial] = {}  # number -> a trial that may still be written
+        self._reported: dict[int, set[int]] = {}  # number -> epochs in the study
+        self._live: dict[str, int] = {}  # Ray's trial id -> number
+        self._waiting: deque[int] = deque()
+        self.refused: deque[int] = deque()  # numbers that failed before Ray heard of them; emptied by the table
+        self._position = 0
+        self._adopt()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Ray pickles its searcher into tuner.pkl, which is never read."""
+        return {}
+
+    @property
+    def study(self) -> optuna.Study:
+        assert self._ot_study is not None
+        return self._ot_study
+
+    @property
+    def is_done(self) -> bool:
+        return not self._waiting and not self._live and self._position >= self._num_trials
+
+    def _adopt(self) -> None:
+        """Takes over what an interrupted driver left: whole trials go on, half-suggested ones are FAILed."""
+        for frozen in self.study.get_trials(deepcopy=False):
+            whole = "identity" in frozen.user_attrs
+            self._position += whole
+            if frozen.state.is_finished():
+                continue
+            if not whole:
+                self.study._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+                continue
+            self.study.sampler = RandomSampler(seed=0)  # making a Trial object draws; nothing is drawn here
+            self._trials[frozen.number] = optuna.Trial(self.study, frozen._trial_id)
+            self._reported[frozen.number] = set(frozen.intermediate_values)
+            checkpoint = frozen.user_attrs.get("checkpoint")
+            if checkpoint and checkpoint["epoch"] >= self._num_epochs(frozen.number):
+                self._tell(frozen.number, "COMPLETE")  # died between the last checkpoint and the last word
+            else:
+                self._waiting.append(frozen.number)
+
+    def _ask(self) -> int:
+        """A new trial with its whole recipe in the study."""
+        if self._position < len(self._defaults):
+            self.study.enqueue_trial(dict(self._defaults[self._position]))
+        self.study.sampler = sampler_for(self._position, self._search_seed, self._num_random)
+        trial = self.study.ask()
+        recipe = self._suggest_recipe(trial)
+        if self._check:
+            self._check(recipe)
+        self._note_admission(trial, recipe)
+        identity = {"recipe": recipe.model_dump(mode="json"), "hash": recipe.hash, "family": recipe.family}
+        trial.set_user_attr("identity", identity)
+        self._position += 1
+        self._trials[trial.number], self._reported[trial.number] = trial, set()
+        return int(trial.number)
+
+    def _note_admission(self, trial: optuna.Trial, recipe: Recipe) -> None:
+        if self._admit:
+            admission = self._admit(recipe)
+            trial.set_user_attr("footprint", {"params_m": admission.params_m, "memory_gb": admission.memory_gb})
+            if admission.refusal:
+                self.study.set_user_attr(f"error/{trial.number}", admission.refusal)
+                self.refused.append(trial.number)
+
+    @override
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if self._waiting:
+            number = self._waiting.popleft()
+        else:
+            asked = self._ask_admitted()
+            if asked is None:
+                return None if self._live else str(Searcher.FINISHED)
+            number = asked
+        self._live[trial_id] = number
+        attrs = self._trials[number].user_attrs
+        checkpoint = attrs.get("checkpoint", {}).get("path")
+        if checkpoint and not Path(checkpoint).is_dir():
+            warnings.warn(f"trial {number} starts over: its checkpoint {checkpoint} is gone", stacklevel=2)
+            checkpoint = None
+        return {"recipe": attrs["identity"]["recipe"], "number": number, "resume_from": checkpoint}
+
+    def _ask_admitted(self) -> int | None:
+        """A new trial that may take a device; those that may not fail on the way. None where there are no more."""
+        while self._position < self._num_trials:
+            number = self._ask()
+            if number not in self.refused:
+                return number
+            self._tell(number, "FAIL")
+        return None
+
+    def is_live(self, trial_id: str) -> bool:
+        """Ray has the trial, and it has no outcome yet."""
+        return trial_id in self._live
+
+    def frozen(self, number: int) -> FrozenTrial:
+        """A running trial as the study has it."""
+        return self.study._storage.get_trial(self._trials[number]._trial_id)
+
+    def give_back(self, trial_id: str) -> None:
+        """Queues a trial again that never started, under the same number."""
+        self._waiting.append(self._live.pop(trial_id))
+
+    def note(self, number: int, key: str, value: Any) -> None:
+        """Writes one fact about a running trial to the study."""
+        self._trials[number].set_user_attr(key, value)
+
+    @override
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        number, epoch = self._live[trial_id], result.get("epoch")
+        if is_broken(result, self.metric) or epoch is None or epoch in self._reported[number]:
+            return
+        self._trials[number].report(result[self.metric], epoch)
+        self._reported[number].add(epoch)
+
+    @override
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id not in self._live:
+            return
+        if error:
+            self._tell(self._live.pop(trial_id), "FAIL")
+        elif result is None:
+            self.give_back(trial_id)  # stopped before it started
+        else:
+            self.on_trial_result(trial_id, result)  # ASHA's last result is not passed on by Ray
+            number = self._live.pop(trial_id)
+            self._tell(number, self._outcome(number, result))
+
+    def _outcome(self, number: int, result: Mapping[str, Any]) -> str:
+        if result.get("failed") or self.metric not in result:
+            return "FAIL"
+        if is_broken(result, self.metric):
+            return "DIVERGED"
+        return "COMPLETE" if result["epoch"] >= self._num_epochs(number) else "PRUNED"
+
+    def _num_epochs(self, number: int) -> int:
+        recipe = self._trials[number].user_attrs["identity"]["recipe"]
+        return min(self._max_epochs, int(recipe["train"]["num_epochs"]))
+
+    def _tell(self, number: int, outcome: str) -> None:
+        """COMPLETE is told with the best epoch's value: that epoch's weights are what is kept."""
+        trial = self._trials.pop(number)
+        if outcome == "COMPLETE":
+            curve = self.study._storage.get_trial(trial._trial_id).intermediate_values
+            self.study.tell(trial, max(curve.values()))
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED if outcome == "PRUNED" else TrialState.FAIL)
+        self.outcomes[number] = outcome
+
+    @override
+    def save(self, checkpoint_path: str) -> None:
+        """Ray asks for a file; the study is the state."""
+        Path(checkpoint_path).write_text(f"{STUDY_NAME}: the state is in study.db\n", encoding="utf-8")
+
+    @override
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a search goes on from study.db; run it again with --resume, not with Tuner.restore")

@@ -1,0 +1,258 @@
+"""Ray Tune, wired: TPE, ASHA a family, reused actors, one machine or a cluster.
+
+Enters: a `suggest` function, defaults, options, a function trainable that reports every epoch, the paths of the
+study and of Ray's state. Leaves: one `TrialRow` a trial.
+
+What is exact: with one seed, the first trials (the defaults, then the random ones) are the same on every machine and
+at every concurrency, and so is each trial alone. The whole search is the same where one trial runs at a time
+(`max_concurrent: 1`), interrupted or not. With more at once, ASHA and TPE act on what has finished by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from optuna.samplers import RandomSampler
+from ray import tune
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.search import ConcurrencyLimiter
+
+from search.engine.admission import Admission
+from search.engine.asha import FamilyASHA
+from search.engine.ray_callback import TrialTable
+from search.engine.searcher import FamilySearch, open_storage
+from search.observers.trial_row import Observer, TrialRow, study_rows
+from search.space.options import Search
+from trainables.ray_trainable import METRIC, Trainable, guarded
+from trainables.recipe.recipe import Recipe
+from trainables.worker_process import worker_environment
+
+PROBES = 16  # recipes drawn to learn what trials may ask for
+
+DRIVER_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # Ray hands this one on to its workers
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the JSON logger is passed by hand; CSV and TensorBoard are not wanted
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without its metric fails; it must not end the search
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors are in the table
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+class SearchInterrupted(RuntimeError):
+    """The search ended before all its trials did (Ctrl-C). Everything finished is kept."""
+
+
+def start_ray(address: str | None, *, num_cpus: int | None = None, dashboard: bool = True) -> str | None:
+    """Connects to the cluster at `address`, or starts one on this machine; returns the dashboard's address if any.
+
+    A dashboard asks for a token; `ray get-auth-token` shows it.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for name, value in worker_environment(1).items():
+        if name != "OMP_NUM_THREADS":
+            os.environ[name] = value  # local workers inherit it; elsewhere each trial sets it for itself
+    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": dashboard}
+    context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
+    url = context.dashboard_url
+    return f"http://{url}" if url else None
+
+
+def run_search(
+    *,
+    suggest: Callable[[optuna.Trial], Recipe],
+    defaults: Sequence[Mapping[str, Any]],
+    options: Search,
+    resources_of: Callable[[Recipe], Mapping[str, float]],
+    trainable: Trainable,
+    study_path: Path,
+    tune_dir: Path,
+    seed: int,
+    observers: Sequence[Observer] = (),
+    resume: bool = False,
+    admit: Callable[[Recipe], Admission] | None = None,
+    reuse_actors: bool = True,
+) -> list[TrialRow]:
+    """Runs trials until `options.num_trials` have ended, in this session and earlier ones; returns all rows.
+
+    Args:
+        suggest: An Optuna trial -> Recipe; define-by-run, cheap.
+        defaults: Parameters of the first trials, one set a backbone family.
+        resources_of: A recipe -> {"cpu": ..., "gpu": ...}.
+        trainable: `config` -> reports `val/miou` and `epoch` once an epoch, with a checkpoint. It starts from
+            `tune.get_checkpoint()`, else from `config["resume_from"]`.
+        admit: Asked of each new recipe before it is placed; one that it refuses fails with the reason, unplaced.
+        observers: Told of every trial and epoch, in this order.
+
+    Raises:
+        ValueError: the study exists and `resume` is not set; a trial asks for more than the cluster has.
+        SearchInterrupted: Ctrl-C.
+    """
+    if study_path.exists() and not resume:
+        raise ValueError(f"a new search needs a study of its own, got {study_path}, which exists; resume that run")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    slots = concurrency(suggest, defaults, options, resources_of, total)
+    storage = open_storage(study_path)
+    search = FamilySearch(
+        suggest,
+        storage=storage,
+        defaults=defaults,
+        num_trials=options.num_trials,
+        max_epochs=options.max_epochs,
+        seed=seed,
+        metric=METRIC,
+        check=lambda recipe: check_resources(resources_of(recipe), total),
+        admit=admit,
+    )
+    limiter = ConcurrencyLimiter(search, max_concurrent=slots)
+    table = TrialTable(search, limiter, observers, METRIC)
+    table.tell("begin", table.rows, options.num_trials)
+    try:
+        if not search.is_done:
+            tune_trials(search, limiter, table, options, resources_of, trainable, tune_dir, reuse_actors)
+        table.take_refused()
+    finally:
+        table.tell("end")
+        rows = study_rows(search.study)
+        storage.engine.dispose()  # closing it folds study.db-wal into study.db
+    if not search.is_done:
+        ended = sum(row.state != "RUNNING" for row in rows)
+        raise SearchInterrupted(f"{ended} of {options.num_trials} trials ended before the search was stopped")
+    return rows
+
+
+def tune_trials(
+    search: FamilySearch,
+    limiter: ConcurrencyLimiter,
+    table: TrialTable,
+    options: Search,
+    resources_of: Callable[[Recipe], Mapping[str, float]],
+    trainable: Trainable,
+    tune_dir: Path,
+    reuse_actors: bool,
+) -> None:
+    """One session of Ray Tune. Sessions share nothing but the study and the checkpoints that it names."""
+    asha = FamilyASHA(
+        metric=METRIC,
+        max_epochs=options.max_epochs,
+        grace_epochs=options.grace_epochs,
+        reduction_factor=options.reduction_factor,
+    )
+    for frozen in search.study.get_trials(deepcopy=False):
+        if "identity" in frozen.user_attrs:
+            asha.replay(frozen.user_attrs["identity"]["family"], frozen.number, frozen.intermediate_values)
+    tuner = tune.Tuner(
+        tune.with_resources(guarded(trainable), lambda config: placement(resources_of, config)),
+        tune_config=tune.TuneConfig(
+            search_alg=limiter,
+            scheduler=asha,
+            num_samples=-1,  # the searcher says when it is finished
+            reuse_actors=reuse_actors,
+            trial_name_creator=trial_folder,
+            trial_dirname_creator=trial_folder,
+        ),
+        run_config=tune.RunConfig(
+            name=next_session(tune_dir),
+            storage_path=str(tune_dir.resolve()),
+            callbacks=[table, JsonLoggerCallback()],  # type: ignore[no-untyped-call]
+            failure_config=tune.FailureConfig(max_failures=options.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+    with environment(DRIVER_ENVIRONMENT), quiet("ray.tune"):
+        try:
+            tuner.fit()
+        except Exception:
+            if table.failure is not None:
+                raise table.failure from None  # Ray passes on its text alone
+            raise
+
+
+def trial_folder(trial: Any) -> str:
+    return f"{trial.config['number']:05d}"
+
+
+def next_session(tune_dir: Path) -> str:
+    """'session-000', or the one after the last."""
+    return f"session-{len(list(tune_dir.glob('session-*'))):03d}"
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables that only the environment can carry to Ray, and puts the old ones back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Leaves out what a logger says below WARNING."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def placement(
+    resources_of: Callable[[Recipe], Mapping[str, float]], config: Mapping[str, Any]
+) -> tune.PlacementGroupFactory:
+    """All of a trial's devices in one bundle, so on one node."""
+    resources = resources_of(Recipe.model_validate(config["recipe"]))
+    bundle = {"CPU": float(resources.get("cpu", 1.0)), "GPU": float(resources.get("gpu", 0.0))}
+    return tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
+
+
+def check_resources(wanted: Mapping[str, float], total: Mapping[str, float]) -> None:
+    """Raises ValueError where a trial asks for more than the whole cluster has: Ray would wait for ever."""
+    for name in ("cpu", "gpu"):
+        have = total.get(name.upper(), 0.0)
+        if wanted.get(name, 0.0) > have:
+            raise ValueError(
+                f"resources.{name} must fit the cluster, got {wanted[name]:g} where it has {have:g}; "
+                f"lower resources.{name} or connect to a larger cluster"
+            )
+
+
+def concurrency(
+    suggest: Callable[[optuna.Trial], Recipe],
+    defaults: Sequence[Mapping[str, Any]],
+    options: Search,
+    resources_of: Callable[[Recipe], Mapping[str, float]],
+    total: Mapping[str, float],
+) -> int:
+    """How many trials Ray may hold at once: more than fit, so that one that waits for a large share (two GPUs) does
+    not idle a device that a smaller one could use. `options.max_concurrent` decides where it is set.
+
+    Raises ValueError where a recipe of the space does not fit at all.
+    """
+    probe = optuna.create_study(sampler=RandomSampler(seed=0))
+    for default in defaults:
+        probe.enqueue_trial(dict(default))
+    asked = [resources_of(suggest(probe.ask())) for _ in range(max(PROBES, len(defaults)))]
+    for wanted in asked:
+        check_resources(wanted, total)
+    if options.max_concurrent is not None:
+        return options.max_concurrent
+    fit = [int(min(total[name.upper()] / amount for name, amount in wanted.items() if amount)) for wanted in asked]
+    alike = len({tuple(sorted(wanted.items())) for wanted in asked}) == 1
+    return max(fit) + (1 if alike else max(2, max(fit) // 4))

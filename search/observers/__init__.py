@@ -1,0 +1,1 @@
+"""What is told about a running search: trials.csv, event log, trackers, progress."""

@@ -1,0 +1,72 @@
+"""Where a search is told to, besides the terminal: events.jsonl always, W&B on request.
+
+Enters: an observer's calls. Leaves: `events.jsonl`; a W&B run a trial, offline where there is no key.
+All W&B runs are written by the driver's one service process: no actor a trial.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from search.observers.trial_row import Observer, TrialRow, finite
+
+EVENT_KEYS = ("epoch", "lr", "images_per_s", "diverged", "failed", "time_this_iter_s")
+
+
+class EventLog(Observer):
+    """events.jsonl: one JSON object a line, appended; `at` is the injected clock's reading in seconds."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
+        self.path, self.clock = path, clock
+
+    @override
+    def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
+        if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n")  # the last writer was killed within a line
+        self._append({"event": "search_started", "num_trials": num_trials, "num_known": len(rows)})
+
+    @override
+    def trial_started(self, row: TrialRow) -> None:
+        self._append({"event": "trial_started", "trial": row.trial, "recipe_hash": row.recipe_hash})
+
+    @override
+    def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
+        kept = {key: value for key, value in metrics.items() if "/" in key or key in EVENT_KEYS}
+        self._append({"event": "epoch", "trial": row.trial, "family": row.family, **kept})
+
+    @override
+    def trial_ended(self, row: TrialRow) -> None:
+        end = {"state": row.state, "epochs": row.epochs, "best_miou": row.best_miou, "error": row.error}
+        self._append({"event": "trial_ended", "trial": row.trial, **end})
+
+    @override
+    def end(self) -> None:
+        self._append({"event": "search_ended"})
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        line = json.dumps({"at": self.clock(), **finite(event)}, ensure_ascii=False, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a log. Lines that a kill cut short are left out; any other broken line is an error.
+
+    Raises ValueError naming the line.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for position, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            cut_short = not line.rstrip().endswith("}")
+            if not cut_short:
+                raise ValueError(f"{path}:{position} must be one JSON object a line; remove that line") from error

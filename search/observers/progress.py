@@ -1,0 +1,156 @@
+"""How a running search looks: a live table on a terminal, plain lines elsewhere.
+
+Enters: an observer's calls and a clock. Leaves: text on `console`.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from typing_extensions import override
+
+from search.observers.trial_row import Observer, TrialRow
+
+STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red", "DIVERGED": "red"}
+ROWS_SHOWN = 15
+
+
+def duration(seconds: float) -> str:
+    """'2h05m', '3m07s' or '12s'."""
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, rest_minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{rest_minutes:02d}m"
+    return f"{minutes}m{rest_s:02d}s" if minutes else f"{rest_s}s"
+
+
+def score(miou: float | None) -> str:
+    return "-" if miou is None else f"{miou:.4f}"
+
+
+class Progress(Observer, ABC):
+    """What both views share: counts, the best trial, and the time left at this session's rate of trials."""
+
+    def __init__(self, *, clock: Callable[[], float], every_s: float) -> None:
+        self.clock, self.every_s = clock, every_s
+        self.rows: Mapping[int, TrialRow] = {}
+        self.num_trials, self.started_s, self.shown_s, self.ended_here = 0, 0.0, 0.0, 0
+
+    @override
+    def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
+        self.rows, self.num_trials = rows, num_trials
+        self.started_s = self.shown_s = self.clock()
+
+    @override
+    def trial_ended(self, row: TrialRow) -> None:
+        self.ended_here += 1
+
+    @override
+    def tick(self) -> None:
+        if self.clock() - self.shown_s >= self.every_s:
+            self.shown_s = self.clock()
+            self.show()
+
+    @abstractmethod
+    def show(self) -> None:
+        """Draw now."""
+
+    def summary(self) -> str:
+        """'3/8 trials, 2 running, best 0.4120 (00002), 1m10s, about 2m left'."""
+        ended = sum(row.state != "RUNNING" for row in self.rows.values())
+        parts = [f"{ended}/{self.num_trials} trials", f"{len(self.rows) - ended} running"]
+        scored = [row for row in self.rows.values() if row.best_miou is not None]
+        if scored:
+            best = max(scored, key=lambda row: row.best_miou or 0.0)
+            parts.append(f"best mIoU {score(best.best_miou)} ({best.trial})")
+        elapsed_s = self.clock() - self.started_s
+        parts.append(duration(elapsed_s))
+        if self.ended_here and ended < self.num_trials:
+            parts.append(f"about {duration(elapsed_s / self.ended_here * (self.num_trials - ended))} left")
+        return ", ".join(parts)
+
+
+class PlainLines(Progress):
+    """A line a trial's end, and one every `every_s` seconds."""
+
+    def __init__(self, *, clock: Callable[[], float], every_s: float = 30.0, stream: TextIO | None = None) -> None:
+        super().__init__(clock=clock, every_s=every_s)
+        self.stream = stream
+
+    def _line(self, text: str) -> None:
+        print(text, file=self.stream or sys.stdout, flush=True)
+
+    @override
+    def trial_ended(self, row: TrialRow) -> None:
+        super().trial_ended(row)
+        line = f"trial {row.trial} {row.state}: {row.backbone} + {row.head}, {row.epochs} epochs"
+        if row.best_miou is not None:
+            line += f", best mIoU {score(row.best_miou)} at epoch {row.best_epoch}"
+        if row.error:
+            line += f" ({row.error.splitlines()[-1]})"
+        self._line(f"{line} [{self.summary()}]")
+
+    def show(self) -> None:
+        self._line(self.summary())
+
+    @override
+    def end(self) -> None:
+        self._line(self.summary())
+
+
+class LiveTable(Progress):
+    """A rich table that redraws itself: running trials first, then the best."""
+
+    def __init__(self, *, clock: Callable[[], float], every_s: float = 0.5, console: Console | None = None) -> None:
+        super().__init__(clock=clock, every_s=every_s)
+        self.console = console or Console()
+        self.live: Live | None = None
+
+    @override
+    def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
+        super().begin(rows, num_trials)
+        self.live = Live(self.render(), console=self.console, auto_refresh=False)
+        self.live.start()
+
+    @override
+    def trial_ended(self, row: TrialRow) -> None:
+        super().trial_ended(row)
+        self.show()
+
+    def show(self) -> None:
+        if self.live is not None:
+            self.live.update(self.render(), refresh=True)
+
+    @override
+    def end(self) -> None:
+        if self.live is not None:
+            self.show()
+            self.live.stop()
+            self.live = None
+
+    def render(self) -> Group:
+        table = Table("trial", "state", "backbone", "head", "epochs", "best mIoU", "device time", box=None)
+        order = sorted(self.rows.values(), key=lambda row: (row.state != "RUNNING", -(row.best_miou or 0.0)))
+        for row in order[:ROWS_SHOWN]:
+            state = Text(row.state, style=STYLES[row.state])
+            time = f"{duration(row.device_s)} {row.device}"
+            table.add_row(row.trial, state, row.backbone, row.head, str(row.epochs), score(row.best_miou), time)
+        hidden = len(order) - ROWS_SHOWN
+        more = Text(f"and {hidden} more" if hidden > 0 else "")
+        return Group(table, more, Text(self.summary(), style="bold"))
+
+
+def build_progress(stream: TextIO, *, clock: Callable[[], float]) -> Progress:
+    """The live table where `stream` is a terminal, else plain lines."""
+    return (
+        LiveTable(clock=clock, console=Console(file=stream))
+        if stream.isatty()
+        else PlainLines(clock=clock, stream=stream)
+    )

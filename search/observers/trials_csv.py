@@ -1,0 +1,67 @@
+"""Writes trials.csv, one row per trial."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from search.observers.trial_row import Observer, TrialRow
+
+
+class CsvTable(Observer):
+    """trials.csv, rewritten whole or not at all; at most once in `every_s` between trial ends."""
+
+    def __init__(self, path: Path, *, classes: Sequence[str], clock: Callable[[], float], every_s: float = 2.0) -> None:
+        self.path, self.classes, self.clock, self.every_s = path, list(classes), clock, every_s
+        self.rows: Mapping[int, TrialRow] = {}
+        self.written_s = -math.inf
+
+    @override
+    def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
+        self.rows = rows
+        self.write()
+
+    @override
+    def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
+        if self.clock() - self.written_s >= self.every_s:
+            self.write()
+
+    @override
+    def trial_started(self, row: TrialRow) -> None:
+        self.write()
+
+    @override
+    def trial_ended(self, row: TrialRow) -> None:
+        self.write()
+
+    @override
+    def end(self) -> None:
+        self.write()
+
+    def write(self) -> None:
+        self.written_s = self.clock()
+        write_csv(self.path, [self.rows[number] for number in sorted(self.rows)], self.classes)
+
+
+def write_csv(path: Path, rows: Sequence[TrialRow], classes: Sequence[str]) -> None:
+    """One line a trial: the row's fields, `iou/<class>`, then `param/<name>` of every trial's parameters."""
+    plain = [item.name for item in fields(TrialRow) if item.name not in ("iou", "params", "recipe")]
+    names = sorted({name for row in rows for name in row.params})
+    header = [*plain, *(f"iou/{name}" for name in classes), *(f"param/{name}" for name in names)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        line = {key: value for key, value in asdict(row).items() if key in plain and value is not None}
+        line |= {f"iou/{name}": iou for name, iou in zip(classes, row.iou, strict=False) if iou is not None}
+        writer.writerow(line | {f"param/{name}": value for name, value in row.params.items()})
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text.getvalue(), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""YAML in, suggestions and recipes out."""

@@ -1,0 +1,101 @@
+"""The JSON Schema (2020-12) of a space file, for editors: `python search/run.py --print-schema`.
+
+Enters: the grammar and the options' types. Leaves: one schema in which each searched field may be its plain value or a
+search expression that fits its type. It is for completion and first checks; `load_space` is what decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
+from search.space.allowed_keys import Section, recipe_grammar
+from search.space.options import Options
+
+Schema = dict[str, Any]
+RANGE: Schema = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+
+
+def json_schema() -> Schema:
+    """A schema that stands alone; its `$defs` hold the options and the search expressions."""
+    options = Options.model_json_schema(ref_template="#/$defs/{model}")
+    searched = {key: _part(inside) for key, inside in recipe_grammar().keys.items()}
+    rows = {"type": "object", "minProperties": 1, "additionalProperties": searched["model"]}
+    searched["model"] = {"anyOf": [searched["model"], _mapping({"choice": rows}, ["choice"])]}
+    points = {"type": "array", "items": {"type": "object"}, "description": "parameters of the trials to begin with"}
+    sections = {key: {"$ref": f"#/$defs/{key}"} for key in searched} | options["properties"] | {"points": points}
+    whole = {**RANGE, "items": {"type": "integer"}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "segsearch space",
+        **_mapping(
+            {
+                "extends": {"type": "string", "description": "a space file to build on, one level"},
+                **sections,
+                "profiles": {
+                    "type": "object",
+                    "description": "name -> the sections that it overrides",
+                    "additionalProperties": {"$ref": "#/$defs/overrides"},
+                },
+            }
+        ),
+        "$defs": {
+            **options["$defs"],
+            **searched,
+            "overrides": _mapping(sections),
+            "float": _mapping({"float": {**RANGE, "description": "uniform between [low, high]"}}, ["float"]),
+            "log": _mapping({"log": {**RANGE, "description": "log-uniform between [low, high], above 0"}}, ["log"]),
+            "int": _mapping({"int": {**whole, "description": "a whole number in [low, high]"}}, ["int"]),
+        },
+    }
+
+
+def _part(inside: Section | FieldInfo) -> Schema:
+    return _section(inside) if isinstance(inside, Section) else _value(inside)
+
+
+def _section(section: Section) -> Schema:
+    if not section.has_name:
+        return {**_mapping(_parts(section.keys)), "type": ["object", "null"]}
+    named = section.named
+    if named is None:
+        name: Schema = {"type": "string"}
+        branches: Schema = {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": _mapping(_parts(section.keys)),
+        }
+    else:
+        name = {"enum": list(named)}
+        bodies = {key: {**_mapping(_parts(inside.keys)), "type": ["object", "null"]} for key, inside in named.items()}
+        branches = {**_mapping(bodies), "minProperties": 1}
+    keys = {"name": {"anyOf": [name, _choice(name)]}, **_parts(section.under(()))}
+    required = ["name"] if section.needs_name else []
+    return {"anyOf": [name, _mapping(keys, required), _choice(name), _mapping({"choice": branches}, ["choice"])]}
+
+
+def _value(info: FieldInfo) -> Schema:
+    """The value itself, a choice between such values or, for numbers, a range."""
+    plain = TypeAdapter(info.rebuild_annotation()).json_schema()
+    forms = {option.get("type") for option in plain.get("anyOf", [plain])}
+    ranges = ["float", "log"] if "number" in forms else []
+    if ranges or "integer" in forms:
+        ranges.append("int")
+    default = {} if info.is_required() else {"default": info.default}
+    return {"anyOf": [plain, _choice(plain), *({"$ref": f"#/$defs/{kind}"} for kind in ranges)], **default}
+
+
+def _choice(item: Schema) -> Schema:
+    return _mapping({"choice": {"type": "array", "items": item, "minItems": 1, "uniqueItems": True}}, ["choice"])
+
+
+def _parts(keys: Mapping[str, Section | FieldInfo]) -> Schema:
+    return {key: _part(inside) for key, inside in keys.items()}
+
+
+def _mapping(properties: Mapping[str, Schema], required: list[str] | None = None) -> Schema:
+    mapping: Schema = {"type": "object", "properties": dict(properties), "additionalProperties": False}
+    return {**mapping, "required": required} if required else mapping

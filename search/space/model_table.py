@@ -1,0 +1,93 @@
+"""The `model` section: one model, or rows of a table of models, each with the backbones and heads that go together.
+
+Enters: the section's tree. Leaves: the nodes of a recipe's backbone and head. `model: {choice: {vit: {backbone: ...,
+head: ...}, swin: {...}}}` makes both branch by one parameter, `model/name`, so that a row is taken whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.space.allowed_keys import Section
+from search.space.nodes import Branches, Choice, Group, Node, Path
+from search.space.parser import parse_section
+from trainables.models.compatibility import check_pair
+from trainables.recipe.recipe import backbone_family
+
+PARTS = ("backbone", "head")
+PARAMETER = "model/name"
+
+
+def parse_model(section: Section, tree: Any, problems: list[str]) -> dict[str, Node]:
+    """'backbone' and 'head' with their nodes; what is faulty is left out and told in `problems`."""
+    path: Path = ("model",)
+    rows = tree.get("choice") if isinstance(tree, dict) and set(tree) == {"choice"} else None
+    if rows is None:
+        return _parse_one(section, tree, path, problems)
+    if not isinstance(rows, dict) or not rows:
+        problems.append(f"model.choice: must map the name of each row to its backbone and head, got {rows!r}")
+        return {}
+    parsed = {row: _parse_one(section, body, (*path, "choice", row), problems) for row, body in rows.items()}
+    bodies = {part: {row: nodes[part] for row, nodes in parsed.items() if part in nodes} for part in PARTS}
+    return {part: Branches((*path, "choice"), PARAMETER, bodies[part]) for part in PARTS if bodies[part]}
+
+
+def _parse_one(section: Section, tree: Any, path: Path, problems: list[str]) -> dict[str, Node]:
+    for part in PARTS:
+        if part not in (tree if isinstance(tree, dict) else {}):
+            problems.append(f"{'.'.join((*path, part))}: missing; write the name of a {part}, or {{choice: [...]}}")
+    model = parse_section(section, tree, path, problems)
+    if not isinstance(model, Group):
+        return {}
+    beside = {key: node for key, node in model.children.items() if key not in PARTS}
+    found = {part: model.children[part] for part in PARTS if part in model.children}
+    if "backbone" in found:
+        found["backbone"] = _with_siblings(found["backbone"], beside)
+    return found
+
+
+def _with_siblings(backbone: Node, beside: Mapping[str, Node]) -> Node:
+    """What stands beside `model.backbone` holds for every backbone that does not say otherwise."""
+    if isinstance(backbone, Branches):
+        return Branches(
+            backbone.path,
+            backbone.parameter,
+            {name: _with_siblings(body, beside) for name, body in backbone.bodies.items()},
+        )
+    assert isinstance(backbone, Group)
+    return Group(backbone.path, {**beside, **backbone.children})
+
+
+def family_firsts(root: Group) -> list[tuple[str, dict[str, Any]]]:
+    """The first backbone of each family, by family, with the picks that lead to it."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, picks, _ in _named(root.children["backbone"], {}):
+        found.setdefault(backbone_family(name), picks)
+    return list(found.items())
+
+
+def pair_problems(root: Group) -> list[str]:
+    """A line for each head that some backbone of the same row cannot feed, at the head's YAML path."""
+    problems = []
+    for head, head_picks, path in _named(root.children["head"], {}):
+        for backbone, picks, _ in _named(root.children["backbone"], {}):
+            if any(head_picks.get(parameter, row) != row for parameter, row in picks.items()):
+                continue  # of another row
+            try:
+                check_pair(backbone, head)
+            except ValueError as error:
+                problems.append(f"{'.'.join(path)}: {error}")
+                break
+    return problems
+
+
+def _named(node: Node, picks: dict[str, Any]) -> list[tuple[str, dict[str, Any], Path]]:
+    """Each name that a backbone's or head's node can take, with the picks that lead to it and its path."""
+    if isinstance(node, Branches):
+        return [found for name, body in node.bodies.items() for found in _named(body, {**picks, node.parameter: name})]
+    assert isinstance(node, Group)
+    name = node.children["name"]
+    if isinstance(name, Choice):
+        return [(item, {**picks, name.parameter: item}, node.path) for item in name.items]
+    return [(str(getattr(name, "value", "")), picks, node.path)]

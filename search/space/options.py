@@ -1,0 +1,133 @@
+"""What a space says besides the recipe: how to search, ensemble, view, split, and what a trial may use.
+
+Enters: plain values from a space file. Leaves: a frozen `Options`. None of these is ever searched.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from trainables.recipe.config import Part
+
+Flip = Literal["none", "horizontal", "vertical"]
+Turn = Literal[0, 90, 180, 270]
+Tracker = Literal["wandb", "jsonl"]  # events.jsonl is always written
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Search(Part):
+    """How many trials, for how long, and when ASHA may stop one."""
+
+    num_trials: Annotated[int, Field(ge=1)] = 20
+    max_epochs: Annotated[int, Field(ge=1)] = 60  # becomes Recipe.train.num_epochs
+    grace_epochs: Annotated[int, Field(ge=1)] = 6  # no trial is stopped earlier
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None  # None: as many as the cluster holds
+    max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the last checkpoint after a lost node
+
+    @model_validator(mode="after")
+    def _grace_within(self) -> Search:
+        if self.grace_epochs > self.max_epochs:
+            raise ValueError(
+                f"grace_epochs must not exceed max_epochs, got {self.grace_epochs} and {self.max_epochs}; "
+                f"use 1 to {self.max_epochs}"
+            )
+        return self
+
+
+class Ensemble(Part):
+    """Which trials are candidates, and how the rules are fitted and judged."""
+
+    candidates: Annotated[int, Field(ge=1)] = 6
+    max_per_family: Annotated[int, Field(ge=1)] = 3
+    folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
+    resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
+    sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
+    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image, on the devices that made the logits
+    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
+    postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
+    soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
+    soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
+    logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space
+    max_logit_error: Annotated[float, Field(ge=0.0)] = 0.001  # mIoU that 8 bits may change on val, else float16
+    logits_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB that all logits may take; None: what is free
+
+
+class Tta(Part):
+    """The test-time views that are offered: every scale with every turn and flip."""
+
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...], Field(min_length=1)] = (1.0,)
+    flips: Annotated[tuple[Flip, ...], Field(min_length=1)] = ("none",)
+    turns: Annotated[tuple[Turn, ...], Field(min_length=1)] = (0,)  # degrees; more than 0 where the data card has turns
+
+    @field_validator("scales", "flips", "turns")
+    @classmethod
+    def _each_once(cls, values: tuple[float | str, ...]) -> tuple[float | str, ...]:
+        # a view's name carries its scale with two decimals
+        shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
+        twice = sorted({text for text in shown if shown.count(text) > 1})
+        if twice:
+            raise ValueError(f"each may stand here once, got {', '.join(twice)} again; remove the repeats")
+        return values
+
+
+class LargeResources(Part):
+    """What a trial holds instead whose network has more parameters."""
+
+    over_params_m: Annotated[float, Field(gt=0.0)]  # millions
+    gpu: Annotated[int, Field(ge=1)]
+    cpu: Annotated[int, Field(ge=1)]
+
+
+class Resources(Part):
+    """What one trial holds while it runs. Below 1, a device is shared; above, each GPU trains a share of the batch."""
+
+    gpu: Annotated[float, Field(ge=0.0)] = 0.0
+    cpu: Annotated[float, Field(gt=0.0)] = 1.0
+    large: LargeResources | None = None
+    memory_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB of one device; None: the cluster's GPUs are asked
+
+    @field_validator("gpu", "cpu")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError(f"must be whole above 1, got {value}; use {int(value)} or {int(value) + 1}")
+        return value
+
+
+class SplitShares(Part):
+    """The parts that are carved from `train` where the data card gives no file for them, or a file that names them."""
+
+    val_share: Share = 0.2
+    holdout_share: Share = 0.2
+    file: str | None = None  # written by analysis/split.py; it then decides alone
+    fold: Annotated[int, Field(ge=0)] | None = None  # of that file: this fold tunes, the others train
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> SplitShares:
+        if self.val_share + self.holdout_share >= 1:
+            raise ValueError(
+                f"val_share and holdout_share must leave something to train on, got {self.val_share} and "
+                f"{self.holdout_share}; keep their sum under 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fold_of_a_file(self) -> SplitShares:
+        if self.fold is not None and self.file is None:
+            raise ValueError(f"fold {self.fold} needs a file that has folds; set split.file as well")
+        return self
+
+
+class Options(Part):
+    """Everything in a space that is not the recipe."""
+
+    search: Search = Search()
+    ensemble: Ensemble = Ensemble()
+    tta: Tta = Tta()
+    resources: Resources = Resources()
+    split: SplitShares = SplitShares()
+    trackers: tuple[Tracker, ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -1,0 +1,103 @@
+"""The logits stage: every candidate predicts val and hold-out through every view."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ray
+
+from search.cluster.ray_tasks import as_they_end
+from search.run_dir import RunDir
+from search.space.options import Options
+from search.stages.candidates import competitors
+from search.stages.stage import Context
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.logits import write_logits as candidate_logits
+from trainables.logits.latency import measure_costs
+from trainables.logits.store import LogitStore
+from trainables.logits.view import View
+from trainables.logits.write_logits import Candidate
+from trainables.worker_process import prepare_worker
+
+
+def run(context: Context) -> None:
+    """The best trials look at val and hold-out once a view; a candidate that fails is left out and named."""
+    folder, data, options = context.run, context.data, context.space.options
+    chosen, views = chosen_candidates(context), offered_views(options)
+    kept = options.ensemble
+    storage = candidate_logits.Storage(kept.logits, kept.max_logit_error, kept.logits_gb)
+    folders = [folders_of(folder, c) for c in chosen]
+    needed, free = candidate_logits.check_space(chosen, data.cache, data.split, views, folder.root, folders, storage)
+    context.say(
+        f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
+        f"{free / 2**20:.0f} MiB free"
+    )
+    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # one device looks at an image
+    task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_write_one)
+    cache = ray.put(data.cache)
+    waiting = {task.remote(c, cache, data.split, views, folders_of(folder, c), storage, cpu, gpu): c for c in chosen}
+    failed: dict[str, str] = {}
+    for candidate, lines, error in as_they_end(waiting):
+        if error is None:
+            for line in lines:
+                context.say(line)
+            context.say(f"logits of trial {candidate.trial} written ({candidate.recipe.backbone.name})")
+        else:
+            failed[candidate.trial] = error
+            context.say(f"warning: trial {candidate.trial} is left out of the ensemble: {error}")
+    if len(failed) == len(chosen):
+        raise ValueError("no candidate's logits could be written: " + "; ".join(sorted(set(failed.values()))))
+
+
+def _write_one(
+    candidate: Candidate,
+    cache: Cache,
+    split: Split,
+    views: Sequence[View],
+    folders: Mapping[candidate_logits.Part, Path],
+    storage: candidate_logits.Storage,
+    cpu: float,
+    gpu: float,
+) -> list[str]:
+    """A Ray task: all logits of one candidate, and what its views cost. Leaves what there was to say."""
+    prepare_worker(cpu)
+    device = "cuda" if gpu else "cpu"
+    said: list[str] = []
+    candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device, say=said.append)
+    measure_costs(candidate, cache, split.val_ids, views, folders["val"], device=device, clock=time.perf_counter)
+    return said
+
+
+def chosen_candidates(context: Context) -> list[Candidate]:
+    """The candidates of the ensemble, soups among them. Raises ValueError where no trial ended with a checkpoint."""
+    return competitors(context.run, context.space.options.ensemble)
+
+
+def offered_views(options: Options) -> list[View]:
+    """The views of `tta`, no two of one pose; the plain one is always offered, so that every member can be judged by
+    it."""
+    tta = options.tta
+    every = [View(scale, flip, turn) for scale in tta.scales for turn in tta.turns for flip in tta.flips]
+    by_pose: dict[tuple[float, bool, int], View] = {}
+    for view in [View(), *every]:
+        by_pose.setdefault(view.pose, view)
+    return list(by_pose.values())
+
+
+def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.Part, Path]:
+    return {part: run.logits(candidate.trial, part) for part in candidate_logits.SPLITS}
+
+
+def has_logits(context: Context, candidate: Candidate) -> bool:
+    folders, split = folders_of(context.run, candidate), context.data.split
+    return all(
+        any(folders[part].glob("*.safetensors"))
+        and all(
+            LogitStore(folders[part]).has(view.name, candidate_logits.ids_of(split, part))
+            for view in offered_views(context.space.options)
+        )
+        for part in candidate_logits.SPLITS
+    )

@@ -1,0 +1,38 @@
+"""Runs the stages in order: search, soups, logits, ensemble with verdict, bundle, report.
+
+Each stage can be resumed, and is skipped when it is done. Stages hand each other files; a stage is done when run.json
+says so, and run.json says so only after the stage's last file was renamed into place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from search.run_dir import read_json, write_json
+from search.stages import bundle, ensemble, logits, report, search, soups
+from search.stages.stage import Context, Stage
+
+STAGES: Mapping[Stage, Callable[[Context], None]] = {
+    Stage.search: search.run,
+    Stage.soups: soups.run,
+    Stage.logits: logits.run,
+    Stage.ensemble: ensemble.run,
+    Stage.bundle: bundle.run,
+    Stage.report: report.run,
+}
+
+
+def run_all(context: Context, until: Stage = Stage.report) -> None:
+    """Run every stage that is not done yet, up to `until`. Raises ValueError for what the user can mend."""
+    ordered = list(Stage)
+    for name in ordered[: ordered.index(until) + 1]:
+        record = read_json(context.run.run_json)
+        done = record["stages"].get(name)
+        if done:
+            context.say(f"{name}: done at {done}, skipped")
+            continue
+        context.say(f"== {name}")
+        STAGES[name](context)
+        record = read_json(context.run.run_json)
+        record["stages"][name] = context.now().isoformat(timespec="seconds")
+        write_json(context.run.run_json, record)

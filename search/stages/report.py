@@ -1,0 +1,144 @@
+"""What a finished run tells: the facts of report.html, and the summary on the terminal.
+
+Enters: the files of a run directory. Leaves: report.html, and lines for a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from analysis.bundle.manifest import read_bundle
+from analysis.bundle.predictor import Predictor
+from analysis.report.gallery import GalleryItem
+from analysis.report.page import ReportFacts, worst_images, write_report
+from search.engine.asha import milestones
+from search.engine.searcher import open_study
+from search.observers.event_log import read_events
+from search.observers.trial_row import TrialRow, finite, study_rows
+from search.run_dir import RunDir, read_json
+from search.space.space import Space
+from search.stages.stage import Context
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+
+MIN_FOR_IMPORTANCE = 4  # fewer finished trials say nothing about a parameter
+
+
+def run(context: Context) -> None:
+    """Write report.html."""
+    data, ended = context.data, context.now().isoformat(timespec="seconds")
+    write(context.run, context.space, data.cache, data.split, ended=ended)
+
+
+def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) -> None:
+    """Write report.html from what the earlier stages left."""
+    record, ensemble, index = read_json(run.run_json), read_json(run.ensemble_json), cache.index
+    study = open_study(run.study_db)
+    search = space.options.search
+    shares, why_not = importances(study)
+    facts = ReportFacts(
+        title=f"{record['space']} on {index.name}",
+        started=record["started"],
+        ended=ended,
+        space=space.name + (f" ({space.profile} profile)" if space.profile else ""),
+        data=index.name,
+        counts={
+            "images to train on": len(split.train_ids),
+            "to tune on": len(split.val_ids),
+            "held out": len(split.holdout_ids),
+            "classes": index.num_classes,
+            "trials": search.num_trials,
+        },
+        ensemble=ensemble,
+        trials=[trial_line(row) for row in ranked(study_rows(study))],
+        curves=curves(read_events(run.events)),
+        rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
+        importances=shares,
+        gallery=gallery(run, cache, ensemble),
+        warnings=index.warnings,
+        notes=[*split.notes, *why_not],
+        paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
+    )
+    write_report(run.report, facts)
+
+
+def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Best first; trials without a score last."""
+    return sorted(rows, key=lambda row: (row.best_miou is None, -(row.best_miou or 0.0), row.number))
+
+
+def trial_line(row: TrialRow) -> dict[str, Any]:
+    """A row of the report's trial table."""
+    line = {
+        "trial": row.trial,
+        "state": row.state,
+        "backbone": row.backbone,
+        "head": row.head,
+        "epochs": row.epochs,
+        "best mIoU": row.best_miou,
+        "best epoch": row.best_epoch,
+        f"{row.device} seconds": round(row.device_s, 1),
+        "recipe": row.recipe_hash,
+        "error": row.error,
+    }
+    return {**line, **finite(row.params)}
+
+
+def curves(events: Any) -> dict[str, list[Mapping[str, Any]]]:
+    """trial -> one row an epoch. An epoch that ran again after a crash counts once, as it ended last."""
+    by_trial: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for event in events:
+        if event.get("event") == "epoch":
+            by_trial.setdefault(event["trial"], {})[event["epoch"]] = event
+    return {trial: [epochs[n] for n in sorted(epochs)] for trial, epochs in by_trial.items()}
+
+
+def importances(study: optuna.Study) -> tuple[dict[str, float], list[str]]:
+    """Each parameter's share of what explains the trials' scores (fANOVA), and why there is none, in words."""
+    finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(finished) < MIN_FOR_IMPORTANCE:
+        return {}, [f"parameter importances need {MIN_FOR_IMPORTANCE} trials that ran to the end, got {len(finished)}"]
+    try:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator)), []
+    except (ValueError, RuntimeError) as error:  # all scores equal, or no parameter in common
+        return {}, [f"parameter importances could not be computed: {error}"]
+
+
+def gallery(run: RunDir, cache: Cache, ensemble: Mapping[str, Any]) -> list[GalleryItem]:
+    """The worst hold-out images with truth and the shipped prediction, made by the bundle itself."""
+    worst = worst_images(ensemble)
+    scores = {image["image_id"]: image["miou_shipped"] for image in ensemble["images"]}
+    predictor = Predictor(read_bundle(run.bundle), batch_size=1)
+    return [
+        GalleryItem(
+            image_id=image_id,
+            image=cache.image(image_id),
+            truth=cache.label(image_id),
+            prediction=predictor.predict(cache.image(image_id)),
+            miou=scores[image_id],
+        )
+        for image_id in worst
+    ]
+
+
+def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None:
+    """The ranked trials, the verdict and where things are, in plain lines."""
+    rows = ranked(study_rows(open_study(run.study_db)))
+    say("")
+    say(f"{'trial':>6}  {'best mIoU':>9}  {'epochs':>6}  {'state':9}  model")
+    for row in rows[:limit]:
+        miou = "-" if row.best_miou is None else f"{row.best_miou:.4f}"
+        say(f"{row.trial:>6}  {miou:>9}  {row.epochs:>6}  {row.state:9}  {row.backbone} + {row.head}")
+    if len(rows) > limit:
+        say(f"... and {len(rows) - limit} more in {run.trials_csv}")
+    ensemble = read_json(run.ensemble_json)
+    say("")
+    say(ensemble["verdict"]["sentence"])
+    for caveat in ensemble["caveats"]:
+        say(f"note: {caveat}")
+    say(f"report: {run.report}")
+    say(f"bundle: {run.bundle}")

@@ -1,0 +1,87 @@
+"""A run's data: read, checked, decoded, and divided into what trains, what tunes and what stays sealed.
+
+Enters: a data card and the space's options. Leaves: `Data`, and what data.json says of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.space.options import Options
+from trainables.data.cache import Cache
+from trainables.data.card import read_card
+from trainables.data.coco import read
+from trainables.data.index import SegIndex, Split
+from trainables.data.splits.make_split import look, make_split
+from trainables.data.splits.split_file import read_split
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, read, split and decoded."""
+
+    index: SegIndex
+    split: Split
+    cache: Cache
+    cache_root: Path
+
+
+def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple[SegIndex, Cache]:
+    """Read, check and decode a data set. Raises DataProblems with everything that is wrong with it."""
+    index = read(read_card(card))
+    for rule, count in index.warnings.items():
+        say(f"warning: {rule}: {count}")
+    return index, Cache.open(index, cache_root)
+
+
+def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[str], None]) -> Split:
+    """Who trains, who tunes, who stays sealed; what could not be had is said."""
+    if options.split.file is not None:
+        try:
+            split = read_split(Path(options.split.file), index, options.split.fold)
+        except ValueError as error:
+            raise ValueError(f"split.file: {error}") from error
+    else:
+        split = make_split(
+            index,
+            seed=options.seed,
+            val_share=options.split.val_share,
+            holdout_share=options.split.holdout_share,
+            known=look(index, cache),
+        )
+    for note in split.notes:
+        say(f"split: {note}")
+    say(
+        f"data {index.name}: {index.num_classes} classes, {len(split.train_ids)} images to train on, "
+        f"{len(split.val_ids)} to tune on, {len(split.holdout_ids)} sealed until the verdict"
+    )
+    return split
+
+
+def describe_data(data: Data, card: Path) -> dict[str, Any]:
+    """data.json: what was read and how it was split."""
+    return {
+        "card": str(card),
+        "name": data.index.name,
+        "classes": list(data.index.classes),
+        "fingerprint": data.index.fingerprint,
+        "split_fingerprint": data.split.fingerprint,
+        "warnings": dict(data.index.warnings),
+        "notes": list(data.split.notes),
+        "train": list(data.split.train_ids),
+        "val": list(data.split.val_ids),
+        "holdout": list(data.split.holdout_ids),
+    }
+
+
+def check_turns(card: Path, options: Options) -> None:
+    """Raises ValueError where quarter turns are asked for of scenes that have an up."""
+    if set(options.tta.turns) > {0} and not read_card(card).turns:
+        asked = ", ".join(str(turn) for turn in options.tta.turns)
+        raise ValueError(
+            f"tta.turns must be [0] for scenes that have an up, got [{asked}] and a data card without `turns: true` "
+            f"({card}): a turned image is none that the models know; remove them, or say so in the card"
+        )

@@ -1,0 +1,54 @@
+"""The search stage: trials by TPE and ASHA."""
+
+from __future__ import annotations
+
+import sys
+
+from search.engine.admission import Gate, cluster_gpu_gb, some_sizes
+from search.engine.tuner import run_search
+from search.observers.event_log import EventLog
+from search.observers.progress import build_progress
+from search.observers.trackers import build_trackers
+from search.observers.trials_csv import CsvTable
+from search.stages.stage import Context
+from trainables.ray_trainable import make_trainable
+
+
+def run(context: Context) -> None:
+    """Trials by TPE and ASHA; trials.csv, study.db, events.jsonl."""
+    folder, space, data, options = context.run, context.space, context.data, context.space.options
+
+    def clock() -> float:
+        return context.now().timestamp()
+
+    observers = [
+        CsvTable(path=folder.trials_csv, classes=data.index.classes, clock=clock),
+        EventLog(folder.events, clock=clock),
+        *build_trackers(options.trackers, folder.root),
+        build_progress(sys.stdout, clock=clock),
+    ]
+    gate = open_gate(context)
+    snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs
+    if snapshots:
+        context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB a million parameters")
+    run_search(
+        suggest=space.suggest,
+        defaults=space.defaults(),
+        options=options.search,
+        resources_of=gate.resources_of,
+        admit=gate.admit,
+        trainable=make_trainable(data.index, data.split, data.cache_root, snapshots),
+        study_path=folder.study_db,
+        tune_dir=folder.tune,
+        seed=options.seed,
+        observers=observers,
+        resume=folder.study_db.exists(),
+    )
+
+
+def open_gate(context: Context) -> Gate:
+    """What decides whether a recipe may take a device, and how many: by the data's sizes and the cluster's GPUs."""
+    data, options = context.data, context.space.options
+    sizes = [(record.height, record.width) for record in data.index.images]
+    device_gb = options.resources.memory_gb or (cluster_gpu_gb() if options.resources.gpu else None)
+    return Gate(options, data.index.num_classes, some_sizes(sizes), device_gb)

@@ -1,0 +1,144 @@
+"""The soup stage: which checkpoints are averaged, and a Ray task a soup.
+
+Enters: scored trials, those chosen among them. Leaves: a folder a soup, see `analysis.soup`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import ray
+
+from search.cluster.ray_tasks import as_they_end
+from search.space.options import Options
+from search.stages.candidates import choose_of, scored_trials
+from search.stages.stage import Context
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.logits.write_logits import Candidate
+from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, weight_shapes
+from trainables.recipe.recipe import Recipe
+from trainables.training.checkpoint import read_snapshot, snapshots
+from trainables.training.soup import Ingredient, Plan, Soup, make_soup
+from trainables.worker_process import prepare_worker
+
+MAX_TRIALS = 8  # of one architecture that are tried together, the best ones: each but the first costs a validation
+
+Say = Callable[[str], None]
+Kind = Literal["epochs", "all"]
+Found = TypeVar("Found")
+
+
+def run(context: Context) -> None:
+    """Average the weights of the chosen trials' epochs and of similar trials, as further candidates."""
+    folder, data, options = context.run, context.data, context.space.options
+    trials = scored_trials(folder)
+    chosen = choose_of(trials, options.ensemble)
+    make_soups(trials, chosen, data.cache, data.split, folder.soups, options, context.say)
+
+
+def make_soups(
+    trials: Sequence[Candidate],
+    chosen: Sequence[Candidate],
+    cache: Cache,
+    split: Split,
+    folder: Path,
+    options: Options,
+    say: Say,
+) -> None:
+    """A Ray task a soup. One that an earlier session ended is not made again; one that fails is left out and named."""
+    if options.ensemble.soups == "off":
+        say("soups: off")
+        return
+    plans = plan_soups(trials, chosen, options.ensemble.soups, say)
+    validations = sum(len(plan.ingredients) - 1 for plan in plans)
+    needed = sum(plan.ingredients[0].weights.stat().st_size for plan in plans)
+    say(f"{len(plans)} soups, {validations} validations, at most {needed / 2**20:.0f} MiB of weights")
+    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # one device looks at an image
+    task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_make_one)
+    shared = ray.put(cache)
+    waiting = {task.remote(plan, shared, split, folder / plan.name, cpu, gpu): plan for plan in plans}
+    for plan, soup, error in as_they_end(waiting):
+        say(str(soup) if error is None else f"warning: {plan.name} is left out: {error}")
+
+
+def _make_one(plan: Plan, cache: Cache, split: Split, folder: Path, cpu: float, gpu: float) -> Soup:
+    """A Ray task: one soup."""
+    prepare_worker(cpu)
+    return make_soup(plan, cache, split, folder, device="cuda" if gpu else "cpu")
+
+
+def plan_soups(trials: Sequence[Candidate], chosen: Sequence[Candidate], kind: Kind, say: Say) -> list[Plan]:
+    """A soup of the epochs of each chosen trial and, where `kind` is "all", of trials of a chosen one's architecture.
+
+    A trial whose files cannot be read is left out and named.
+    """
+    plans = []
+    for candidate in chosen:
+        found = _read(epochs_of, candidate, say)
+        if found is not None and len(found) > 1:
+            plans.append(Plan(f"soup-{candidate.trial}", candidate.recipe, found))
+    return plans if kind == "epochs" else [*plans, *_of_trials(trials, chosen, say)]
+
+
+def _of_trials(trials: Sequence[Candidate], chosen: Sequence[Candidate], say: Say) -> list[Plan]:
+    starts = {start_of(candidate.recipe) for candidate in chosen} - {None}
+    alike: dict[tuple[object, ...], list[tuple[Candidate, Ingredient]]] = {}
+    for candidate in trials:
+        if start_of(candidate.recipe) in starts:
+            found = _read(architecture_and_best, candidate, say)
+            if found is not None:
+                alike.setdefault(found[0], []).append((candidate, found[1]))
+    plans = []
+    for group in alike.values():
+        group.sort(key=lambda pair: (-pair[1].miou, pair[0].trial))
+        best, names = group[0][0], {candidate.trial for candidate, _ in group}
+        if len(group) > 1 and any(candidate.trial in names for candidate in chosen):
+            ingredients = tuple(ingredient for _, ingredient in group[:MAX_TRIALS])
+            plans.append(Plan(f"soup-trials-{best.trial}", best.recipe, ingredients))
+    return plans
+
+
+def _read(read: Callable[[Candidate], Found], candidate: Candidate, say: Say) -> Found | None:
+    try:
+        return read(candidate)
+    except (ValueError, OSError, KeyError) as error:
+        say(f"warning: trial {candidate.trial} is left out of soups: {error}")
+        return None
+
+
+def start_of(recipe: Recipe) -> tuple[str, ...] | None:
+    """What the weights of a network began as; None from scratch.
+
+    Means of trials are worth something where these stayed in one basin, as those of one pretrained start do
+    (Neyshabur et al. 2020, sec. 3.4); those of random starts do not.
+    """
+    backbone = recipe.backbone
+    return (backbone.name, backbone.weights_file or "", recipe.head.name) if backbone.pretrained else None
+
+
+def architecture_and_best(candidate: Candidate) -> tuple[tuple[object, ...], Ingredient]:
+    """Its start (which fixes the normalisation of images) with names and shapes of all tensors; its best epoch."""
+    best = best_of(candidate)
+    return (start_of(candidate.recipe), *sorted(weight_shapes(best.weights).items())), best
+
+
+def best_of(candidate: Candidate) -> Ingredient:
+    about = json.loads((candidate.checkpoint / BEST_JSON).read_text(encoding="utf-8"))
+    weights = candidate.checkpoint / BEST_WEIGHTS
+    return Ingredient(trial=candidate.trial, epoch=about["epoch"], miou=about["miou"], weights=weights)
+
+
+def epochs_of(candidate: Candidate) -> tuple[Ingredient, ...]:
+    """The best epoch, then the last ones, by their mIoU on val."""
+    best = best_of(candidate)
+    last = [(path, *read_snapshot(path)) for path in snapshots(candidate.checkpoint)]
+    others = [
+        Ingredient(trial=candidate.trial, epoch=epoch, miou=miou, weights=path)
+        for path, epoch, miou in last
+        if epoch != best.epoch
+    ]
+    return (best, *sorted(others, key=lambda one: (-one.miou, -one.epoch)))

@@ -1,0 +1,36 @@
+"""The stages of a run, in their order, and what each of them is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search.run_dir import RunDir
+    from search.space.space import Space
+    from search.stages.run_data import Data
+
+
+class Stage(StrEnum):
+    """The parts of a run, in their order."""
+
+    search = "search"
+    soups = "soups"
+    logits = "logits"
+    ensemble = "ensemble"
+    bundle = "bundle"
+    report = "report"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage is given."""
+
+    run: RunDir
+    space: Space
+    data: Data
+    say: Callable[[str], None]
+    now: Callable[[], datetime]

@@ -1,0 +1,64 @@
+"""The memory that the ensemble stage takes, against what it says."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.options import EnsembleOptions
+from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
+
+CLASSES, SIZE, MEMBERS = tuple("abcde"), (96, 112), ("u", "v")
+OPTIONS = EnsembleOptions(sample_bytes=2**20, resamples=200, max_sweeps=2)
+VOTES = 2 * 45 + 10  # of an image of val: every rule's candidates twice; of one of the hold-out: the rules
+
+
+class Blocks:
+    def label(self, image_id: str) -> np.ndarray:
+        grid = np.random.default_rng(sum(image_id.encode())).integers(0, len(CLASSES), (8, 7))
+        return grid.repeat(12, 0).repeat(16, 1).astype(np.uint8)  # (H,W)
+
+
+def stores_of(folder: Path, ids: tuple[str, ...], split: str) -> list[LogitStore]:
+    for seed, trial in enumerate(MEMBERS):
+        header = LogitHeader(
+            trial=trial, recipe_hash="", family="f", split=split, view="s1.00-none",  # type: ignore[arg-type]
+            classes=CLASSES, stride=4, data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint=trial,
+        )  # fmt: skip
+        rng = np.random.default_rng(seed)
+        with LogitWriter(folder / trial / split, header) as writer:
+            for image_id in ids:
+                truth = np.arange(len(CLASSES))[:, None, None] == Blocks().label(image_id)[::4, ::4]
+                writer.add(image_id, (2 * truth + 1.5 * rng.normal(size=truth.shape)).astype(np.float16), SIZE)
+    return [LogitStore(folder / trial / split) for trial in MEMBERS]
+
+
+def peak_bytes(folder: Path, num_images: int) -> int:
+    """Of a whole fit on so many images each of val and hold-out."""
+    val, holdout = (tuple(f"{part}/{i:03d}" for i in range(num_images)) for part in ("val", "holdout"))
+    records = tuple(ImageRecord(i, folder / i, *SIZE, i, "val" if i in val else "holdout") for i in (*val, *holdout))
+    index = SegIndex("made-up", records, CLASSES, "d", False)
+    stores = stores_of(folder, val, "val"), stores_of(folder, holdout, "holdout")
+    tracemalloc.start()
+    try:
+        split = Split((), val, holdout, "s")
+        fit_ensemble(*stores, Blocks(), index, split, OPTIONS, background=False, out_dir=folder, opened_at="now")
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_images_take_their_counts_and_no_pixel(tmp_path: Path) -> None:
+    few, many, num_classes = 20, 80, len(CLASSES)
+    peak_bytes(tmp_path / "warm", few)  # kernels are compiled once
+    small, large = peak_bytes(tmp_path / "few", few), peak_bytes(tmp_path / "many", many)
+    an_image = 2 * 4 * VOTES * num_classes**2 + 2 * 2 * OPTIONS.resamples + 1000  # counts, resamples, its name
+    one_whole = SIZE[0] * SIZE[1] * (4 * len(MEMBERS) * num_classes + VOTES)  # probabilities and labels
+    assert large - small < (many - few) * an_image
+    assert large < OPTIONS.sample_bytes + many * an_image + one_whole + 3 * 2**20  # tables of a confusion: 2 MiB
+    assert large < many * one_whole / 4

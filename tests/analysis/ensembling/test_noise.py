@@ -1,0 +1,87 @@
+"""What the whole ensemble stage makes of members that are noise, copies of one, or know some classes each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.options import EnsembleOptions
+from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
+
+K, GRID, SIZE = 3, (6, 6), (12, 12)
+VAL, HOLDOUT = (tuple(f"{part}/{i}.png" for i in range(12)) for part in ("val", "test"))
+OPTIONS = EnsembleOptions(sample_bytes=2**20, resamples=200, folds=2, max_sweeps=4)
+
+
+class Labels:
+    """Images that differ in how much of each class they hold, drawn by the seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def grid(self, image_id: str) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, *image_id.encode()])
+        return rng.choice(K, (3, 3), p=rng.dirichlet((2.0, 2.0, 2.0))).repeat(2, 0).repeat(2, 1)  # (6,6)
+
+    def label(self, image_id: str) -> np.ndarray:
+        label: np.ndarray = self.grid(image_id).repeat(2, 0).repeat(2, 1).astype(np.uint8)
+        return label
+
+
+def judged(root: Path, skills: list[tuple[float, ...]], seeds: list[int], labels: Labels) -> dict[str, Any]:
+    """The stage's answer on members that know class k with strength skill[k]; equal seeds have equal noise."""
+    stores: dict[str, list[LogitStore]] = {"val": [], "holdout": []}
+    for m, (skill, seed) in enumerate(zip(skills, seeds, strict=True)):
+        for part, ids in (("val", VAL), ("holdout", HOLDOUT)):
+            header = LogitHeader(
+                trial=str(m), recipe_hash="", family="f", split=part, view="s1.00-none",  # type: ignore[arg-type]
+                classes=tuple("abc"), stride=2, data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint="c",
+            )  # fmt: skip
+            with LogitWriter(root / str(m) / part, header) as writer:
+                for i, image_id in enumerate(ids):
+                    noise = np.random.default_rng([labels.seed, seed, i, len(part)]).normal(size=(K, *GRID))
+                    truth = labels.grid(image_id)
+                    right = np.array(skill)[truth] * (np.arange(K)[:, None, None] == truth)
+                    writer.add(image_id, (noise + right).astype(np.float16), SIZE)
+            stores[part].append(LogitStore(root / str(m) / part))
+    records = tuple(ImageRecord(i, root / i, *SIZE, i, "val" if i in VAL else "holdout") for i in (*VAL, *HOLDOUT))
+    index = SegIndex("noise", records, tuple("abc"), "d", False)
+    return fit_ensemble(
+        stores["val"], stores["holdout"], labels, index, Split((), VAL, HOLDOUT, "s"), OPTIONS,
+        background=False, out_dir=root, opened_at="2025-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+@pytest.mark.slow  # 20 s each: 100 whole stages
+@pytest.mark.parametrize("best", [0.0, 2.5], ids=["nothing-but-noise", "beside-a-good-one"])
+def test_pure_noise_ships_the_single_in_95_of_100(tmp_path: Path, best: float) -> None:
+    shipped = [
+        judged(tmp_path / str(seed), [(best,) * K, (0.0,) * K, (0.0,) * K], [1, 2, 3], Labels(seed))["verdict"]["ship"]
+        for seed in range(100)
+    ]
+    assert shipped.count("single") >= 95
+
+
+def test_copies_of_one_member_are_that_member(tmp_path: Path) -> None:
+    answer = judged(tmp_path, [(2.0,) * K] * 3, [1, 1, 1], Labels(0))
+    rules = {rule["name"]: rule for rule in answer["rules"]}
+    for scoring in ("val_crossfit", "holdout"):
+        for name in ("hard_vote", "soft_vote", "geometric_mean", "greedy", "member"):
+            assert rules[name][scoring] == rules["best_single"][scoring], name
+        for name in ("soft_class", "member_class"):
+            assert rules[name][scoring]["miou"] == pytest.approx(rules["best_single_class"][scoring]["miou"], abs=0.01)
+    assert answer["verdict"]["ship"] == "single"
+
+
+def test_members_each_perfect_on_some_classes_make_an_ensemble_that_is_right_everywhere(tmp_path: Path) -> None:
+    answer = judged(tmp_path, [(9.0, 9.0, 0.0), (9.0, 0.0, 9.0)], [1, 2], Labels(1))
+    rules = {rule["name"]: rule for rule in answer["rules"]}
+    assert rules["best_single"]["holdout"]["miou"] < 0.9
+    assert answer["verdict"]["ship"] == "ensemble"
+    assert rules[answer["verdict"]["rule"]]["holdout"]["miou"] > 0.99

@@ -1,0 +1,167 @@
+"""Intervals that hold what they say, a ladder that does not climb on noise, and the sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.ensembling.bootstrap import Resampled, class_gains, draw, gain, resample, summary
+from analysis.ensembling.verdict import climb, judge
+from trainables.metrics import miou
+
+K = 4
+
+
+def images(rng: np.random.Generator, num: int, skill: float = 0.6, spread: float = 0.15) -> np.ndarray:
+    """Counts (N,K,K) of images whose accuracy varies from one to the next."""
+    out = np.zeros((num, K, K), np.int64)
+    accuracy = np.clip(rng.normal(skill, spread, num), 0.05, 0.95)
+    sizes = rng.multinomial(400, rng.dirichlet(np.array([4.0, 2, 1, 1]), num))  # (N,K)
+    for k in range(K):
+        row = np.repeat(((1 - accuracy) / (K - 1))[:, None], K, 1)
+        row[:, k] = accuracy
+        out[:, k] = rng.multinomial(sizes[:, k], row)
+    return out
+
+
+def resampled(counts: np.ndarray, seed: int = 0, num: int = 400) -> Resampled:
+    return resample(counts, draw([str(i) for i in range(len(counts))], False, num, seed, "val"))
+
+
+def test_a_resample_is_the_sum_of_the_drawn_images() -> None:
+    counts = images(np.random.default_rng(0), 12)
+    draws = draw([str(i) for i in range(12)], False, 50, 0, "val")
+    scores = resample(counts, draws)
+    for r in (0, 7, 49):
+        drawn = np.repeat(np.arange(12), draws.times[r].astype(int))
+        assert len(drawn) == 12
+        assert scores.mious[r] == miou(counts[drawn].sum(0))
+    assert scores.miou == miou(counts.sum(0))
+
+
+def test_groups_are_drawn_whole_where_there_are_ten() -> None:
+    groups = [f"g{i // 3}" for i in range(30)]
+    counts = images(np.random.default_rng(1), 30)
+    draws = draw(groups, True, 20, 0, "val")
+    assert draws.unit == "group"
+    assert draws.times.shape == (20, 10)
+    drawn = np.concatenate([np.flatnonzero(draws.unit_of == u).repeat(int(n)) for u, n in enumerate(draws.times[3])])
+    assert resample(counts, draws).mious[3] == miou(counts[drawn].sum(0))
+
+
+def test_too_few_groups_are_said_to_be() -> None:
+    draws = draw(["a"] * 20 + ["b"] * 20, True, 20, 0, "hold-out")
+    assert draws.unit == "image"
+    assert draws.caveat is not None
+    assert "hold-out has 2 groups" in draws.caveat
+
+
+def test_intervals_hold_the_known_miou_in_at_least_93_of_100_draws() -> None:
+    population = images(np.random.default_rng(2), 20000)
+    known = float(miou(population.sum(0)))
+    held = 0
+    for seed in range(100):
+        sample = np.random.default_rng([5, seed]).choice(20000, 80, replace=False)
+        scores = summary(resampled(population[sample], seed))
+        held += scores["low"] <= known <= scores["high"]
+    assert held >= 93
+
+
+def test_pure_noise_climbs_and_ships_nothing_in_95_of_100() -> None:
+    shipped = 0
+    for seed in range(100):
+        rng = np.random.default_rng([9, seed])
+        accuracy, names = images(rng, 60), ("best_single", "best_single_class", "soft_vote", "member_class")
+        val = {n: resampled(accuracy + images(rng, 60), seed, 200) for n in names}
+        taken = climb(val)
+        shared, plain, rich = images(rng, 60), images(rng, 60), images(rng, 60)
+        step = gain(resampled(shared + rich, seed, 200), resampled(shared + plain, seed, 200))
+        shipped += judge(taken, 3, step, 60)["ship"] == "ensemble"
+    assert shipped <= 5
+
+
+def test_the_ladder_takes_a_real_gain_and_leaves_a_richer_equal() -> None:
+    rng = np.random.default_rng(3)
+    weak, strong = images(rng, 100, 0.5), images(rng, 100, 0.7)
+    rules = {"best_single": weak, "soft_vote": strong, "member_class": strong}
+    assert climb({name: resampled(counts) for name, counts in rules.items()}) == "soft_vote"
+
+
+def test_equal_rules_have_no_gain() -> None:
+    scores = resampled(images(np.random.default_rng(4), 30))
+    assert gain(scores, scores) == {"gain": 0.0, "low": 0.0, "high": 0.0, "p_positive": 0.0}
+
+
+def test_an_absent_class_has_no_iou() -> None:
+    counts = images(np.random.default_rng(5), 20)
+    counts[:, 3], counts[:, :, 3] = 0, 0
+    scores = summary(resampled(counts))
+    assert (scores["iou"][3], scores["iou_low"][3], scores["iou_high"][3]) == (None, None, None)
+    assert all(value is not None for value in scores["iou"][:3])
+
+
+def step(low: float) -> dict[str, Any]:
+    return {"gain": low + 0.012, "low": low, "high": low + 0.025, "p_positive": 0.99}
+
+
+@pytest.mark.parametrize(
+    ("taken", "members", "low", "ship", "rule", "sentence"),
+    [
+        ("member_class", 3, 0.009, "ensemble", "member_class",
+         "ship the ensemble of 3: +0.021 mIoU [+0.009, +0.034] over the best single model on 233 images that nothing "
+         "was fitted to"),
+        ("member_class", 3, -0.002, "single", "best_single",
+         "ship the single model: the ensemble of 3 (member_class) was taken on val, but on 233 images that nothing was "
+         "fitted to its gain was +0.010 mIoU [-0.002, +0.023], an interval that does not lie above 0"),
+        ("best_single_class", 1, 0.009, "single", "best_single_class",
+         "ship the single model with class weights: +0.021 mIoU [+0.009, +0.034] over the same model without them on "
+         "233 images that nothing was fitted to"),
+        ("best_single_class", 1, -0.002, "single", "best_single",
+         "ship the single model: it with class weights was taken on val, but on 233 images that nothing was fitted to "
+         "its gain was +0.010 mIoU [-0.002, +0.023], an interval that does not lie above 0"),
+        ("best_single_views", 1, 0.009, "single", "best_single_views",
+         "ship the single model with its best views: +0.021 mIoU [+0.009, +0.034] over the best single model in its "
+         "plain view on 233 images that nothing was fitted to"),
+        ("best_single", 1, 0.0, "single", "best_single",
+         "ship the single model: no richer rule gained on the images of val that it was not fitted on"),
+    ],
+)  # fmt: skip
+def test_the_sentence(taken: str, members: int, low: float, ship: str, rule: str, sentence: str) -> None:
+    verdict = judge(taken, members, step(low), 233)
+    assert (verdict["ship"], verdict["rule"], verdict["sentence"]) == (ship, rule, sentence)
+
+
+@pytest.mark.parametrize(
+    ("taken", "members", "low", "ship", "rule", "sentence"),
+    [
+        ("member_class", 3, 0.009, "ensemble", "postprocessed",
+         "ship the ensemble of 3 with post-processing: +0.021 mIoU [+0.009, +0.034] over the best single model on"),
+        ("member_class", 3, -0.002, "single", "best_single",
+         "ship the single model: the ensemble of 3 with post-processing (member_class) was taken on val, but"),
+        ("best_single_class", 1, 0.009, "single", "postprocessed",
+         "ship the single model with class weights and post-processing: +0.021 mIoU [+0.009, +0.034] over the same "
+         "model without them on"),
+        ("best_single", 1, 0.009, "single", "postprocessed",
+         "ship the single model with post-processing: +0.021 mIoU [+0.009, +0.034] over the same model without it on"),
+        ("best_single", 1, -0.002, "single", "best_single",
+         "ship the single model: it with post-processing was taken on val, but on 233 images"),
+    ],
+)  # fmt: skip
+def test_the_sentence_with_post_processing(
+    taken: str, members: int, low: float, ship: str, rule: str, sentence: str
+) -> None:
+    verdict = judge(taken, members, step(low), 233, postprocessed=True)
+    assert (verdict["ship"], verdict["rule"]) == (ship, rule)
+    assert verdict["sentence"].startswith(sentence)
+
+
+def test_a_class_that_falls_has_an_interval_below_zero() -> None:
+    before, after = (images(np.random.default_rng([6, n]), 60) for n in (0, 0))
+    after[:, 1, 1], after[:, 1, 0] = after[:, 1, 1] // 2, after[:, 1, 0] + after[:, 1, 1] - after[:, 1, 1] // 2
+    after[:, 3], after[:, :, 3] = 0, 0
+    changes = class_gains(resampled(after), resampled(before))
+    assert list(changes) == [0, 1, 2]
+    assert changes[1]["high"] < 0
+    assert changes[1]["gain"] == pytest.approx(resampled(after).iou[1] - resampled(before).iou[1])

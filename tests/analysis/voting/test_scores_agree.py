@@ -1,0 +1,197 @@
+"""The scoring pass: the same counts however it is divided, and on a torch device."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.ensembling.pixel_sampling import plan_sample, strata_of
+from analysis.voting import votes_torch
+from analysis.voting.executor import Here
+from analysis.voting.probabilities import probabilities
+from analysis.voting.score_images import Scoring, score_images
+from analysis.voting.view_config import Ballot, Look
+from analysis.voting.votes import Vote, labels_by_vote
+from analysis.voting.votes_torch import DeviceCounter, labels_on_device
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
+from trainables.metrics import confusion
+
+VIEWS = ("s1.00-none", "s1.50-none")
+IDS = tuple(f"{i}.jpg" for i in range(11))
+NUM_MEMBERS, NUM_CLASSES = 3, 4
+
+
+def size_of(image_id: str) -> tuple[int, int]:
+    return 18 + 2 * IDS.index(image_id), 23
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Labels (H,W) with ignored pixels."""
+
+    def label(self, image_id: str) -> np.ndarray:
+        label = np.random.default_rng(IDS.index(image_id)).integers(0, NUM_CLASSES, size_of(image_id)).astype(np.uint8)
+        label[:, :3] = 255
+        return label
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
+    root = tmp_path_factory.mktemp("logits")
+    for m in range(NUM_MEMBERS):
+        for v, view in enumerate(VIEWS):
+            header = LogitHeader(
+                trial=str(m), recipe_hash="", family="f", split="val", view=view, classes=tuple("abcd"), stride=2,
+                data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint=str(m),
+            )  # fmt: skip
+            with LogitWriter(root / str(m), header) as writer:
+                for i, image_id in enumerate(IDS):
+                    grid = 3 * np.random.default_rng([m, v, i]).normal(size=(NUM_CLASSES, 9 + i, 12 + v))
+                    writer.add(image_id, grid.astype(np.float16), size_of(image_id))
+    return [LogitStore(root / str(m)) for m in range(NUM_MEMBERS)]
+
+
+def ballots() -> list[list[Ballot]]:
+    """Two folds of two ballots, of different views."""
+    rng = np.random.default_rng(5)
+    votes = [
+        Vote(kind, rng.uniform(0, 2, (NUM_MEMBERS, NUM_CLASSES)).astype(np.float32) if kind != "hard" else ones)
+        for kind in ("soft", "soft", "geometric", "hard")
+        for ones in [np.ones((NUM_MEMBERS, NUM_CLASSES), np.float32)]
+    ]
+    plain = Look.plain((VIEWS[:1],) * NUM_MEMBERS)
+    rich = Look((VIEWS, VIEWS[:1], VIEWS[::-1]), (1.0, 1.7, 0.6))
+    return [
+        [Ballot(plain, tuple(votes[:3])), Ballot(rich, tuple(votes))],
+        [Ballot(rich, tuple(votes[1:])), Ballot(rich, tuple(votes))],
+    ]
+
+
+def seen(stores: Sequence[LogitStore], look: Look, image_id: str) -> np.ndarray:
+    """(M,K,P)"""
+    members = zip(stores, look.views, look.temperatures, strict=True)
+    q = [probabilities(store, views, image_id, temperature=t) for store, views, t in members]
+    return np.stack(q).reshape(NUM_MEMBERS, NUM_CLASSES, -1)
+
+
+FOLDS = [i % 2 for i in range(len(IDS))]
+
+
+def score(stores: Sequence[LogitStore], spread: Any) -> list[np.ndarray]:
+    return score_images(stores, IDS, Blocks(), ballots(), lambda _line: None, "x", fold_of=FOLDS, spread=spread)
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Parts of uneven size, run in another order by copies of the job that came through a pickle."""
+
+    device: None = None
+
+    def __call__(self, job: Any, ids: Sequence[str]) -> Iterator[Any]:
+        parts = [ids[:1], ids[1:4], ids[4:]]
+        found = {}
+        for p in (2, 0, 1):
+            found[p] = pickle.loads(pickle.dumps(job))(parts[p])  # noqa: S301
+        yield from (found[p] for p in range(3))
+
+
+def test_the_counts_are_those_of_each_vote_on_each_image(stores: list[LogitStore]) -> None:
+    counts = score(stores, Here())
+    for i, image_id in enumerate(IDS):
+        for found, ballot in zip(counts, ballots()[FOLDS[i]], strict=True):
+            q = seen(stores, ballot.look, image_id)
+            label = Blocks().label(image_id).reshape(-1)
+            expected = [confusion(label, row, NUM_CLASSES) for row in labels_by_vote(q, ballot.votes)]
+            np.testing.assert_array_equal(found[i], expected)
+
+
+@pytest.mark.parametrize("spread", [Here(1), Here(3), Scattered()])
+def test_any_division_of_the_images_gives_the_same_counts(stores: list[LogitStore], spread: Any) -> None:
+    for found, whole in zip(score(stores, spread), score(stores, Here(100)), strict=True):
+        np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize("spread", [Here(1), Scattered()])
+@pytest.mark.parametrize("sample_bytes", [2**14, 2**30])
+def test_any_division_of_the_images_gives_the_same_sample(
+    stores: list[LogitStore], spread: Any, sample_bytes: int
+) -> None:
+    def drawn(spread: Any) -> Any:
+        given = stores, (VIEWS,) * 3, IDS, Blocks(), sample_bytes, 7, lambda _line: None
+        return plan_sample(*given, spread)(IDS, spread)
+
+    found, whole = drawn(spread), drawn(Here(100))
+    np.testing.assert_array_equal(found.truth, whole.truth)
+    np.testing.assert_array_equal(found.image, whole.image)
+    for mine, other in zip(found.by_view, whole.by_view, strict=True):
+        assert mine.flags["C_CONTIGUOUS"]
+        np.testing.assert_array_equal(mine, other)
+    at = found.image == 4
+    if sample_bytes == 2**30:
+        label = Blocks().label(IDS[4])
+        flat = np.concatenate(strata_of(label))
+        np.testing.assert_array_equal(found.truth[at], label.reshape(-1)[flat])
+        expected = probabilities(stores[1], VIEWS[1:], IDS[4]).reshape(NUM_CLASSES, -1)[:, flat]
+        np.testing.assert_allclose(found.by_view[1][1][:, at], expected, atol=1e-6)
+
+
+def test_the_job_that_travels_is_small(stores: list[LogitStore]) -> None:
+    fold_of = {image_id: i % 2 for i, image_id in enumerate(IDS)}
+    job = Scoring(tuple(stores), Blocks(), tuple(map(tuple, ballots())), fold_of, None)
+    assert len(pickle.dumps(job)) < 8192
+
+
+def two_highest_apart(q: np.ndarray, vote: Vote) -> np.ndarray:
+    """By how much the winner leads, a pixel (P,)."""
+    if vote.kind == "hard":
+        lead = np.sort(q, axis=1)
+        return (lead[:, -1] - lead[:, -2]).min(0)
+    values = np.log(np.maximum(q, 1e-6)) if vote.kind == "geometric" else q
+    scores = np.sort(np.einsum("mk,mkp->kp", vote.weights, values), axis=0)
+    return scores[-1] - scores[-2]
+
+
+def test_a_torch_device_labels_as_the_kernels_do(stores: list[LogitStore]) -> None:
+    ballot = ballots()[0][1]
+    differing, total = 0, 0
+    for image_id in IDS:
+        q = seen(stores, ballot.look, image_id)
+        on_device = DeviceCounter(stores, "cpu").probabilities(ballot.look, image_id, range(NUM_MEMBERS))
+        np.testing.assert_allclose(on_device.numpy(), q, atol=1e-5)
+        found = labels_on_device(on_device, ballot.votes).numpy()
+        differs = found != labels_by_vote(q, ballot.votes)
+        for row, vote in zip(differs, ballot.votes, strict=True):
+            assert (two_highest_apart(q, vote)[row] < 1e-5).all()
+        differing, total = differing + int(differs.sum()), total + differs.size
+    assert differing < 1e-5 * total
+
+
+def test_ties_fall_as_the_kernels_let_them() -> None:
+
+    rng = np.random.default_rng(0)
+    q = rng.integers(0, 3, (NUM_MEMBERS, NUM_CLASSES, 500)).astype(np.float32) / 4  # ties everywhere
+    votes = [Vote(kind, np.ones((NUM_MEMBERS, NUM_CLASSES), np.float32)) for kind in ("soft", "geometric", "hard")]
+    votes.append(Vote("hard", np.array([[0] * 4, [1] * 4, [1] * 4], np.float32)))  # the first member is left out
+    np.testing.assert_array_equal(labels_on_device(torch.from_numpy(q), votes).numpy(), labels_by_vote(q, votes))
+
+
+def test_counts_by_a_device_are_the_kernels(stores: list[LogitStore]) -> None:
+    by_device, by_kernels = score(stores, Here(device="cpu")), score(stores, Here())
+    for found, expected in zip(by_device, by_kernels, strict=True):
+        np.testing.assert_array_equal(found.sum((2, 3)), expected.sum((2, 3)))
+        assert np.abs(found - expected).sum() <= 2e-5 * expected.sum()
+
+
+def test_an_image_larger_than_a_block_is_labelled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    q = rng.uniform(size=(NUM_MEMBERS, NUM_CLASSES, 250)).astype(np.float32)
+    whole = labels_on_device(torch.from_numpy(q), ballots()[0][1].votes)
+    monkeypatch.setattr(votes_torch, "BLOCK", 64)
+    assert torch.equal(labels_on_device(torch.from_numpy(q), ballots()[0][1].votes), whole)

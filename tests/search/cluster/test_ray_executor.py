@@ -1,0 +1,137 @@
+"""Scoring and sampling as Ray tasks against the same in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from analysis.ensembling.pixel_sampling import plan_sample
+from analysis.voting.executor import HERE, Spread
+from analysis.voting.score_images import score_images
+from analysis.voting.view_config import Ballot, Look
+from analysis.voting.votes import Vote
+from search.cluster.ray_executor import RaySpread
+from trainables.data.cache import Cache
+from trainables.data.card import read_card
+from trainables.data.coco import read
+from trainables.data.synthetic.dataset import write_synthetic
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
+
+VIEW = "s1.00-none"
+
+
+@dataclass(frozen=True)
+class Made:
+    """Stores of two members, the images' cache and their ids."""
+
+    stores: list[LogitStore]
+    cache: Cache
+    ids: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("logits")
+    index = read(read_card(write_synthetic(root / "data", num_images=18, image_px=64, seed=0)))
+    cache = Cache.open(index, root / "cache")
+    ids = tuple(record.image_id for record in index.images)
+    for m in range(2):
+        header = LogitHeader(
+            trial=str(m), recipe_hash="", family="f", split="val", view=VIEW, classes=index.classes, stride=4,
+            data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint=str(m),
+        )  # fmt: skip
+        with LogitWriter(root / str(m), header) as writer:
+            for i, image_id in enumerate(ids):
+                grid = np.random.default_rng([m, i]).normal(size=(index.num_classes, 16, 16))
+                writer.add(image_id, grid.astype(np.float16), cache.size(image_id))
+    return Made([LogitStore(root / str(m)) for m in range(2)], cache, ids)
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("images_a_task", [None, 1, 4])
+def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, images_a_task: int | None) -> None:
+    votes = tuple(Vote(kind, np.ones((2, made.cache.index.num_classes), np.float32)) for kind in ("soft", "hard"))
+    folds = [[Ballot(Look.plain(((VIEW,),) * 2), votes)], [Ballot(Look.plain(((VIEW,),) * 2), votes[::-1])]]
+    given = made.stores, made.ids, made.cache, folds, quiet, "x"
+    fold_of = [i % 2 for i in range(len(made.ids))]
+    [expected] = score_images(*given, fold_of=fold_of)
+    [found] = score_images(*given, fold_of=fold_of, spread=RaySpread(images_a_task=images_a_task))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_tasks_draw_the_sample_of_one_process(local_ray: None, made: Made) -> None:
+    def drawn(spread: Spread) -> list[np.ndarray]:
+        given = made.stores, ((VIEW,),) * 2, made.ids, made.cache, 2**18, 3, quiet
+        sample = plan_sample(*given, spread)(made.ids, spread)
+        return [sample.truth, sample.image, *sample.by_view]
+
+    for found, expected in zip(drawn(RaySpread()), drawn(HERE), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@dataclass(frozen=True)
+class Where:
+    """A job that says where it ran; or fails, or ends its process, at an image."""
+
+    device: str | None = None
+    fails_at: str = ""
+    dies_at: str = ""
+    marks: Path = Path()
+
+    def __call__(self, ids: Sequence[str]) -> tuple[list[str], int, str]:
+        if self.fails_at in ids:
+            raise ValueError(f"logits must be finite, got NaN in image '{self.fails_at}'")
+        if self.dies_at in ids and not (self.marks / "died").exists():
+            (self.marks / "died").touch()
+            os._exit(1)
+        return list(ids), os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+IDS = [str(i) for i in range(50)]
+SPREAD = RaySpread(images_a_task=3)
+
+
+@pytest.fixture
+def by_value(local_ray: None) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_results_come_in_order_from_other_processes_with_one_thread(by_value: None, device: str | None) -> None:
+    results = list(SPREAD(Where(device), IDS))
+    assert [i for part, _, _ in results for i in part] == IDS
+    assert os.getpid() not in {pid for _, pid, _ in results}
+    assert {threads for _, _, threads in results} == {"1"}
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_what_a_job_raises_is_raised_here_as_it_was(by_value: None, device: str | None) -> None:
+    with pytest.raises(ValueError, match=r"^logits must be finite, got NaN in image '30'$"):
+        list(SPREAD(Where(device, fails_at="30"), IDS))
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_part_whose_process_was_lost_runs_again(by_value: None, device: str | None, tmp_path: Path) -> None:
+    results = list(SPREAD(Where(device, dies_at="30", marks=tmp_path), IDS))
+    assert (tmp_path / "died").exists()
+    assert [i for part, _, _ in results for i in part] == IDS
+
+
+def test_a_gpu_is_offered_only_where_tasks_hold_one() -> None:
+    assert RaySpread().device is None
+    assert RaySpread(gpus_a_task=0.5).device == "cuda"
+
+
+def test_the_stores_travel_as_paths(made: Made) -> None:
+    assert len(ray.cloudpickle.dumps((made.stores, made.cache))) < 2048

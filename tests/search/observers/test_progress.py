@@ -1,0 +1,92 @@
+"""What the terminal shows of a search."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from search.observers.progress import LiveTable, PlainLines, build_progress, duration
+from search.observers.trial_row import TrialRow
+
+
+def row(number: int, state: str, miou: float | None = None, **more: Any) -> TrialRow:
+    return TrialRow(f"{number:05d}", number, state, "abc", "convnext", "convnext_atto", "upernet", 3, miou, 2, **more)
+
+
+ROWS = {0: row(0, "COMPLETE", 0.41), 1: row(1, "RUNNING", 0.2), 2: row(2, "FAIL", error="line\nKeyError: 'stem'")}
+
+
+class Ticks:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.7, "1m00s"), (187, "3m07s"), (3600, "1h00m"), (7530, "2h05m")]
+)
+def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
+    out, clock = io.StringIO(), Ticks()
+    lines = PlainLines(clock=clock, stream=out)
+    lines.begin(ROWS, 8)
+    clock.now_s = 60.0
+    lines.trial_ended(ROWS[0])
+    lines.trial_ended(ROWS[2])
+    assert out.getvalue().splitlines() == [
+        "trial 00000 COMPLETE: convnext_atto + upernet, 3 epochs, best mIoU 0.4100 at epoch 2 "
+        "[2/8 trials, 1 running, best mIoU 0.4100 (00000), 1m00s, about 6m00s left]",
+        "trial 00002 FAIL: convnext_atto + upernet, 3 epochs (KeyError: 'stem') "
+        "[2/8 trials, 1 running, best mIoU 0.4100 (00000), 1m00s, about 3m00s left]",
+    ]
+
+
+def test_plain_line_comes_every_so_many_seconds() -> None:
+    out, clock = io.StringIO(), Ticks()
+    lines = PlainLines(clock=clock, every_s=30.0, stream=out)
+    lines.begin({}, 8)
+    for now_s in (1.0, 29.0, 31.0, 45.0, 62.0):
+        clock.now_s = now_s
+        lines.tick()
+    assert out.getvalue().splitlines() == ["0/8 trials, 0 running, 31s", "0/8 trials, 0 running, 1m02s"]
+
+
+def test_table_shows_running_trials_first_then_the_best() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    table = LiveTable(clock=Ticks(), console=console)
+    table.begin(ROWS, 8)
+    table.trial_ended(ROWS[0])
+    table.end()
+    plain = io.StringIO()  # without the cursor's movements
+    Console(file=plain, width=120).print(table.render())
+    text = plain.getvalue()
+    assert text.index("00001") < text.index("00000") < text.index("00002")
+    assert "2/8 trials, 1 running, best mIoU 0.4100 (00000)" in text
+    assert "00001" in out.getvalue()
+
+
+def test_long_tables_say_what_they_leave_out() -> None:
+    rows = {number: row(number, "COMPLETE", 0.1) for number in range(40)}
+    table, plain = LiveTable(clock=Ticks(), console=Console(file=io.StringIO())), io.StringIO()
+    table.begin(rows, 40)
+    Console(file=plain, width=120).print(table.render())
+    table.end()
+    assert "and 25 more" in plain.getvalue()
+
+
+def test_a_pipe_gets_lines_and_a_terminal_the_table() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(build_progress(io.StringIO(), clock=Ticks()), PlainLines)
+    assert isinstance(build_progress(Terminal(), clock=Ticks()), LiveTable)

@@ -1,0 +1,40 @@
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from search.run_dir import existing_run_dir, new_run_dir, read_json, write_json
+
+NOON = datetime(2026, 1, 2, 12, 0, 0)
+
+
+def test_a_run_is_named_by_its_space_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert new_run_dir("convnext", NOON, None).root == tmp_path / "runs" / "convnext-20260102-120000"
+
+
+def test_a_directory_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    write_json(new_run_dir("x", NOON, tmp_path / "a").run_json, {})
+    with pytest.raises(ValueError, match="--resume"):
+        new_run_dir("x", NOON, tmp_path / "a")
+
+
+def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(ValueError, match="must be writable"):
+        new_run_dir("x", NOON, tmp_path / "a")
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs a run directory with a run.json"):
+        existing_run_dir(tmp_path)
+
+
+def test_json_is_written_whole_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_json(path, {"a": ["é", 1]})
+    assert read_json(path) == {"a": ["é", 1]}
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+    path.write_text('{"a": [')
+    with pytest.raises(ValueError, match=r"run\.json must be JSON"):
+        read_json(path)

@@ -1,0 +1,1 @@
+"""The train set: crops, augmentation, mixing."""

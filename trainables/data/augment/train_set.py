@@ -1,0 +1,150 @@
+"""Training batches: cached images, cut and changed at random, in an order that is random too.
+
+Enters: a `Cache`, the ids to train on, an `Augmentation`, a seed. Leaves: batches of image (B,3,h,w) and label (B,h,w),
+h = w = crop_px. Every draw is a function of (seed, epoch, position) alone and the order one of (seed, epoch): neither
+workers, nor the batches before, nor torch's global generator change anything, and nothing here draws from the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from trainables.data.augment.mix_sources import Sources
+from trainables.data.augment.pipeline import reseed, train_transform
+from trainables.data.cache import Cache
+from trainables.ranks import ALONE, Ranks
+from trainables.recipe.augmentation import Augmentation
+
+Item = tuple[Tensor, Tensor, int]  # image (3,h,w) uint8, label (h,w) int64, position
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the model and the loss see, on their device."""
+
+    image: Tensor  # (B,3,H,W) float32, normalised
+    label: Tensor  # (B,H,W) int64, 255 = ignored
+    image_id: Tensor  # (B,) int64: positions in the dataset's ids
+
+
+class TrainSet(Dataset[Item]):
+    """The images `ids` of a cache, as one epoch of a trial sees them."""
+
+    def __init__(self, cache: Cache, ids: Sequence[str], augmentation: Augmentation, seed: int) -> None:
+        if not ids:
+            raise ValueError("a training set needs at least one image, got none; check the split's train_ids")
+        self.cache = cache
+        self.ids = tuple(ids)
+        self.seed = seed
+        self.transform = train_transform(augmentation, seed)
+        self._rare = augmentation.rare_class_weight
+        self._mixes = augmentation.mixes
+        wanted = self._mixes or self._rare > 0
+        self._sources = Sources(cache, self.ids, augmentation) if wanted else None
+        # in shared memory: workers that outlive an epoch must see the next one's number
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int) -> None:
+        """From the next pass on, draw and shuffle for `epoch`. Not while a pass is under way."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> Item:
+        """The sample at a position: its own image, or one drawn for it where rare classes are to come more often."""
+        reseed(self.transform, self.seed, self.epoch, position)
+        mixing: dict[str, Any] = {}
+        if self._sources is not None:
+            if self._rare > 0:
+                position = self._sources.draw(self.transform.py_random, self._rare)
+            mixing = {"sources": self._sources, "position": position} if self._mixes else {}
+        image_id = self.ids[position]
+        changed = self.transform(image=self.cache.image(image_id), mask=self.cache.label(image_id), **mixing)
+        image = torch.from_numpy(np.ascontiguousarray(changed["image"].transpose(2, 0, 1)))  # (3,h,w)
+        return image, torch.from_numpy(changed["mask"]).long(), position
+
+
+class EpochBatches(Sampler[list[int]]):
+    """A rank's share of every batch of a `TrainSet`, in an order that is a function of (seed, epoch).
+
+    The batches are the same for any number of ranks. A rank takes every `count`-th item of each: so all ranks' n-th
+    micro-batches together are the n-th micro-batch of one rank alone.
+    """
+
+    def __init__(self, dataset: TrainSet, batch_size: int, seed: int, ranks: Ranks) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.ranks = ranks
+
+    def __len__(self) -> int:
+        return max(1, len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.dataset.epoch]).permutation(len(self.dataset)).tolist()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield list(self.ranks.share(order[start : start + self.batch_size]))
+
+
+def train_loader(
+    dataset: TrainSet, batch_size: int, num_workers: int, seed: int, epoch: int, ranks: Ranks = ALONE
+) -> DataLoader[Item]:
+    """A loader of raw batches (for `to_batch`) that starts at `epoch`; of each, `ranks` take their shares.
+
+    Build it once: before each later epoch call `dataset.set_epoch`, and its workers stay. The last, short batch is left
+    out where the set is larger than a batch. End with `stop_workers` in a `finally`.
+    """
+    dataset.set_epoch(epoch)
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(dataset, batch_size, seed, ranks),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+        # without it each new iterator draws its workers' base seed from torch's global generator, and a resumed run,
+        # which makes one iterator more, would go on with other dropout masks than an uninterrupted one
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def stop_workers(loader: DataLoader[Item]) -> None:
+    """End a loader's workers now, not when the garbage collector comes by. The loader stays usable."""
+    iterator = loader._iterator
+    if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+    loader._iterator = None
+
+
+def _one_thread(_worker: int) -> None:
+    """Workers are the parallelism: OpenCV's own pool in each of them would only fight over the cores."""
+    cv2.setNumThreads(0)
+
+
+def to_batch(
+    raw: tuple[Tensor, Tensor, Tensor], device: str | torch.device, mean: Sequence[float], std: Sequence[float]
+) -> Batch:
+    """A raw batch on the device, normalised there: its images travel as bytes. mean, std (3,) are for RGB in [0, 1]."""
+    image, label, position = (part.to(device, non_blocking=True) for part in raw)
+    return Batch(normalise(image, mean, std), label.long(), position.long())
+
+
+def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B,3,H,W) uint8 -> float32, as the backbone was trained to see it."""
+    scale = 255 * torch.tensor(std, dtype=torch.float32, device=image.device).view(1, 3, 1, 1)
+    shift = 255 * torch.tensor(mean, dtype=torch.float32, device=image.device).view(1, 3, 1, 1)
+    return image.float().sub_(shift).div_(scale)

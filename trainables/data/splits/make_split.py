@@ -1,0 +1,239 @@
+"""From an index to the images that train, that are tuned on, and that stay sealed; and to K folds.
+
+Enters: a `SegIndex`, and where they are known the pixels of each class in each image and the near-duplicate clusters.
+Leaves: a `Split` of image ids in the order of the index, with notes on what could not be had. Parts that the card
+gives are kept (unless they are to be carved again); missing ones are carved from train, stratified by the classes that
+images show and by their pixels at once, in whole units: the card's groups, or else clusters of near-duplicates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.cache import Cache
+from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.data.splits.near_duplicates import cluster_names, hash_images
+from trainables.data.splits.stratify import stratify
+
+PARTS = ("train", "val", "holdout")
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What decoded images tell beyond the index; both parts may be missing."""
+
+    pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' areas are taken
+    clusters: Mapping[str, str] | None = None  # image_id -> near-duplicate cluster; counts where the card has no group
+
+
+def make_split(
+    index: SegIndex,
+    *,
+    seed: int,
+    val_share: float = 0.2,
+    holdout_share: float = 0.2,
+    known: Knowledge | None = None,
+    carve_again: Sequence[str] = (),
+) -> Split:
+    """Split the labelled images; equal arguments give equal splits on every machine.
+
+    A share is a part of the images that may be dealt (the train file's, and those of parts to `carve_again`: 'val',
+    'holdout'), and counts only where that part is carved. No unit is in two parts that were carved here; a unit that
+    a given part also holds stays in train. Where the units are too few, the images are cut into contiguous blocks by
+    name, and a note says so.
+
+    Raises ValueError for shares that leave nothing to a part, and for fewer images than parts.
+    """
+    known = known or Knowledge()
+    given = {part: () if part in carve_again else index.ids(part) for part in ("val", "holdout")}
+    wanted = {"val": val_share, "holdout": holdout_share}
+    shares = {part: wanted[part] for part in ("val", "holdout") if not given[part]}
+    _check_shares(shares)
+    pool = [image for image in index.images if image.role == "train" or image.role in carve_again]
+    if len(pool) <= len(shares):
+        raise ValueError(
+            f"train needs at least {len(shares) + 1} images to carve {' and '.join(shares)} from it, "
+            f"got {len(pool)}; add images, or name the missing files in the card"
+        )
+    units = units_of(index, known.clusters)
+    part_of: dict[str, str] = {image.image_id: image.role for image in index.images}
+    notes: list[str] = []
+    if shares:
+        elsewhere = {units[i.image_id] for i in index.images if i.role in given and i.role not in carve_again}
+        all_shares = {"train": 1.0 - sum(shares.values()), **shares}
+        part_of |= _deal(index, pool, all_shares, seed, notes, units, elsewhere, known)
+    ids = {p: tuple(i.image_id for i in index.images if part_of[i.image_id] == p) for p in PARTS}
+    notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS)
+    return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids), tuple(notes))
+
+
+def look(index: SegIndex, cache: Cache) -> Knowledge:
+    """What a decoded data set tells a split: pixels of each class, and, where the card names no group, clusters."""
+    labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
+    pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
+    return Knowledge(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
+
+
+def make_folds(
+    index: SegIndex, split: Split, num_folds: int, *, seed: int, known: Knowledge | None = None
+) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """K folds of the images that are not sealed (train and val of `split`), and notes on what could not be had.
+
+    Each image is in one fold, and no unit is in two: fold f tunes a model that the others train. Raises ValueError
+    for fewer than 2 folds or fewer images than folds.
+    """
+    known = known or Knowledge()
+    open_ids = {*split.train_ids, *split.val_ids}
+    pool = [image for image in index.images if image.image_id in open_ids]
+    if not 2 <= num_folds <= len(pool):
+        raise ValueError(f"folds must be 2 to {len(pool)}, the number of images outside the hold-out, got {num_folds}")
+    names = [f"fold {f}" for f in range(num_folds)]
+    units = units_of(index, known.clusters)
+    notes: list[str] = []
+    fold_of = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, notes, units, set(), known)
+    folds = tuple(tuple(i.image_id for i in pool if fold_of[i.image_id] == name) for name in names)
+    return folds, (*notes, *absent_classes(index, fold_of, names))
+
+
+def units_of(index: SegIndex, clusters: Mapping[str, str] | None) -> dict[str, str]:
+    """image_id -> what must stay on one side of a split: its group, else its cluster of near-duplicates."""
+    if index.grouped or clusters is None:
+        return {image.image_id: image.group for image in index.images}
+    return {image.image_id: clusters.get(image.image_id, image.image_id) for image in index.images}
+
+
+def split_fingerprint(index: SegIndex, ids: Mapping[str, Sequence[str]]) -> str:
+    content = [index.fingerprint, {part: ids[part] for part in PARTS}]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    for part, share in shares.items():
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"{part}_share must lie between 0 and 1, got {share}; the default is 0.2")
+    if sum(shares.values()) >= 1.0:
+        raise ValueError(f"val_share and holdout_share must leave images to train, got {dict(shares)}; lower them")
+
+
+def _deal(
+    index: SegIndex,
+    pool: Sequence[ImageRecord],
+    shares: Mapping[str, float],
+    seed: int,
+    notes: list[str],
+    units: Mapping[str, str],
+    elsewhere: set[str],
+    known: Knowledge,
+) -> dict[str, str]:
+    """The part of every image of the pool. Units that a given part also holds (`elsewhere`) stay in the first."""
+    names = sorted({units[image.image_id] for image in pool} - elsewhere)
+    parts = list(shares)
+    free = len(parts) if len(names) == len({units[image.image_id] for image in pool}) else len(parts) - 1
+    if len(names) < free:  # the first part has images already where a unit had to stay in it
+        noun = "group" if index.grouped else "cluster of near-duplicates"
+        notes.append(
+            f"there {'is' if len(names) == 1 else 'are'} {_count(len(names), noun)} that may be moved, and "
+            f"{free} are needed: the images were cut into {len(parts)} contiguous blocks by name instead, so "
+            "neighbours on either side of a cut are in different parts"
+        )
+        return _blocks(pool, shares)
+    holds, fixed = _holdings(index, pool, names, units, known)
+    start = np.zeros((len(parts), holds.shape[1]))  # (S,2K+1)
+    start[0] = fixed
+    target = np.outer(list(shares.values()), holds.sum(axis=0) + fixed)  # (S,2K+1)
+    chosen = stratify(holds, start, target, np.random.default_rng(seed))  # (J,)
+    sizes = start[:, -1] + np.bincount(chosen, weights=holds[:, -1], minlength=len(parts))  # (S,)
+    for part, size, want in zip(parts, sizes, target[:, -1], strict=True):
+        if abs(size - want) > max(1.0, 0.25 * want):
+            notes.append(f"{part} has {size:.0f} images where {want:.0f} were wanted: groups are kept whole")
+    part_of_unit = {name: parts[s] for name, s in zip(names, chosen, strict=True)}
+    return {image.image_id: part_of_unit.get(units[image.image_id], parts[0]) for image in pool}
+
+
+def _holdings(
+    index: SegIndex, pool: Sequence[ImageRecord], names: Sequence[str], units: Mapping[str, str], known: Knowledge
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each unit the images that show each class, the pixels of each class, and its images: (J,2K+1); and the same
+    sum over the images of units not listed, which stay in the first part: (2K+1,)."""
+    row = {name: j for j, name in enumerate(names)}
+    holds = np.zeros((len(names), 2 * index.num_classes + 1))
+    fixed = np.zeros(2 * index.num_classes + 1)
+    for image in pool:
+        unit = units[image.image_id]
+        counts = holds[row[unit]] if unit in row else fixed
+        counts[[*_classes_of(image, index), -1]] += 1
+        pixels = _areas(image, index) if known.pixels is None else known.pixels[image.image_id]
+        counts[index.num_classes : -1] += pixels / (image.height * image.width)  # shares: large images weigh no more
+    return holds, fixed
+
+
+def _classes_of(image: ImageRecord, index: SegIndex) -> set[int]:
+    return {a.class_index for a in image.annotations if a.class_index != index.ignore_index}
+
+
+def _areas(image: ImageRecord, index: SegIndex) -> NDArray[np.float64]:
+    """Pixels of each class by the annotations' own areas, the background the rest: (K,)."""
+    areas = np.zeros(index.num_classes)
+    for annotation in image.annotations:
+        if annotation.class_index != index.ignore_index:
+            areas[annotation.class_index] += annotation.area
+    if index.background:
+        areas[0] += max(0.0, image.height * image.width - areas.sum())
+    return areas
+
+
+def _blocks(pool: Sequence[ImageRecord], shares: Mapping[str, float]) -> dict[str, str]:
+    """Contiguous blocks by name, at least one image each; len(pool) >= len(shares)."""
+    names = sorted(image.image_id for image in pool)
+    ends = np.rint(np.cumsum(list(shares.values())) * len(names)).astype(int)
+    for s in range(len(ends)):
+        left = len(ends) - 1 - s  # each later part needs an image
+        ends[s] = min(max(ends[s], (ends[s - 1] if s else 0) + 1), len(names) - left)
+    ends[-1] = len(names)
+    bounds = [0, *ends.tolist()]
+    return {name: part for s, part in enumerate(shares) for name in names[bounds[s] : bounds[s + 1]]}
+
+
+def straddling(index: SegIndex, part_of: Mapping[str, str], units: Mapping[str, str]) -> list[str]:
+    """A note for every group, or cluster of near-duplicates, that two parts hold."""
+    parts: dict[str, set[str]] = {}
+    for image in index.images:
+        if part_of.get(image.image_id) in PARTS:
+            parts.setdefault(units[image.image_id], set()).add(part_of[image.image_id])
+    noun = "group" if index.grouped else "the near-duplicates of"
+    return [
+        f"{noun} {unit!r} {'is' if index.grouped else 'are'} in {' and '.join(p for p in PARTS if p in found)}: "
+        "scores there may flatter"
+        for unit, found in sorted(parts.items())
+        if len(found) > 1
+    ]
+
+
+def absent_classes(index: SegIndex, part_of: Mapping[str, str], parts: Sequence[str]) -> list[str]:
+    """A note for every class that annotations show somewhere, or should, and that a part lacks."""
+    images: Counter[tuple[str, int]] = Counter()
+    groups: dict[int, set[str]] = {}
+    for image in index.images:
+        for k in _classes_of(image, index) if image.image_id in part_of else ():
+            images[part_of[image.image_id], k] += 1
+            groups.setdefault(k, set()).add(image.group)
+    notes = []
+    for k, name in enumerate(index.classes):
+        lacks = [part for part in parts if not images[part, k]]
+        is_background = k == 0 and k not in groups  # its pixels are under no annotation
+        if lacks and not is_background:
+            found = _count(sum(images[part, k] for part in parts), "image")
+            where = f" in {_count(len(groups.get(k, ())), 'group')}" if index.grouped else ""
+            notes.append(f"class {name!r} is absent from {' and '.join(lacks)}; shown by {found}{where} in all")
+    return notes
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

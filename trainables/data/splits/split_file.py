@@ -1,0 +1,104 @@
+"""A split as a file that runs take: `python search/run.py --set split.file=split.json --set split.fold=2`.
+
+Enters: a `Split` with its folds, or the path of a file. Leaves: the other one. The file lists image_ids, so it
+outlives corrected labels; an image that the file leaves out takes no part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.data.index import SegIndex, Split
+from trainables.data.splits.make_split import PARTS, absent_classes, split_fingerprint, straddling, units_of
+
+FORMAT = "segsearch-split/1"
+
+
+def write_split(path: Path, index: SegIndex, split: Split, folds: Sequence[Sequence[str]], *, seed: int) -> None:
+    """Write the file, whole or not at all."""
+    content = {
+        "format": FORMAT,
+        "data": index.name,
+        "data_fingerprint": index.fingerprint,
+        "fingerprint": split.fingerprint,
+        "seed": seed,
+        "notes": list(split.notes),
+        "train": list(split.train_ids),
+        "val": list(split.val_ids),
+        "holdout": list(split.holdout_ids),
+        "folds": [list(fold) for fold in folds],
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_split(path: Path, index: SegIndex, fold: int | None = None) -> Split:
+    """The split of a file; with `fold`, that fold tunes and the other folds train.
+
+    Raises ValueError for a file that is no split, names an image that the data has not (or has without labels), puts
+    an image in two parts, leaves a part empty, or has no such fold.
+    """
+    content = _load(path)
+    ids = {part: _strings(path, content, part) for part in PARTS}
+    if fold is not None:
+        folds = content.get("folds") or []
+        if not 0 <= fold < len(folds):
+            raise ValueError(
+                f"{path}: split.fold must name one of the file's {len(folds)} folds, counted from 0, got {fold}; "
+                "write the file with --folds K"
+            )
+        parts = [_strings(path, {"fold": one}, "fold") for one in folds]
+        ids["val"] = parts[fold]
+        ids["train"] = [image_id for f, part in enumerate(parts) if f != fold for image_id in part]
+    _check(path, index, ids)
+    order = {image.image_id: n for n, image in enumerate(index.images)}
+    kept = {part: tuple(sorted(ids[part], key=order.__getitem__)) for part in PARTS}
+    notes = [str(note) for note in content.get("notes", [])]
+    if fold is not None:  # those of the file are about its own val
+        part_of = {image_id: part for part in PARTS for image_id in kept[part]}
+        notes = straddling(index, part_of, units_of(index, None)) + absent_classes(index, part_of, PARTS)
+    if content.get("data_fingerprint") != index.fingerprint:
+        notes.append(f"{path.name} was written for another state of this data set (its labels or images have changed)")
+    return Split(kept["train"], kept["val"], kept["holdout"], split_fingerprint(index, kept), tuple(notes))
+
+
+def read_folds(path: Path) -> tuple[tuple[str, ...], ...]:
+    """The folds of a file, as image_ids; none where it has none."""
+    return tuple(tuple(_strings(path, {"fold": one}, "fold")) for one in _load(path).get("folds") or [])
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: the split file cannot be read ({error}); write it with analysis/split.py") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise ValueError(f"{path}: a split file has format {FORMAT!r}, got {found!r}; write it with analysis/split.py")
+    return content
+
+
+def _strings(path: Path, content: dict[str, Any], key: str) -> list[str]:
+    value = content.get(key)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{path}: {key} must be a list of image_ids, got {value!r:.60}; write the file again")
+    return value
+
+
+def _check(path: Path, index: SegIndex, ids: dict[str, list[str]]) -> None:
+    roles = {image.image_id: image.role for image in index.images}
+    seen: dict[str, str] = {}
+    for part in PARTS:
+        if not ids[part]:
+            raise ValueError(f"{path}: {part} must hold at least one image, got none; write the file again")
+        for image_id in ids[part]:
+            if image_id not in roles or roles[image_id] == "unlabelled":
+                why = "has no labels" if image_id in roles else "is not in the data"
+                raise ValueError(f"{path}: {part} names image {image_id!r}, which {why}; write the split of this data")
+            if image_id in seen:
+                raise ValueError(f"{path}: image {image_id!r} is in {seen[image_id]} and {part}; keep it in one")
+            seen[image_id] = part

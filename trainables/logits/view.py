@@ -1,0 +1,64 @@
+"""One test-time view: scale, flip, turn."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Flip = Literal["none", "horizontal", "vertical"]
+Turn = Literal[0, 90, 180, 270]  # degrees, anticlockwise
+_FLIPPED_AXIS: dict[Flip, int | None] = {"none": None, "horizontal": -1, "vertical": -2}  # of (..,H,W)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image: resized by `scale` (two decimals), then turned, then flipped."""
+
+    scale: float = 1.0
+    flip: Flip = "none"
+    turn: Turn = 0
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.scale <= 99.99 or round(self.scale, 2) != self.scale:
+            raise ValueError(f"a view's scale must be 0.01 to 99.99 with two decimals, got {self.scale}; round it")
+        if self.flip not in get_args(Flip):
+            raise ValueError(f"a view's flip must be one of {', '.join(get_args(Flip))}, got {self.flip!r}")
+
+        if self.turn not in get_args(Turn):
+            raise ValueError(f"a view's turn must be 0, 90, 180 or 270 degrees, got {self.turn!r}")
+
+    @property
+    def name(self) -> str:
+        """'s1.00-none', 's1.00-r90-none'. No name begins with another's and a dash: shards are found by that."""
+        return f"s{self.scale:.2f}-" + (f"r{self.turn}-" if self.turn else "") + self.flip
+
+    @property
+    def pose(self) -> tuple[float, bool, int]:
+        """Scale, whether mirrored, and turn: equal for names of one picture, as a vertical flip is a horizontal one
+        turned by 180 degrees."""
+        turn = self.turn + 180 * (self.flip == "vertical")
+        return self.scale, self.flip != "none", turn % 360
+
+    @classmethod
+    def parse(cls, name: str) -> View:
+        """The view of a `name`; ValueError where it is none."""
+        found = re.fullmatch(r"s(\d{1,2}\.\d\d)-(?:r(90|180|270)-)?(none|horizontal|vertical)", name)
+        if found is None:
+            raise ValueError(f"a view is named like 's1.25-horizontal' or 's1.00-r90-none', got {name!r}")
+        return cls(float(found[1]), found[3], int(found[2] or 0))  # type: ignore[arg-type]
+
+    def apply(self, images: Tensor) -> Tensor:  # (..,H,W) -> (..,H,W), or (..,W,H) on its side
+        """Turned and flipped."""
+        axis = _FLIPPED_AXIS[self.flip]
+        turned = torch.rot90(images, self.turn // 90, (-2, -1)) if self.turn else images
+        return turned if axis is None else turned.flip(axis)
+
+    def undo(self, logits: Tensor) -> Tensor:  # (..,h,w)
+        """What `apply` did, undone."""
+        axis = _FLIPPED_AXIS[self.flip]
+        turned = logits if axis is None else logits.flip(axis)
+        return torch.rot90(turned, -(self.turn // 90), (-2, -1)) if self.turn else turned

@@ -1,0 +1,253 @@
+"""The trials that may enter the ensemble, and their logits.
+
+Enters: scored trials with checkpoints. Leaves: for each candidate, every test-time view of val and hold-out as a
+`LogitStore` (raw logits at the head's own stride, float16 or in 8 bits). Labels are read only where 8 bits are asked
+for, and only those of val: what the rounding changes is measured before the view is kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainables.data.augment.pipeline import view_size
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.logits.predict_views import at_label_size, view_logits
+from trainables.logits.quantise import decode, encode
+from trainables.logits.shard_format import Dtype, LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter, forecast_bytes
+from trainables.logits.view import View
+from trainables.metrics import confusion_torch, miou
+from trainables.models.load import load_model
+from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.weights_file import BEST_WEIGHTS, fingerprint
+from trainables.recipe.recipe import Recipe
+
+SPARE_BYTES = 256 * 2**20  # what a run still writes after its logits: bundle, report, study
+Part = Literal["val", "holdout"]
+SPLITS: tuple[Part, ...] = ("val", "holdout")  # val first: it decides whether 8 bits will do
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial that may enter the ensemble."""
+
+    trial: str
+    recipe: Recipe
+    checkpoint: Path  # the folder that holds best.safetensors
+    miou: float  # of its best epoch on val
+    ingredients: tuple[str, ...] = ()  # of a soup: "00003 epoch 8"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How logits are kept, and how much of them."""
+
+    dtype: Dtype = "float16"
+    max_error: float = 0.001  # of a view's mIoU on val by 8 bits; a view with more is kept as float16
+    quota_gb: float | None = None  # GiB of all candidates together; None: what is free
+
+
+FLOAT16 = Storage()
+
+
+def check_space(
+    candidates: Sequence[Candidate],
+    cache: Cache,
+    split: Split,
+    views: Sequence[View],
+    run_folder: Path,
+    folders: Sequence[Mapping[Part, Path]] = (),  # a candidate each; what is there already needs no further room
+    storage: Storage = FLOAT16,
+) -> tuple[int, int]:
+    """Forecast of the bytes that all logits will take, and the bytes free under `run_folder`.
+
+    Raises ValueError where they do not fit the disk or the quota, before the first one is written. In 8 bits, a view
+    that has to be kept as float16 takes twice its forecast.
+    """
+    needed = sum(_forecast(candidate, cache, split, views, storage.dtype) for candidate in candidates)
+    places = [place for each in folders for place in each.values()]
+    written = sum(path.stat().st_size for place in places for path in place.glob("*.safetensors"))
+    free = shutil.disk_usage(run_folder).free
+    smaller = "" if storage.dtype == "uint8" else "set ensemble.logits to uint8, "
+    what = f"the logits of {len(candidates)} candidates x {len(views)} views need {needed / 2**20:.0f} MiB"
+    remedy = f"{smaller}lower ensemble.candidates or the views of tta"
+    if storage.quota_gb is not None and needed > storage.quota_gb * 2**30:
+        raise ValueError(
+            f"{what}, and ensemble.logits_gb allows {storage.quota_gb * 2**10:.0f} MiB; raise it, {remedy}"
+        )
+    if max(needed - written, 0) + SPARE_BYTES > free:
+        raise ValueError(
+            f"{what} under {run_folder}, which has {free / 2**20:.0f} MiB free; free some, {remedy}, and resume"
+        )
+    return needed, free
+
+
+def write_logits(
+    candidate: Candidate,
+    cache: Cache,
+    split: Split,
+    views: Sequence[View],
+    folders: Mapping[Part, Path],
+    storage: Storage = FLOAT16,
+    *,
+    device: str,
+    say: Callable[[str], None],
+) -> None:
+    """Write what is missing of one candidate's logits. A view that is complete is kept.
+
+    In 8 bits, what the rounding changes is measured on val and said. Raises ValueError where the checkpoint was cut
+    short or the logits are not finite.
+    """
+    weights = candidate.checkpoint / BEST_WEIGHTS
+    model = None
+    for view in views:
+        dtype = storage.dtype
+        for part in SPLITS:
+            ids = ids_of(split, part)
+            header = _header(candidate, cache, split, part, view, weights=weights, dtype=dtype)
+            kept = kept_as(folders[part], header, ids)
+            if kept is None:
+                if model is None:
+                    model = load_model(candidate.recipe, cache.index.num_classes, weights).to(device)
+                header = replace(header, stride=model.stride)
+                kept = _write_view(candidate, model, cache, ids, view, header, folders[part], storage, device, say)
+            dtype = kept
+
+
+def _write_view(
+    candidate: Candidate,
+    model: Segmentor,
+    cache: Cache,
+    ids: Sequence[str],
+    view: View,
+    header: LogitHeader,
+    folder: Path,
+    storage: Storage,
+    device: str,
+    say: Callable[[str], None],
+) -> Dtype:
+    """How the view was kept in the end. Of val in 8 bits, the mIoU that it changes is said; beyond the limit the
+    view is predicted again and kept as float16."""
+    counts = torch.zeros((2, len(header.classes), len(header.classes)), dtype=torch.int64, device=device)
+    measured = header.dtype == "uint8" and header.split == "val"
+    found = view_logits(
+        model,
+        cache,
+        ids,
+        view,
+        short_px=candidate.recipe.augmentation.short_px,
+        device=device,
+        batch_size=candidate.recipe.train.batch_size,
+        amp=candidate.recipe.train.amp,
+    )
+    with LogitWriter(folder, header) as writer:
+        for image_id, logits in found:
+            writer.add(image_id, logits, cache.size(image_id))
+            if measured:
+                counts += _counts_before_and_after(logits, cache.label(image_id), device)
+    if not measured:
+        return header.dtype
+    before, after = miou(counts.cpu().numpy())
+    said = f"8-bit logits of trial {candidate.trial}, {view.name}: mIoU {after - before:+z.4f} on val"
+    if abs(after - before) <= storage.max_error:
+        say(said)
+        return header.dtype
+    say(f"warning: {said}, more than ensemble.max_logit_error {storage.max_error:g}: the view is kept as float16")
+    plain = replace(header, dtype="float16")
+    return _write_view(candidate, model, cache, ids, view, plain, folder, storage, device, say)
+
+
+def _counts_before_and_after(
+    logits: NDArray[np.float16], label: NDArray[np.uint8], device: str
+) -> torch.Tensor:  # (K,h,w), (H,W) -> (2,K,K): of the labels by the logits, and by what 8 bits keep of them
+    both = np.stack([logits.astype(np.float32), decode(*encode(logits))])
+    labels = at_label_size(torch.from_numpy(both).to(device), label.shape).argmax(1)  # (2,H,W)
+    truth = torch.tensor(label, device=device)
+    return torch.stack([confusion_torch(truth, predicted, len(logits)) for predicted in labels])
+
+
+def ids_of(split: Split, part: Part) -> tuple[str, ...]:
+    return split.val_ids if part == "val" else split.holdout_ids
+
+
+def kept_as(folder: Path, header: LogitHeader, ids: Sequence[str]) -> Dtype | None:
+    """How the view is kept there, if every image of it is, written from the same checkpoint, data and split, in as
+    many bits as the header says or more."""
+    if not any(folder.glob(f"{header.view}-*.safetensors")):
+        return None
+    try:
+        store = LogitStore(folder)
+    except ValueError:
+        # a shard that was cut short, or of an earlier checkpoint: the view is written again
+        shutil.rmtree(folder)
+        return None
+    found = store.header
+    same = all(
+        getattr(found, name) == getattr(header, name)
+        for name in ("checkpoint_fingerprint", "data_fingerprint", "split_fingerprint", "recipe_hash", "classes")
+    )
+    if not same:
+        shutil.rmtree(folder)
+        return None
+    dtype = store.dtype_of(header.view)
+    return dtype if store.has(header.view, ids) and dtype in ("float16", header.dtype) else None
+
+
+def rounding_note(stores: Sequence[LogitStore]) -> list[str]:
+    """What a verdict on 8-bit logits has to say of itself; nothing where there are none."""
+    rounded = [store.header.trial for store in stores if any(store.dtype_of(v) == "uint8" for v in store.views)]
+    if not rounded:
+        return []
+    return [
+        f"logits of {len(rounded)} members ({', '.join(rounded)}) were kept in 8 bits: the bundle, which rounds "
+        "nothing, may differ from these scores in the last digits"
+    ]
+
+
+def _header(
+    candidate: Candidate,
+    cache: Cache,
+    split: Split,
+    part: Part,
+    view: View,
+    *,
+    weights: Path,
+    dtype: Dtype,
+) -> LogitHeader:
+    return LogitHeader(
+        trial=candidate.trial,
+        recipe_hash=candidate.recipe.hash,
+        family=candidate.recipe.family,
+        split=part,
+        view=view.name,
+        classes=cache.index.classes,
+        stride=0,  # known when the network is built
+        dtype=dtype,
+        data_fingerprint=cache.index.fingerprint,
+        split_fingerprint=split.fingerprint,
+        checkpoint_fingerprint=fingerprint(weights),
+    )
+
+
+def _forecast(candidate: Candidate, cache: Cache, split: Split, views: Sequence[View], dtype: Dtype) -> int:
+    with torch.device("meta"):
+        stride = build_segmentor(candidate.recipe, cache.index.num_classes, pretrained=False).stride
+    sizes = Counter(cache.size(image_id) for part in SPLITS for image_id in ids_of(split, part))
+    total = 0
+    for (height, width), count in sizes.items():
+        grids = [
+            (h // stride, w // stride)
+            for h, w in (view_size(height, width, candidate.recipe.augmentation.short_px, v.scale) for v in views)
+        ]
+        total += forecast_bytes(count, cache.index.num_classes, grids, dtype)
+    return total

@@ -1,0 +1,68 @@
+"""Which head can take which backbone, answered without importing timm, smp or torch.
+
+Enters: the names of a backbone and a head. Leaves: nothing, or a ValueError. Whether a backbone is a plain transformer
+(tokens at one stride through all of its blocks) or a hierarchy is read off the timm file that defines it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainables.models.backbone_names import backbone_files, check_backbone_name
+
+# timm's files whose models keep one stride through all of their blocks.
+PLAIN_FILES = frozenset(
+    {
+        "beit",
+        "cait",
+        "convit",
+        "convmixer",
+        "deepseek_vit",
+        "deit",
+        "eva",
+        "gemma4_vit",
+        "mlp_mixer",
+        "naflexvit",
+        "qwen3_vit",
+        "tnt",
+        "vision_transformer",
+        "vision_transformer_hybrid",
+        "vision_transformer_relpos",
+        "vision_transformer_sam",
+        "vitamin",
+        "xcit",
+    }
+)
+PLAIN_HEADS = frozenset({"segmenter", "setr_naive", "setr_pup", "dpt"})
+_HEADS_FOR_ALL = "upernet, knet or segformer"
+_PLAIN_EXAMPLES = "vit_small_patch16_224, deit3_base_patch16_384 or beitv2_base_patch16_224"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a head takes from a backbone.
+
+    Either levels of the pyramid (0 is stride 4, 3 is stride 32) or, where `depths` are given, plain features at the
+    transformer's own stride after these shares of its blocks (1.0 after the last).
+    """
+
+    levels: tuple[int, ...] = (0, 1, 2, 3)
+    depths: tuple[float, ...] = ()
+
+
+PYRAMID = Reads()
+
+
+def is_plain(backbone_name: str) -> bool:
+    """True for a transformer of one stride (ViT, DeiT, BEiT, EVA), False for a hierarchy (ConvNeXt, Swin, MiT)."""
+    check_backbone_name(backbone_name)
+    return backbone_files()[backbone_name.partition(".")[0]] in PLAIN_FILES
+
+
+def check_pair(backbone_name: str, head_name: str) -> None:
+    """Raise ValueError where `head_name` needs features that `backbone_name` has not, or the backbone is unknown."""
+    if head_name in PLAIN_HEADS and not is_plain(backbone_name):
+        raise ValueError(
+            f"head {head_name!r} needs a plain vision transformer, whose blocks share one stride, got "
+            f"{backbone_name!r}; use {_HEADS_FOR_ALL}, or a backbone such as {_PLAIN_EXAMPLES}"
+        )

@@ -1,0 +1,31 @@
+"""Loads a trained network from its recipe and a safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.weights_file import load_weights
+from trainables.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    pass
+
+
+def load_model(recipe: Recipe, num_classes: int, weights: Path) -> Segmentor:
+    """The network of `recipe` with the weights of a safetensors file, on the CPU, ready to predict.
+
+    Raises ValueError where the file is absent, cut short, or of another network.
+    """
+    tensors = load_weights(weights)
+    model = build_segmentor(recipe, num_classes, pretrained=False)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = (str(error).splitlines()[1:2] or [str(error)])[0].strip()[:200]
+        raise ValueError(
+            f"{weights} must hold the weights of {recipe.backbone.name} with the head {recipe.head.name}, got others "
+            f"({first}); use the versions of timm and segmentation-models-pytorch that wrote it"
+        ) from error
+    return model.eval()

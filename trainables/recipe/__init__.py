@@ -1,0 +1,1 @@
+"""What a trial is made of, as frozen pydantic models."""

@@ -1,0 +1,182 @@
+"""The typed, frozen description of one trial.
+
+Enters: plain values (from a space, a JSON file, a test). Leaves: a validated `Recipe`, hashable and serialisable.
+This module imports neither torch nor timm, so that a space can be checked in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from trainables.recipe.augmentation import Augmentation as Augmentation
+from trainables.recipe.config import Part as Part
+from trainables.recipe.config import Probability
+
+
+class Backbone(Part):
+    """A timm model that gives features, and where its weights come from."""
+
+    name: str
+    pretrained: bool = True
+    weights_file: str | None = None  # a local .safetensors or .pth instead of timm's download
+    drop_path: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _weights_are_wanted(self) -> Backbone:
+        if self.weights_file is not None and not self.pretrained:
+            raise ValueError(
+                f"weights_file must not be given with pretrained: false, got {self.weights_file!r}; "
+                "leave weights_file out, or set pretrained: true"
+            )
+        return self
+
+
+class UPerNetHead(Part):
+    name: Literal["upernet"] = "upernet"
+    channels: Annotated[int, Field(ge=8)] = 512
+    dropout: Probability = 0.1
+    aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # 0 leaves the auxiliary FCN head out
+    aux_channels: Annotated[int, Field(ge=8)] = 256
+
+
+class SegFormerHead(Part):
+    name: Literal["segformer"] = "segformer"
+    channels: Annotated[int, Field(ge=8)] = 256
+    dropout: Probability = 0.1
+
+
+class KNetHead(Part):
+    """K-Net's stages over a UPerNet, which makes the first kernels and the map that all stages read."""
+
+    name: Literal["knet"] = "knet"
+    channels: Annotated[int, Field(ge=8)] = 512
+    num_stages: Annotated[int, Field(ge=1)] = 3
+    dropout: Probability = 0.1
+    aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # 0 leaves the auxiliary FCN head out
+    aux_channels: Annotated[int, Field(ge=8)] = 256
+
+    @model_validator(mode="after")
+    def _channels_divide(self) -> KNetHead:
+        unit = 8 if self.channels <= 256 else 256  # attention heads; the width of the kernel update
+        if self.channels % unit:
+            low = self.channels // unit * unit
+            raise ValueError(
+                f"channels must be divisible by 8, above 256 by 256, got {self.channels}; use {low} or {low + unit}"
+            )
+        return self
+
+
+class SegmenterHead(Part):
+    """Segmenter's mask transformer, as wide as the plain transformer that it reads."""
+
+    name: Literal["segmenter"] = "segmenter"
+    num_layers: Annotated[int, Field(ge=1)] = 2
+    dropout: Probability = 0.1
+
+
+class SetrHead(Part):
+    """SETR's convolutions over a plain transformer: one at its stride (naive), or four with upsampling (pup)."""
+
+    name: Literal["setr_naive", "setr_pup"]
+    channels: Annotated[int, Field(ge=8)] = 256
+    aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # of each of three; 0 leaves them out
+
+
+class DptHead(Part):
+    """DPT's reassembly of a plain transformer's features, and its convolutional fusion."""
+
+    name: Literal["dpt"] = "dpt"
+    channels: Annotated[int, Field(ge=8)] = 256
+    dropout: Probability = 0.1
+
+
+class SmpHead(Part):
+    """A decoder of segmentation-models-pytorch over the same pyramid, with smp's own defaults."""
+
+    name: Literal["unet", "unetplusplus", "fpn", "pan", "deeplabv3plus", "manet", "linknet", "pspnet"]
+
+
+Head = Annotated[
+    UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | SmpHead, Field(discriminator="name")
+]
+
+
+class Loss(Part):
+    name: Literal["cross_entropy", "focal", "dice", "lovasz", "ce_dice", "ce_lovasz"] = "cross_entropy"
+    class_weights: Literal["none", "inverse_sqrt"] = "none"  # from the train split's pixel counts
+
+    @model_validator(mode="after")
+    def _has_a_weighted_term(self) -> Loss:
+        if self.class_weights != "none" and self.name in ("dice", "lovasz"):
+            raise ValueError(
+                f"class_weights weigh cross-entropy and focal terms, got {self.class_weights} with {self.name}, "
+                f"which has neither; use none, or ce_{self.name}"
+            )
+        return self
+
+
+class Optimizer(Part):
+    name: Literal["adamw", "sgd", "nadamw", "lamb"] = "adamw"
+    lr: Annotated[float, Field(gt=0.0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
+    min_lr_factor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01  # the cosine ends at lr * this
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+
+
+class Train(Part):
+    num_epochs: Annotated[int, Field(ge=1)] = 60
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    accumulate: Annotated[int, Field(ge=1)] = 1  # a batch is split in this many micro-batches
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.999
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    num_workers: Annotated[int, Field(ge=0)] = 4
+    compile: bool = False  # torch.compile the training step: quicker, the same numbers but for rounding
+    grad_checkpointing: bool = False  # the backbone's activations are computed again in the backward pass: less memory
+
+    @model_validator(mode="after")
+    def _divides(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate must divide batch_size, got {self.accumulate} and {self.batch_size}; "
+                f"use a divisor of {self.batch_size}"
+            )
+        return self
+
+
+class Recipe(Part):
+    """One trial, whole. Equal recipes give equal numbers on the same machine."""
+
+    backbone: Backbone
+    head: Head
+    augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    seed: int = 0
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits that name this recipe in file names and tables."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def family(self) -> str:
+        """The backbone family: 'convnext' for 'convnext_tiny.fb_in22k', 'mit' for 'mit_b0'."""
+        return backbone_family(self.backbone.name)
+
+
+def backbone_family(name: str) -> str:
+    """'convnext_tiny.fb_in22k' -> 'convnext', 'swinv2_tiny' -> 'swinv2', 'resnet18' -> 'resnet'.
+
+    timm's 'test_' models belong to the family that they test.
+    """
+    token = name.split(".", 1)[0].removeprefix("test_").split("_", 1)[0]
+    return re.sub(r"(?<![v\d])\d+[a-z]?$", "", token)

@@ -1,0 +1,187 @@
+"""One attempt at a trial: epoch after epoch, to the last one or until a batch does not fit the device.
+
+Enters: a recipe, the cache, a split, in how many parts a batch is split, which of how many ranks this is. Leaves: a
+report an epoch, from the first rank, whose folder holds `state.pt` (to resume) and the best epoch's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.data.augment.pipeline import write_pipeline
+from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.logits.predict_views import autocast_dtype
+from trainables.ranks import ALONE, Ranks
+from trainables.recipe.recipe import Recipe
+from trainables.training.checkpoint import epoch_dir, keep_last, save_best, save_snapshot, save_state, take_weights
+from trainables.training.epoch import Diverged, train_epoch
+from trainables.training.losses import SegmentationLoss
+from trainables.training.state import TrainingState, prepare, steps_per_epoch
+from trainables.training.validate import validate
+
+AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """A finished epoch. Whoever gets it owns `checkpoint_dir` and moves or removes it."""
+
+    epoch: int
+    metrics: dict[str, Any]
+    checkpoint_dir: Path
+
+
+Report = Callable[[EpochReport], None]
+
+
+class DoesNotFit(RuntimeError):
+    """The device's memory does not hold a batch in `accumulate` parts."""
+
+    def __init__(self, accumulate: int, reason: str) -> None:
+        super().__init__(accumulate, reason)  # both, so that it can be sent to another process
+        self.accumulate, self.reason = accumulate, reason
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is trained on what, where. Plain values: it can be sent to another process."""
+
+    recipe: Recipe
+    cache: Cache
+    split: Split
+    out_dir: Path
+    device: str
+    snapshots: int = 0  # of how many last epochs the evaluated weights are kept
+
+
+def attempt(
+    trial: Trial,
+    report: Report,
+    *,
+    accumulate: int,
+    resume_from: Path | None,
+    clock: Callable[[], float],
+    ranks: Ranks = ALONE,
+) -> dict[str, Any]:
+    """Train to the last epoch and return its metrics. Raises DoesNotFit and Diverged, on all ranks or on one."""
+    state: TrainingState | None = None
+    autocast = autocast_dtype(trial.recipe.train.amp, trial.device)
+    try:
+        state, loss = prepare(
+            trial.recipe,
+            trial.cache,
+            trial.split,
+            device=trial.device,
+            autocast=autocast,
+            resume_from=resume_from,
+            accumulate=accumulate,
+            ranks=ranks,
+        )
+        if ranks.is_first:
+            take_weights(resume_from, trial.out_dir)  # those there may be another trial's: a worker uses folders again
+        return _epochs(trial, state, loss, report, autocast, clock)
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(state.accumulate if state else accumulate, str(error)) from error
+
+
+def _epochs(
+    trial: Trial,
+    state: TrainingState,
+    loss: SegmentationLoss,
+    report: Report,
+    autocast: torch.dtype | None,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    recipe, ranks = trial.recipe, state.ranks
+    dataset = TrainSet(trial.cache, trial.split.train_ids, recipe.augmentation, recipe.seed)
+    num_workers = -(-recipe.train.num_workers // ranks.count)
+    loader = train_loader(dataset, recipe.train.batch_size, num_workers, recipe.seed, state.epoch, ranks)
+    assert len(loader) == steps_per_epoch(recipe, trial.split), "the schedule must know how many batches there are"
+    try:
+        while state.epoch < recipe.train.num_epochs:
+            dataset.set_epoch(state.epoch)
+            if not ranks.is_first:  # its own dropout masks; the first rank's states are in the checkpoint
+                torch.manual_seed(_seed_of(recipe.seed, state.epoch, ranks.rank))
+            state.metrics = {}  # those of a diverged epoch must not be the last one's
+            state.metrics = train_epoch(state, loader, loss, recipe, autocast=autocast, clock=clock)
+            _validate(state, loss, trial)
+            if ranks.is_first:
+                folder = epoch_dir(trial.out_dir, state.epoch)
+                save_state(folder, state.capture())
+                write_pipeline(dataset.transform, folder / AUGMENTATION_JSON)
+                keep_last(folder, trial.out_dir)
+                report(EpochReport(state.epoch, dict(state.metrics), folder))
+    except Diverged:
+        if ranks.is_first:
+            _report_diverged(state, trial.cache.index.num_classes, trial.out_dir, report)
+        raise
+    finally:
+        stop_workers(loader)
+    return state.metrics
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> None:
+    """Score the epoch that was just trained, count it, and keep its weights: the best so far, the last ones."""
+    recipe, ranks = trial.recipe, state.ranks
+    scores = validate(
+        state.evaluated,
+        loss,
+        trial.cache,
+        trial.split.val_ids,
+        short_px=recipe.augmentation.short_px,
+        device=trial.device,
+        batch_size=max(1, recipe.train.batch_size // (state.accumulate * ranks.count)),
+        amp=recipe.train.amp,
+        ranks=ranks,
+    )
+    if not np.isfinite(scores.loss):
+        raise Diverged(f"the validation loss was {scores.loss} after epoch {state.epoch + 1}")
+    state.epoch += 1
+    if scores.miou > state.best_miou:
+        state.best_miou, state.best_epoch = scores.miou, state.epoch
+    if ranks.is_first:
+        _write_weights(state, trial, scores.miou)
+    state.metrics |= {"val/loss": scores.loss, "val/miou": scores.miou, "val/iou": scores.iou, "diverged": 0}
+    state.metrics |= {"epoch": state.epoch, "best/miou": state.best_miou, "best/epoch": state.best_epoch}
+    state.metrics["accumulate"] = state.accumulate
+    if trial.device.startswith("cuda"):
+        state.metrics["peak_gb"] = torch.cuda.max_memory_allocated(trial.device) / 2**30
+
+
+def _write_weights(state: TrainingState, trial: Trial, miou: float) -> None:
+    """The weights of the epoch that was just scored, as the best ones where they are, and as a snapshot."""
+    weights = state.evaluated.state_dict()
+    if state.best_epoch == state.epoch:
+        save_best(
+            trial.out_dir,
+            weights,
+            recipe=trial.recipe,
+            index=trial.cache.index,
+            split=trial.split,
+            miou=state.best_miou,
+            epoch=state.best_epoch,
+        )
+    if trial.snapshots:
+        save_snapshot(trial.out_dir, weights, epoch=state.epoch, miou=miou, keep=trial.snapshots)
+
+
+def _report_diverged(state: TrainingState, num_classes: int, out_dir: Path, report: Report) -> None:
+    nan = float("nan")
+    state.epoch += 1
+    metrics = {"train/loss": nan, "lr": nan, "images_per_s": nan, "val/loss": nan, **state.metrics}
+    metrics |= {"val/miou": 0.0, "val/iou": [0.0] * num_classes, "epoch": state.epoch, "diverged": 1}
+    metrics |= {"best/miou": max(state.best_miou, 0.0), "best/epoch": state.best_epoch}
+    metrics["accumulate"] = state.accumulate
+    report(EpochReport(state.epoch, metrics, epoch_dir(out_dir, state.epoch)))

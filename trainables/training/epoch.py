@@ -1,0 +1,91 @@
+"""One pass over the training set.
+
+Enters: a training state, a loader of raw batches, a loss. Leaves: the state some updates further, and the pass's mean
+loss and speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from trainables.data.augment.train_set import Batch, Item, to_batch
+from trainables.recipe.recipe import Recipe
+from trainables.training.losses import SegmentationLoss
+from trainables.training.state import TrainingState
+
+_GPU_CHECK_EVERY = 16  # updates between looks at the loss on a GPU, where each look waits for the queue to drain
+
+
+class Diverged(RuntimeError):
+    """A trial's loss is no longer finite: nothing can be learnt from here on."""
+
+
+def train_epoch(
+    state: TrainingState,
+    loader: DataLoader[Item],
+    loss: SegmentationLoss,
+    recipe: Recipe,
+    *,
+    autocast: torch.dtype | None,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    """Make one update a batch; Diverged as soon as a loss is seen that is not finite (within 16 updates on a GPU).
+
+    All ranks see the same loss, so they go on or stop together; `loader` gives each its share.
+    """
+    model, ranks = state.model.train(), state.ranks
+    device = next(model.parameters()).device
+    check_every = 1 if device.type == "cpu" else _GPU_CHECK_EVERY
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    start_s, lr, num_images, num_batches = clock(), 0.0, 0, 0
+    for num_batches, raw in enumerate(loader, start=1):
+        batch = to_batch(raw, device, model.mean, model.std)
+        lr = max(group["lr"] for group in state.optimizer.param_groups)
+        total += update(state, batch, loss, recipe, autocast)
+        num_images += len(batch.label)
+        if num_batches % check_every == 0 and not torch.isfinite(ranks.sum(total.clone())):
+            break
+    mean = float(ranks.sum(total)) / num_batches
+    if not math.isfinite(mean):
+        raise Diverged(f"the training loss was {mean} in epoch {state.epoch + 1}, update {state.num_updates}")
+    return {"train/loss": mean, "lr": lr, "images_per_s": ranks.count * num_images / max(clock() - start_s, 1e-9)}
+
+
+def update(
+    state: TrainingState, batch: Batch, loss: SegmentationLoss, recipe: Recipe, autocast: torch.dtype | None
+) -> Tensor:
+    """One optimiser step on one batch, of which `batch` is this rank's share; the share's part of the loss, detached.
+
+    The gradients of `accumulate` micro-batches, and of ranks, sum to the whole batch's, but for what a batch norm (of
+    a micro-batch, over all ranks) or a loss over classes (of a rank's micro-batch) takes from its part alone.
+    """
+    parts, ranks = state.accumulate, state.ranks
+    whole = ranks.sum(loss.weight(batch.label)) if parts * ranks.count > 1 else None
+    total = torch.zeros((), device=batch.label.device)
+    for left, image, label in zip(
+        range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), strict=True
+    ):
+        apart = getattr(state.step, "no_sync", contextlib.nullcontext) if left else contextlib.nullcontext
+        with apart():  # ranks exchange gradients once, with the last part's
+            with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
+                part = state.step(image, label, whole)
+            state.scaler.scale(part * ranks.count).backward()  # type: ignore[no-untyped-call]  # ranks average
+        total += part.detach()
+    if recipe.optimizer.clip_norm is not None:
+        state.scaler.unscale_(state.optimizer)
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optimizer.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.num_updates += 1
+    state.schedule.step_update(state.num_updates)
+    if state.ema is not None:
+        state.ema.update(state.model, step=state.num_updates)
+    return total

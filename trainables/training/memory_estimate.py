@@ -1,0 +1,176 @@
+"""What a trial will take of a device's memory, and whether its shapes work out, found without a device.
+
+Enters: a recipe, the number of classes, the sizes of the views. Leaves: a `Footprint`, or a ValueError. The network is
+built on the meta device, and one training step is run on fake tensors, which have sizes and no values, counting what
+is alive at once: activations, gradients, cross-entropy over full-size logits. Weights, the optimiser's state and the
+EMA are added from the number of parameters. What libraries take beside (work space, fragments, the CUDA context: about
+1 GiB) is not counted: a trial that does not fit by this account does not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.recipe.augmentation import Augmentation
+from trainables.recipe.recipe import Loss, Optimizer, Recipe, Train
+from trainables.training.losses import build_loss
+from trainables.training.state import checkpoint_gradients
+from trainables.training.training_step import TrainingStep
+
+_FLOAT_BYTES = 4
+# float32 values that an optimiser keeps for each parameter
+_OPTIMIZER_VALUES = {"adamw": 2, "nadamw": 2, "lamb": 2, "sgd": 1}
+_MEASURED_BATCH = 2  # images; of one alone a batch norm over pooled features has no variance
+# the others' cost depends on the labels: Lovász sorts the pixels of each class
+_CROSS_ENTROPY = build_loss(Loss(), 2)
+# what a network does not depend on; without it more recipes share one build
+_ANY = {"augmentation": Augmentation(), "loss": Loss(), "optimizer": Optimizer(), "train": Train(), "seed": 0}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Parameters of the network; bytes that stay while it trains; bytes that each image of a micro-batch adds."""
+
+    num_params: int
+    fixed_bytes: int
+    image_bytes: int
+
+    def bytes(self, micro_batch: int) -> int:
+        """At a training step's peak, with so many images at once."""
+        return self.fixed_bytes + micro_batch * self.image_bytes
+
+
+def num_params(recipe: Recipe, num_classes: int) -> int:
+    """Parameters of the network. Raises ValueError where it cannot be built."""
+    return _count(recipe.model_copy(update=_ANY), num_classes)
+
+
+def footprint(recipe: Recipe, num_classes: int, *, low_precision: bool) -> Footprint:
+    """Memory of training with `recipe`; `low_precision` is what amp auto comes to on the device.
+
+    Raises ValueError where the network cannot be built or does not take the crop.
+    """
+    low = {"auto": low_precision, "off": False}.get(recipe.train.amp, True)
+    kept: dict[str, Any] = {
+        "augmentation": Augmentation(crop_px=recipe.augmentation.crop_px),
+        "train": Train(grad_checkpointing=recipe.train.grad_checkpointing, amp="bf16" if low else "off"),
+    }
+    count, image_bytes = _training_step(recipe.model_copy(update=_ANY | kept), num_classes)
+    copies = 2 + _OPTIMIZER_VALUES[recipe.optimizer.name] + (recipe.train.ema_decay is not None)  # weights, gradients
+    return Footprint(count, copies * _FLOAT_BYTES * count, image_bytes)
+
+
+def check_views(recipe: Recipe, num_classes: int, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raises ValueError where the network does not take images of these sizes (height, width) at inference."""
+    _inference(recipe.model_copy(update=_ANY), num_classes, tuple(sorted(set(sizes))))
+
+
+@functools.lru_cache(maxsize=256)
+def _count(recipe: Recipe, num_classes: int) -> int:
+    return sum(p.numel() for p in _on_meta(recipe, num_classes).parameters())
+
+
+@functools.lru_cache(maxsize=256)
+def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int]:
+    """Parameters, and bytes an image adds: the peak of a step, less its gradients, over the batch."""
+    model, crop_px = _on_meta(recipe, num_classes), recipe.augmentation.crop_px
+    num_weights = sum(p.numel() for p in model.parameters())
+    alive = _Alive()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _fake(model)
+        if recipe.train.grad_checkpointing:
+            checkpoint_gradients(model)
+        step = TrainingStep(model, _CROSS_ENTROPY)
+        image = torch.empty(_MEASURED_BATCH, 3, crop_px, crop_px)
+        label = torch.empty(_MEASURED_BATCH, crop_px, crop_px, dtype=torch.int64)
+        with alive, _told(recipe, crop_px, crop_px):
+            with _autocast(recipe.train.amp):
+                loss = step(image, label, None)
+            loss.backward()
+    return num_weights, max(0, alive.peak - _FLOAT_BYTES * num_weights) // _MEASURED_BATCH
+
+
+@functools.lru_cache(maxsize=256)
+def _inference(recipe: Recipe, num_classes: int, sizes: tuple[tuple[int, int], ...]) -> None:
+    model = _on_meta(recipe, num_classes).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        _fake(model)
+        for height, width in sizes:
+            with _told(recipe, height, width):
+                shape = tuple(model(torch.empty(1, 3, height, width)).shape)
+            grid = (1, num_classes, -(-height // model.stride), -(-width // model.stride))
+            if shape != grid:
+                raise ValueError(
+                    f"{recipe.head.name} over {recipe.backbone.name} must give logits {grid} for {height} x {width} "
+                    f"px, got {shape}; use another head or backbone"
+                )
+
+
+def _on_meta(recipe: Recipe, num_classes: int) -> Segmentor:
+    with torch.device("meta"):
+        return build_segmentor(recipe, num_classes, pretrained=False)
+
+
+def _fake(model: Segmentor) -> None:
+    """Parameters and buffers as fake ones of a CPU, where attention has a kernel that keeps no matrix, as on GPUs."""
+    model._apply(  # type: ignore[no-untyped-call, unused-ignore]
+        lambda tensor: torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    )
+
+
+def _autocast(amp: str) -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp != "off")
+
+
+@contextlib.contextmanager
+def _told(recipe: Recipe, height_px: int, width_px: int) -> Iterator[None]:
+    """Networks refuse a size each in their own way."""
+    try:
+        yield
+    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{recipe.head.name} over {recipe.backbone.name} does not take images of {height_px} x {width_px} px "
+            f"({type(error).__name__}: {reason}); use another crop_px, other tta.scales or another backbone"
+        ) from error
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Bytes of the storages that operators make and that are still referred to: now, and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, Tensor):
+                self._add(value)
+        return out
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
+
+    def _drop(self, key: int, num_bytes: int) -> None:
+        self._known.discard(key)
+        self.now -= num_bytes

@@ -1,0 +1,228 @@
+"""Model soups: the mean of several checkpoints' weights, as a candidate that costs no more to run than one of them.
+
+Enters: `Ingredient`s, weights of one architecture with their val mIoU: a trial's best and last epochs, or the best
+weights of trials that started from the same pretrained ones. Leaves: a folder with soup.json and, where the mean is
+better on val than its best ingredient, best.safetensors and best.json, as a trial has them.
+
+Greedy (Wortsman et al. 2022, recipe 1): from the best ingredient on, each next is kept where the mean's val mIoU does
+not fall. Batch norms' statistics belong to no mean of weights: they are taken again from training images (Izmailov et
+al. 2018, sec. 3.2). Val chose among means here, as it chooses among epochs; the hold-out takes no part.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from trainables.data.augment.train_set import TrainSet, normalise, train_loader
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.files import write_text
+from trainables.logits.predict_views import autocast_dtype
+from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.weights_file import load_weights
+from trainables.recipe.config import Part
+from trainables.recipe.recipe import Loss, Recipe
+from trainables.training.checkpoint import save_best
+from trainables.training.losses import build_loss
+from trainables.training.validate import validate
+
+SOUP_JSON = "soup.json"
+BATCH_NORM_IMAGES = 64  # that batch norms see again; at 6 x 6 positions a stage's mean has a relative error of 2%
+
+Weights = Mapping[str, Tensor]
+Score = Callable[[Weights], tuple[float, Weights]]  # -> val mIoU, and the weights as they were scored
+
+
+class Ingredient(Part):
+    """The weights of one epoch of one trial."""
+
+    trial: str
+    epoch: int
+    miou: float  # on val, as the trial itself measured it
+    weights: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.trial} epoch {self.epoch}"
+
+
+class Step(Part):
+    """What the mean with one more ingredient scored, and whether it stayed in."""
+
+    ingredient: str
+    miou: float
+    taken: bool
+
+
+class Soup(Part):
+    """soup.json. `ingredients` are those that were taken, the best first."""
+
+    name: str
+    planned: tuple[Ingredient, ...]
+    ingredients: tuple[Ingredient, ...]
+    steps: tuple[Step, ...]
+    miou: float
+
+    @property
+    def best(self) -> Ingredient:
+        """The best ingredient, where the soup began."""
+        return self.planned[0]
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether it is better than its best ingredient alone."""
+        return len(self.ingredients) > 1 and self.miou > self.best.miou
+
+    def __str__(self) -> str:
+        parts = " + ".join(one.name for one in self.ingredients)
+        if self.is_offered:
+            return f"{self.name}: {parts}, mIoU {self.miou:.4f} on val (best ingredient {self.best.miou:.4f})"
+        tried = len(self.planned) - 1
+        return f"{self.name}: no better than {self.best.name} ({self.best.miou:.4f}) with any of {tried}, not offered"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A soup to be made: `recipe` is that of the best ingredient, the first."""
+
+    name: str
+    recipe: Recipe
+    ingredients: tuple[Ingredient, ...]
+
+
+def make_soup(plan: Plan, cache: Cache, split: Split, folder: Path, *, device: str) -> Soup:
+    """Make the soup, or read what an earlier call made of the same plan.
+
+    Raises ValueError where an ingredient was cut short or is of another architecture.
+    """
+    done = read_soup(folder)
+    if done is not None and done.planned == plan.ingredients:
+        return done
+    taken, steps, weights = greedy(plan.ingredients, scorer(plan.recipe, cache, split, device))
+    soup = Soup(
+        name=plan.name,
+        planned=plan.ingredients,
+        ingredients=tuple(taken),
+        steps=tuple(steps),
+        miou=max([taken[0].miou, *(step.miou for step in steps if step.taken)]),
+    )
+    if soup.is_offered:
+        save_best(
+            folder,
+            weights,
+            recipe=plan.recipe,
+            index=cache.index,
+            split=split,
+            miou=soup.miou,
+            epoch=soup.best.epoch,
+            ingredients=[one.name for one in taken],
+        )
+    write_text(folder / SOUP_JSON, soup.model_dump_json(indent=1) + "\n")  # last: it says that all is there
+    return soup
+
+
+def read_soup(folder: Path) -> Soup | None:
+    """What `make_soup` left in `folder`; None where it did not end there."""
+    path = folder / SOUP_JSON
+    return Soup.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def greedy(
+    ingredients: Sequence[Ingredient], score: Score, read: Callable[[Path], Weights] = load_weights
+) -> tuple[list[Ingredient], list[Step], Weights]:
+    """Those taken, every step, and the mean's weights as scored; `ingredients` come best first.
+
+    The mIoU never falls below the first one's: that of the mean is its last taken step's.
+    """
+    assert list(ingredients) == sorted(ingredients, key=lambda one: -one.miou), "the best ingredient comes first"
+    first = ingredients[0]
+    kept = read(first.weights)
+    total = {name: tensor.to(torch.float64, copy=True) for name, tensor in kept.items() if tensor.is_floating_point()}
+    taken, steps, best = [first], list[Step](), first.miou
+    for one in ingredients[1:]:
+        weights = read(one.weights)
+        check_same(first, kept, one, weights)
+        miou, scored = score(mean_with(total, len(taken), weights, kept))
+        steps.append(Step(ingredient=one.name, miou=miou, taken=miou >= best))
+        if miou >= best:
+            best, kept = miou, scored
+            taken.append(one)
+            for name, tensor in total.items():
+                tensor += weights[name]
+    return taken, steps, kept
+
+
+def mean_with(total: Weights, count: int, weights: Weights, like: Weights) -> dict[str, Tensor]:
+    """The mean of `count` weights whose sum is `total` (float64) and of `weights`, in their own precision.
+
+    The sum of float32 values in float64 has 29 bits to spare, so the mean of equal weights is those weights, bit for
+    bit. Counters (integers) are those of `like`.
+    """
+    means = {name: ((total[name] + weights[name]) / (count + 1)).to(weights[name].dtype) for name in total}
+    return {name: means.get(name, tensor) for name, tensor in like.items()}
+
+
+def check_same(first: Ingredient, wanted: Weights, other: Ingredient, found: Weights) -> None:
+    """Raise ValueError, by name, where two ingredients are not of one architecture."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    others = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    for name in sorted(shapes.keys() | others.keys()):
+        if shapes.get(name) != others.get(name):
+            raise ValueError(
+                f"a soup takes weights of one architecture, got {name} {others.get(name, 'absent')} in {other.name} "
+                f"({other.weights}) and {shapes.get(name, 'absent')} in {first.name}; leave one of them out"
+            )
+
+
+def scorer(recipe: Recipe, cache: Cache, split: Split, device: str) -> Score:
+    """What scores weights as `recipe`'s trial validates its own, batch norms' statistics taken again first."""
+    model = build_segmentor(recipe, cache.index.num_classes, pretrained=False).to(device)
+    loss = build_loss(Loss(), cache.index.num_classes).to(device)  # not read: what decides is the mIoU
+    micro_batch = max(1, recipe.train.batch_size // recipe.train.accumulate)
+    images = training_images(recipe, cache, split, micro_batch) if has_batch_norm(model) else []
+
+    def score(weights: Weights) -> tuple[float, Weights]:
+        model.load_state_dict(weights)
+        estimate_batch_norms(model, images, recipe, device)
+        scores = validate(
+            model,
+            loss,
+            cache,
+            split.val_ids,
+            short_px=recipe.augmentation.short_px,
+            device=device,
+            batch_size=micro_batch,
+            amp=recipe.train.amp,
+        )
+        return scores.miou, {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+    return score
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def training_images(recipe: Recipe, cache: Cache, split: Split, batch_size: int) -> list[Tensor]:
+    """Batches (B,3,crop,crop) uint8 of the first epoch as the trial saw them, about BATCH_NORM_IMAGES in all."""
+    dataset = TrainSet(cache, split.train_ids, recipe.augmentation, recipe.seed)
+    loader = train_loader(dataset, batch_size, 0, recipe.seed, epoch=0)
+    return [image for image, _, _ in itertools.islice(loader, -(-BATCH_NORM_IMAGES // batch_size))]
+
+
+def estimate_batch_norms(model: Segmentor, images: Sequence[Tensor], recipe: Recipe, device: str) -> None:
+    """Running statistics become the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay."""
+    if not images:
+        return
+    dtype = autocast_dtype(recipe.train.amp, device)
+    torch.manual_seed(recipe.seed)  # dropout is on, as where the statistics came from: equal masks for equal numbers
+    with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
+        update_bn((normalise(batch.to(device), model.mean, model.std) for batch in images), model)

@@ -1,0 +1,57 @@
+"""What one update computes: from a micro-batch to its loss, as one module that can be compiled and shared by ranks.
+
+Enters: a segmentor, a loss. Leaves: a module (image (B,3,H,W), label (B,H,W), weight () of the whole batch or None) ->
+loss (). It holds the segmentor itself, whose state dict keeps its plain names.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from trainables.models.segmentor import Segmentor, upsample
+from trainables.training.losses import SegmentationLoss
+
+
+class TrainingStep(nn.Module):
+    """The sum of the main loss and the weighted auxiliary ones."""
+
+    def __init__(self, model: Segmentor, loss: SegmentationLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, image: Tensor, label: Tensor, whole: Tensor | None) -> Tensor:
+        outputs = self.model.forward_all(image)
+        size = (label.shape[1], label.shape[2])
+        total: Tensor = self.loss(upsample(outputs.logits.float(), self.model.stride, size), label, whole)
+        for logits, weight in outputs.aux:
+            stride = image.shape[2] // logits.shape[2]  # crops are multiples of 32 px
+            total = total + weight * self.loss(upsample(logits.float(), stride, size), label, whole)
+        return total
+
+
+def compiled(step: nn.Module, device: str) -> nn.Module:
+    """`step` through torch.compile, or as it is, with a warning, where this machine cannot compile for `device`.
+
+    Random numbers are drawn as without it, so that only the rounding differs.
+    """
+    missing = _what_compiling_lacks(torch.device(device).type)
+    if missing:
+        logging.getLogger(__name__).warning("train.compile is left out on this machine: %s", missing)
+        return step
+    ready: nn.Module = torch.compile(step, dynamic=False, options={"fallback_random": True})  # type: ignore[assignment]
+    return ready
+
+
+@functools.cache
+def _what_compiling_lacks(device_type: str) -> str:
+    """Why torch.compile does not work here (no C++ compiler, no Triton); empty where it does."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device_type))
+    except Exception as error:  # each back end has its own kind
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+    return ""
