@@ -193,6 +193,6 @@ def test_driver_names_the_trainable_without_importing_torch() -> None:
     import subprocess
     import sys
 
-    script = "import sys, trainables.segmentation; print('torch' in sys.modules)"
+    script = "import sys, trainables.ray_trainable; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout.lower()) is False

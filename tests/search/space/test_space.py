@@ -167,7 +167,7 @@ def test_a_weights_file_is_found_from_the_current_folder(tmp_path: Path, monkeyp
 def test_loading_imports_nothing_heavy() -> None:
     code = """if True:
     import sys, time
-    from search.space import load_space
+    from search.space.space import load_space
     load_space("convnext.yaml")
     heavy = {"torch", "ray", "timm", "optuna", "numpy"} & set(sys.modules)
     print(sorted(heavy), time.process_time() < 1.0)
