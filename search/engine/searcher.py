@@ -5,7 +5,8 @@ Enters: `suggest` (a define-by-run function of an Optuna trial), defaults, `stud
 
 The study is the run's only durable state. A trial that was running when the driver died is still RUNNING there; it
 is adopted under its old number with its last checkpoint, so nothing finished runs again and nothing is left behind
-for the sampler's constant liar to punish. Ray's own snapshots are written but never read.
+for the sampler's constant liar to punish. One whose recipe was not written yet is suggested again under its number.
+Ray's own snapshots are written but never read.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class FamilySearch(OptunaSearch):
         self._reported: dict[int, set[int]] = {}  # number -> epochs in the study
         self._live: dict[str, int] = {}  # Ray's trial id -> number
         self._waiting: deque[int] = deque()
+        self._unfinished: deque[int] = deque()  # Optuna's ids of trials without a recipe
         self.refused: deque[int] = deque()  # numbers that failed before Ray heard of them; emptied by the table
         self._position = 0
         self._adopt()
@@ -126,30 +128,36 @@ class FamilySearch(OptunaSearch):
         return not self._waiting and not self._live and self._position >= self._num_trials
 
     def _adopt(self) -> None:
-        """Takes over what an interrupted driver left: whole trials go on, half-suggested ones are FAILed."""
+        """Takes over what an interrupted driver left, so that the trials are those of an uninterrupted search.
+
+        Running trials go on under their numbers. A trial whose recipe was not written yet is suggested again by the
+        next `_ask`, under its own number; one that was enqueued but not asked for is what `_ask` takes next.
+        """
+        errors = self.study.user_attrs
         for frozen in self.study.get_trials(deepcopy=False):
             whole = "identity" in frozen.user_attrs
             self._position += whole
-            if frozen.state.is_finished():
+            if frozen.state.is_finished() or frozen.state is TrialState.WAITING:
                 continue
             if not whole:
-                self.study._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+                self._unfinished.append(frozen._trial_id)
                 continue
             self.study.sampler = RandomSampler(seed=0)  # making a Trial object draws; nothing is drawn here
             self._trials[frozen.number] = optuna.Trial(self.study, frozen._trial_id)
             self._reported[frozen.number] = set(frozen.intermediate_values)
             checkpoint = frozen.user_attrs.get("checkpoint")
-            if checkpoint and checkpoint["epoch"] >= self._num_epochs(frozen.number):
+            if f"error/{frozen.number}" in errors:  # refused, and not told yet
+                self.refused.append(frozen.number)
+                self._tell(frozen.number, "FAIL")
+            elif checkpoint and checkpoint["epoch"] >= self._num_epochs(frozen.number):
                 self._tell(frozen.number, "COMPLETE")  # died between the last checkpoint and the last word
             else:
                 self._waiting.append(frozen.number)
 
     def _ask(self) -> int:
         """A new trial with its whole recipe in the study."""
-        if self._position < len(self._defaults):
-            self.study.enqueue_trial(dict(self._defaults[self._position]))
         self.study.sampler = sampler_for(self._position, self._search_seed, self._num_random)
-        trial = self.study.ask()
+        trial = self._suggested_again(self._unfinished.popleft()) if self._unfinished else self._new_trial()
         recipe = self._suggest_recipe(trial)
         if self._check:
             self._check(recipe)
@@ -159,6 +167,21 @@ class FamilySearch(OptunaSearch):
         self._position += 1
         self._trials[trial.number], self._reported[trial.number] = trial, set()
         return int(trial.number)
+
+    def _new_trial(self) -> optuna.Trial:
+        enqueued = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if self._position < len(self._defaults) and not enqueued:
+            self.study.enqueue_trial(dict(self._defaults[self._position]))
+        return self.study.ask()
+
+    def _suggested_again(self, trial_id: int) -> optuna.Trial:
+        """The trial as if it had just been asked for: all of its parameters are drawn anew, in their order.
+
+        Optuna would keep those that it finds and draw only the rest, from the wrong place in the random sequence.
+        """
+        trial = optuna.Trial(self.study, trial_id)
+        trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
+        return trial
 
     def _note_admission(self, trial: optuna.Trial, recipe: Recipe) -> None:
         if self._admit:

@@ -36,7 +36,6 @@ def finish(search: FamilySearch, trial_id: str, num_epochs: int = 9, miou: float
 
 
 def test_config_holds_recipe_number_and_checkpoint_alone(search_at: Any, toy: Any) -> None:
-    """[8]"""
     search = search_at()
     config = search.suggest("a")
     assert config.keys() == {"recipe", "number", "resume_from"}
@@ -56,7 +55,6 @@ def test_config_holds_recipe_number_and_checkpoint_alone(search_at: Any, toy: An
     ],
 )
 def test_study_is_told_what_happened(search_at: Any, last: Any, state: str, outcome: str, value: Any) -> None:
-    """[2, 9]"""
     search = search_at()
     search.suggest("a")
     search.on_trial_complete("a", last)
@@ -83,25 +81,93 @@ def test_complete_trial_has_its_best_epochs_value(search_at: Any) -> None:
 
 
 def test_running_trials_of_a_dead_driver_are_adopted(search_at: Any, tmp_path: Path) -> None:
-    """[10]"""
     first = search_at()
     for trial_id in "abc":
         first.suggest(trial_id)
     finish(first, "a")
     first.on_trial_result("b", {"epoch": 1, "val/miou": 0.2})
     first.note(1, "checkpoint", {"path": str(tmp_path), "epoch": 1})
-    first.study.ask()  # killed before its recipe was written
-    first.study.enqueue_trial({})  # killed before it was asked for
 
     second = search_at()
-    states = [trial.state.name for trial in second.study.trials]
-    assert states == ["COMPLETE", "RUNNING", "RUNNING", "FAIL", "FAIL"]
+    assert [trial.state.name for trial in second.study.trials] == ["COMPLETE", "RUNNING", "RUNNING"]
     configs = [second.suggest(trial_id) for trial_id in "defg"]
-    assert [config["number"] for config in configs[:3]] == [1, 2, 5]
+    assert [config["number"] for config in configs[:3]] == [1, 2, 3]
     assert [config["resume_from"] for config in configs[:3]] == [str(tmp_path), None, None]
     assert configs[3] is None  # four in all, as asked for
     finish(second, "d")
     assert second.study.trials[1].intermediate_values[1] == 0.2  # the first report stands
+
+
+class Killed(BaseException):
+    """SIGKILL, as far as the study can see."""
+
+
+def kill_at(moment: str, search: FamilySearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise `Killed` in the search's next suggestion, at a moment between two of its writes to the study."""
+
+    def killed(*_args: Any, **_kwargs: Any) -> None:
+        raise Killed
+
+    def suggest_one(trial: optuna.Trial) -> None:
+        trial.suggest_categorical("model/backbone", ["convnext_atto", "swin_tiny"])
+        raise Killed
+
+    if moment == "enqueued":
+        monkeypatch.setattr(search.study, "ask", killed)
+    elif moment == "asked":
+        monkeypatch.setattr(search, "_suggest_recipe", killed)
+    elif moment == "first parameter":
+        monkeypatch.setattr(search, "_suggest_recipe", suggest_one)
+    elif moment == "all parameters":
+        monkeypatch.setattr(search, "_check", killed)
+
+
+def trials_of(search: FamilySearch) -> list[tuple[int, str, dict[str, Any], Any]]:
+    return [(t.number, t.state.name, t.params, t.user_attrs["identity"]["hash"]) for t in search.study.trials]
+
+
+@pytest.mark.parametrize(
+    ("moment", "position"),
+    [  # positions of a default, of random search and of TPE
+        ("enqueued", 0),
+        ("asked", 0),
+        ("all parameters", 0),
+        ("first parameter", 3),
+        ("asked", 6),
+        ("first parameter", 6),
+        ("all parameters", 6),
+    ],
+)
+def test_a_kill_while_a_trial_is_suggested_changes_nothing(
+    search_at: Any, monkeypatch: pytest.MonkeyPatch, moment: str, position: int
+) -> None:
+    whole = search_at(num_trials=8, file="whole.db")
+    for n in range(8):
+        whole.suggest(str(n))
+        finish(whole, str(n), miou=0.01 * (n * 7 % 10))
+
+    first = search_at(num_trials=8)
+    for n in range(position):
+        first.suggest(str(n))
+        finish(first, str(n), miou=0.01 * (n * 7 % 10))
+    with monkeypatch.context() as patch:
+        kill_at(moment, first, patch)
+        with pytest.raises(Killed):
+            first.suggest("killed")
+    second = search_at(num_trials=8)
+    for n in range(position, 8):
+        assert second.suggest(str(n))["number"] == n
+        finish(second, str(n), miou=0.01 * (n * 7 % 10))
+    assert trials_of(second) == trials_of(whole)
+
+
+def test_a_refused_trial_whose_end_was_not_told_is_not_run(search_at: Any) -> None:
+    first = search_at()
+    first.suggest("a")
+    first.study.set_user_attr("error/0", "does not fit")
+    second = search_at()
+    assert second.suggest("b")["number"] == 1
+    assert (second.study.trials[0].state.name, list(second.refused)) == ("FAIL", [0])
 
 
 def test_trial_that_died_after_its_last_checkpoint_is_complete(search_at: Any, tmp_path: Path) -> None:
