@@ -11,18 +11,18 @@ fold (analysis/split.py --folds) judges every image outside the hold-out. Exit c
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
+
 if TYPE_CHECKING:
     pass
 from analysis.label_errors.find import rank_suspects
 
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 @app.command()
@@ -39,19 +39,14 @@ def main(
     apply: Annotated[Path | None, typer.Option(help="Rows of suspects.csv to apply.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Suspects on the page; the list has all.")] = 60,
     cache_dir: Annotated[Path, typer.Option(help="Where decoded data is kept.")] = DEFAULT_CACHE,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Rank suspicious labels, or apply the corrections that a person agreed with."""
-    try:
+    with errors_to_exit(debug=debug):
         if apply is not None:
             lines = _apply(data, apply, out)
         else:
             lines = rank_suspects(list(run or ()), list(logits or ()), data, out, top, cache_dir.expanduser())
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        typer.secho(f"cleanse: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
     typer.echo("\n".join(lines))
 
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis.command import DebugOption, errors_to_exit, new_app
+
 if TYPE_CHECKING:
     pass
 from analysis.dataset.eda_page import write_page
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 @app.command()
@@ -27,16 +29,11 @@ def main(
     split: Annotated[Path | None, typer.Option(help="A split file: its parts in place of the card's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the galleries.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Describe a data set in one HTML page."""
-    try:
+    with errors_to_exit(debug=debug):
         lines = describe(data, out, split, seed, workers)
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        typer.secho(f"eda: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
     typer.echo("\n".join(lines))
 
 

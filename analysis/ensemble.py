@@ -1,60 +1,58 @@
-"""The command of `analysis/ensemble.py`: predictions that any tool saved, and a data card, to a verdict.
+"""Fit and judge ensembles of predictions that any tool saved.
 
     python analysis/ensemble.py --logits A B C --labels data.yaml [--out OUT] [--allow-missing]
 
-Enters: one folder a member. Leaves: ensemble.json and confusions.safetensors under OUT, and a table of all rules.
-Exit code 2 where the input is wrong.
+Reads one folder per member and a data card; writes ensemble.json and confusions.safetensors under OUT, and prints a
+table of all rules. Exit code 2 where the input is wrong. Heavy imports come late, so that --help answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, Literal
 
-from analysis.ensembling.external_members import collect, judge_members, read_labels
-from analysis.ensembling.options import EnsembleOptions
+import typer
+
+from analysis.command import DebugOption, errors_to_exit, new_app
+
+app = new_app()
 
 
-def app(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; `argv` as in sys.argv[1:]. Typer takes no list after one option, so argparse does this."""
-    asked = _parser().parse_args(argv)
-    try:
-        options = EnsembleOptions(seed=asked.seed, folds=asked.folds, sample_bytes=asked.sample_mb * 2**20,
-                                  postprocess=asked.postprocess)  # fmt: skip
-        labels = read_labels(asked.labels)
-        members = collect(asked.logits, labels, asked.out, seed=asked.seed, allow_missing=asked.allow_missing, say=_say)
+@app.command()
+def main(
+    logits: Annotated[
+        list[Path], typer.Option(metavar="FOLDER...", help="Folders of predictions, one per member; also repeatable.")
+    ],
+    labels: Annotated[Path, typer.Option(help="The data card (YAML).")],
+    # what follows the first folder of `--logits A B C` reaches typer as arguments
+    more_logits: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
+    out: Annotated[Path, typer.Option(help="Where the result is written.")] = Path("ensemble"),
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images that a member lacks.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-fit.")] = 5,
+    sample_mb: Annotated[int, typer.Option(min=1, help="Memory for the pixels that weights are fitted to.")] = 1024,
+    postprocess: Annotated[
+        Literal["off", "auto"], typer.Option(help="Remove small components and holes where that pays.")
+    ] = "auto",
+    debug: DebugOption = False,
+) -> None:
+    """Fit and judge every way to combine these members."""
+    with errors_to_exit(debug=debug):
+        from analysis.ensembling.external_members import collect, judge_members, read_labels
+        from analysis.ensembling.options import EnsembleOptions
+
+        options = EnsembleOptions(seed=seed, folds=folds, sample_bytes=sample_mb * 2**20, postprocess=postprocess)
+        card = read_labels(labels)
+        folders = [*logits, *(more_logits or ())]
+        members = collect(folders, card, out, seed=seed, allow_missing=allow_missing, say=typer.echo)
         opened_at = datetime.now(UTC).isoformat(timespec="seconds")
-        result = judge_members(members, labels, asked.out, options, opened_at=opened_at, say=_say)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"segsearch: {error}\n")
-        raise SystemExit(2) from None
-    _say(f"{'rule':20} {'val, fitted':>12} {'cross-fitted':>13} {'hold-out':>9}")
+        result = judge_members(members, card, out, options, opened_at=opened_at, say=typer.echo)
+    typer.echo(f"{'rule':20} {'val, fitted':>12} {'cross-fitted':>13} {'hold-out':>9}")
     for rule in result["rules"]:
         scores = [rule[part]["miou"] for part in ("val_fitted", "val_crossfit", "holdout")]
-        _say("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule["name"], *scores))
-    _say(result["verdict"]["sentence"])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ensemble.py", description="Fit and judge every way to join these members.")
-    parser.add_argument("--logits", type=Path, nargs="+", required=True, help="one folder of predictions a member")
-    parser.add_argument("--labels", type=Path, required=True, help="the data card (data.yaml)")
-    parser.add_argument("--out", type=Path, default=Path("ensemble"), help="where the result is written")
-    parser.add_argument("--allow-missing", action="store_true", help="leave out images that not every member has")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--sample-mb", type=int, default=1024, help="memory for the pixels that weights are fitted to")
-    parser.add_argument("--postprocess", choices=("off", "auto"), default="auto", help="take specks and holes out of "
-                        "the labels where that pays")  # fmt: skip
-    return parser
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+        typer.echo("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule["name"], *scores))
+    typer.echo(result["verdict"]["sentence"])
 
 
 if __name__ == "__main__":

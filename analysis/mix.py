@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis.command import DebugOption, errors_to_exit, new_app
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 95
 PREVIEW_IMAGES, PREVIEW_PX, GAP_PX = 24, 192, 8
 IGNORED = "ignored"  # a category for the pixels that count for nothing
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 class Kind(StrEnum):
@@ -59,20 +61,14 @@ def main(
     split: Annotated[Path | None, typer.Option(help="The split file of that run, where it takes one.")] = None,
     fold: Annotated[int | None, typer.Option(min=0, help="The fold of that file which the run tunes on.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Decoded images; default: gone when done.")] = None,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Write an off-line set of mixed training images."""
     kinds = [each.value for each in kind or [Kind.mosaic, Kind.copy_paste]]
     settings = {"size_px": size_px, "rare": rare_class_weight, "scale_min": scale_min, "scale_max": scale_max}
     parts = {"val_share": val_share, "holdout_share": holdout_share, "file": split, "fold": fold}
-    try:
-        with tempfile.TemporaryDirectory(prefix="segsearch-mix-") as scratch:
-            counts = write_mixed(data, out, kinds, num_images, settings, parts, seed, cache_dir or Path(scratch))
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        typer.secho(f"mix: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
+    with errors_to_exit(debug=debug), tempfile.TemporaryDirectory(prefix="segsearch-mix-") as scratch:
+        counts = write_mixed(data, out, kinds, num_images, settings, parts, seed, cache_dir or Path(scratch))
     typer.echo(f"{num_images} mixed images in {out}; images that show each class:")
     for name, count in counts.items():
         typer.echo(f"  {name:<24}{count:>6}")

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.command import DebugOption, fail, new_app
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from analysis.bundle.writers import CocoFile, LabelPngs, ProbabilityFiles
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 class Format(StrEnum):
@@ -47,7 +49,7 @@ def main(
     ] = Format.png,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once through a network.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Label every image of a folder with what a run shipped."""
     try:
@@ -57,13 +59,11 @@ def main(
         if debug or (isinstance(error, RuntimeError) and not no_memory):
             raise
         remedy = "; use a smaller --batch-size, now " + str(batch_size) if no_memory else ""
-        typer.secho(f"predict: {error}{remedy}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
+        fail(f"{error}{remedy}")
     typer.echo(f"{num_images - len(unreadable)} of {num_images} images labelled, in {out}")
     if unreadable:
         lines = "\n".join(f"  {problem}" for problem in unreadable)
-        typer.secho(f"predict: {len(unreadable)} images could not be read:\n{lines}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2)
+        fail(f"{len(unreadable)} images could not be read:\n{lines}")
 
 
 def predict_folder(

@@ -1,13 +1,13 @@
-"""Delete the logits that a finished run no longer needs.
+"""Delete the logits and soups that a finished run no longer needs.
 
     python analysis/prune.py --run RUN            # lists what would go
     python analysis/prune.py --run RUN --yes      # deletes it
-    python analysis/prune.py --run RUN --all      # the logits of the ensemble's members too; with --yes, deletes them
+    python analysis/prune.py --run RUN --all      # the logits of the shipped members too; with --yes, deletes them
 
-Enters: the directory of a run whose stages are all done. Leaves: its logits/ without the shards of trials that are not
-members in ensemble.json, and without half-written files; with --all, without any. The bundle and the report need none
-of them; a new verdict and analysis/cleanse.py need the members'. Nothing else is touched, no link is followed, and
-what is not a shard stays. Exit code 2 where the run is unfinished or broken.
+What ships needs none of them: the bundle has its own copies. Kept are the logits of the members that the shipped rule
+uses (analysis/cleanse.py reads them; with --all they go too) and everything that is not a shard or a soup's weights. No
+link is followed. A new verdict over all candidates needs the logits stage again. Exit code 2 where the run is
+unfinished or broken.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from typing import Annotated, Any
 
 import typer
 
-STAGES = ("search", "logits", "ensemble", "bundle", "report")
+from analysis.command import DebugOption, errors_to_exit, new_app
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")
+COST_FILE = "cost.json"  # of a candidate: goes with its last shard
+
+app = new_app()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would go: files a trial; and what is left where it lies, with the reason."""
+    """What would go: files per candidate; and what is left where it lies, with the reason."""
 
     doomed: dict[str, list[Path]]
     left: dict[Path, str]
@@ -50,32 +53,50 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
             f"only a finished run may lose its logits, got {run} without {', '.join(undone)}; end it first: "
             f"python search/run.py --resume {run}"
         )
-    members = {member["trial"] for member in _read(run / "ensemble.json", "members")}
+    used = shipped_members(run)
     root = run / "logits"
     if root.is_symlink():
         raise ValueError(f"{root} must be a folder of the run, got a link, which is not followed; prune where it leads")
     doomed: dict[str, list[Path]] = {}
     left: dict[Path, str] = {}
     for trial in _folders(root, left):
+        unneeded = members_too or trial.name not in used
         for split in _folders(trial, left):
             for path in sorted(split.iterdir()):
                 half_written = path.name.startswith(".") and path.suffix == ".partial"
-                if path.is_symlink() or not path.is_file() or not (half_written or path.suffix == ".safetensors"):
+                shard = path.suffix == ".safetensors" or path.name == COST_FILE
+                if path.is_symlink() or not path.is_file() or not (half_written or shard):
                     left[path] = "no shard"
-                elif members_too or half_written or trial.name not in members:
+                elif unneeded or half_written:
                     doomed.setdefault(trial.name, []).append(path)
+    for soup in _folders(run / "soups", left):
+        weights = [path for path in sorted(soup.glob("*.safetensors")) if not path.is_symlink()]
+        if weights and soup.name not in used:
+            doomed[f"soups/{soup.name}"] = weights
     return Plan(doomed, left)
 
 
-def carry_out(run: Path, found: Plan) -> None:
-    """Deletes the plan's files, and the folders that are empty then."""
-    root = run / "logits"
-    for trial, files in found.doomed.items():
+def shipped_members(run: Path) -> set[str]:
+    """The trials that the shipped rule reads at least one view of. Raises ValueError where ensemble.json is broken."""
+    path = run / "ensemble.json"
+    shipped = _read(path, "verdict")["rule"]
+    rule = next((rule for rule in _read(path, "rules") if rule["name"] == shipped), None)
+    if rule is None:
+        raise ValueError(
+            f"{path} must list the rule that it ships, got no rule {shipped!r}; run the ensemble stage again"
+        )
+    return {member["trial"] for member, views in zip(_read(path, "members"), rule["views"], strict=True) if views}
+
+
+def carry_out(found: Plan) -> None:
+    """Delete the plan's files, and the folders that are empty then."""
+    for files in found.doomed.values():
         for path in files:
             path.unlink()
-        for folder in (*dict.fromkeys(path.parent for path in files), root / trial):
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        for folder in dict.fromkeys(path.parent for path in files):
+            for each in (folder, folder.parent):  # logits/<trial>/<split>, then logits/<trial>
+                if each.is_dir() and not any(each.iterdir()):
+                    each.rmdir()
 
 
 def _folders(parent: Path, left: dict[Path, str]) -> Iterator[Path]:
@@ -100,11 +121,11 @@ def _read(path: Path, key: str) -> Any:
 def main(
     run: Annotated[Path, typer.Option(help="The directory of a finished run.")],
     yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, what would go is listed.")] = False,
-    members_too: Annotated[bool, typer.Option("--all", help="The logits of the ensemble's members too.")] = False,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    members_too: Annotated[bool, typer.Option("--all", help="The logits of the shipped members too.")] = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Delete the logits that a finished run no longer needs."""
-    try:
+    """Delete the logits and soups that a finished run no longer needs."""
+    with errors_to_exit(debug=debug):
         found = plan(run, members_too=members_too)
         lines = [
             f"{trial}: {len(files)} files, {bytes_of(files) / 2**20:.1f} MiB" for trial, files in found.doomed.items()
@@ -112,12 +133,7 @@ def main(
         lines += [f"left: {path} ({reason})" for path, reason in found.left.items()]
         total = f"{sum(map(len, found.doomed.values()))} files, {found.num_bytes / 2**20:.1f} MiB"
         if yes:
-            carry_out(run, found)
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        typer.secho(f"prune: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
+            carry_out(found)
     typer.echo("\n".join([*lines, f"deleted: {total}" if yes else f"would delete {total}; add --yes to do it"]))
 
 

@@ -10,13 +10,14 @@ Parts that the card gives are kept unless `--carve` names them. Exit code 2 for 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
     from analysis.dataset.distribution_shift import Likeness
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from trainables.data.splits.near_duplicates import Hashes
 from analysis.dataset.split_page import write_report
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
+app = new_app()
 
 
 class Carve(StrEnum):
@@ -50,18 +50,13 @@ def main(
     strict: Annotated[bool, typer.Option(help="Refuse a split that lacks something instead of saying so.")] = False,
     backbone: Annotated[str, typer.Option(help="timm model whose frozen features compare val with the test.")] = "",
     cache_dir: Annotated[Path, typer.Option(help="Where decoded data is kept.")] = DEFAULT_CACHE,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Write a stratified, grouped split and a report of what it is worth."""
     shares = {"val_share": val_share, "holdout_share": holdout_share}
     carved = tuple(part.value for part in carve or ())
-    try:
+    with errors_to_exit(debug=debug):
         lines = split_data(data, out, folds, carved, shares, seed, strict, backbone, cache_dir.expanduser())
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        typer.secho(f"split: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
     typer.echo("\n".join(lines))
 
 

@@ -14,16 +14,18 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import pstdev
 from typing import Annotated, Any
 
-import numpy as np
 import typer
+
+from analysis.command import DebugOption, errors_to_exit, new_app
 
 LEDGER = "submissions.jsonl"
 FEWEST = 4  # submissions from which a rank correlation is worth saying
 OFTEN = 5  # submissions from which the best public score is mostly luck's
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 def local_scores(run: Path) -> dict[str, Any]:
@@ -71,17 +73,12 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's, equal values sharing their mean rank; None where one side does not vary."""
-    ranks = [_ranks(np.asarray(values, np.float64)) for values in (first, second)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
+    """Spearman's rho, equal values sharing their mean rank; None where one side does not vary."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
         return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    from scipy.stats import spearmanr
 
-
-def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    ends: np.ndarray[Any, np.dtype[np.float64]] = np.cumsum(count) - (count - 1) / 2
-    return ends[place]
+    return float(spearmanr(first, second).statistic)
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -99,7 +96,7 @@ def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Signs that the public score is being chosen on, in words."""
     words = []
     if len(rows) >= OFTEN:
-        spread = float(np.std([row["public"] for row in rows]))
+        spread = pstdev(row["public"] for row in rows)
         words.append(
             f"{len(rows)} submissions were scored on one public part: the best of them is the luckiest as well as the "
             f"best (their spread is {spread:.4f}); choose by the hold-out"
@@ -143,23 +140,18 @@ def record_command(
     public: Annotated[float, typer.Option(help="The public score, as a mIoU in [0, 1].")],
     private: Annotated[float | None, typer.Option(help="The private score, once it is known.")] = None,
     note: Annotated[str, typer.Option(help="What was different, in a few words.")] = "",
+    debug: DebugOption = False,
 ) -> None:
-    """Write one submission's score down."""
-    try:
+    """Record the score of one submission."""
+    with errors_to_exit(debug=debug):
         _show(record(run, public, datetime.now(UTC).isoformat(timespec="seconds"), private, note))
-    except (ValueError, OSError) as error:
-        typer.secho(f"segsearch: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
 
 
 @app.command("show")
-def show_command(run: RunOption) -> None:
+def show_command(run: RunOption, debug: DebugOption = False) -> None:
     """Print the ledger that the run belongs to."""
-    try:
+    with errors_to_exit(debug=debug):
         _show(read_ledger(run.resolve().parent))
-    except (ValueError, OSError) as error:
-        typer.secho(f"segsearch: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":

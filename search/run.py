@@ -9,7 +9,6 @@ Heavy imports (torch, Ray) happen only after everything that can be checked with
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Annotated
 
 import typer
 
+from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 from search.stages.stage import Stage
 from search.start import Asked, Interrupted, start
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
+app = new_app()
 
 
 @app.command()
@@ -40,36 +38,38 @@ def run(
     until: Annotated[Stage, typer.Option(help="The last stage; 'logits' leaves the hold-out sealed.")] = Stage.report,
     dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard with a local cluster.")] = True,
     print_schema: Annotated[bool, typer.Option("--print-schema", help="Print a JSON schema of spaces.")] = False,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Search a space, fit and judge the ensemble of its best trials, export what won."""
-    try:
-        if print_schema:
-            from search.space.json_schema import json_schema
+    if print_schema:
+        schema(debug)
+        return
+    asked = Asked(
+        space=space,
+        data=data,
+        assignments=tuple(assignments or ()),
+        profile=profile,
+        run_dir=run_dir,
+        resume=resume,
+        address=address,
+        cache_dir=cache_dir.expanduser().resolve(),
+        dashboard=dashboard,
+        until=until,
+    )
+    with errors_to_exit(debug=debug):
+        try:
+            start(asked, now=lambda: datetime.now().astimezone(), argv=tuple(sys.argv), say=say)
+        except Interrupted as stop:
+            say(str(stop))
+            raise typer.Exit(130) from None
 
-            typer.echo(json.dumps(json_schema(), indent=1))
-            return
-        asked = Asked(
-            space=space,
-            data=data,
-            assignments=tuple(assignments or ()),
-            profile=profile,
-            run_dir=run_dir,
-            resume=resume,
-            address=address,
-            cache_dir=cache_dir.expanduser().resolve(),
-            dashboard=dashboard,
-            until=until,
-        )
-        start(asked, now=lambda: datetime.now().astimezone(), argv=tuple(sys.argv), say=say)
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        typer.secho(f"segsearch: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from None
-    except Interrupted as stop:
-        say(str(stop))
-        raise typer.Exit(130) from None
+
+def schema(debug: DebugOption = False) -> None:
+    """Print a JSON schema of spaces, for editors."""
+    with errors_to_exit(debug=debug):
+        from search.space.json_schema import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=1))
 
 
 def say(line: str) -> None:

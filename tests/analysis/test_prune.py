@@ -10,6 +10,12 @@ from typer.testing import CliRunner
 
 from analysis.prune import STAGES, app, carry_out, plan
 
+ENSEMBLE = {
+    "members": [{"trial": "1"}, {"trial": "2"}],
+    "rules": [{"name": "best_single", "views": [["s1.00-none"], []]}, {"name": "greedy", "views": [["a"], ["a"]]}],
+    "verdict": {"rule": "greedy"},
+}
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -21,7 +27,7 @@ def run(tmp_path: Path) -> Path:
             folder.mkdir(parents=True)
             (folder / "s1.00-none-00000.safetensors").write_bytes(b"x" * 1000)
     (root / "run.json").write_text(json.dumps({"stages": dict.fromkeys(STAGES, "then")}))
-    (root / "ensemble.json").write_text(json.dumps({"members": [{"trial": "1"}, {"trial": "2"}]}))
+    (root / "ensemble.json").write_text(json.dumps(ENSEMBLE))
     return root
 
 
@@ -54,7 +60,7 @@ def test_trials_that_are_no_members_go_and_so_do_half_written_files(run: Path) -
 
 
 def test_all_takes_the_members_too(run: Path) -> None:
-    carry_out(run, plan(run, members_too=True))
+    carry_out(plan(run, members_too=True))
     assert files(run) == {"run.json", "ensemble.json"}
 
 
@@ -68,7 +74,7 @@ def test_links_are_not_followed_and_strangers_stay(run: Path, tmp_path: Path) ->
     (run / "logits/3/holdout/notes.txt").write_text("mine")
     found = plan(run, members_too=True)
     assert len(found.left) == 4
-    carry_out(run, found)
+    carry_out(found)
     assert files(outside) == {"val/s1.00-none-00000.safetensors"}
     assert "logits/3/holdout/notes.txt" in files(run)
 
@@ -83,8 +89,8 @@ def test_a_folder_of_logits_that_is_a_link_is_refused(run: Path, tmp_path: Path)
 def test_a_member_name_that_leaves_the_run_leads_nowhere(run: Path, tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     (tmp_path / "val/s1.00-none-00000.safetensors").write_bytes(b"theirs")
-    (run / "ensemble.json").write_text(json.dumps({"members": [{"trial": "../.."}]}))
-    carry_out(run, plan(run, members_too=True))
+    (run / "ensemble.json").write_text(json.dumps(ENSEMBLE | {"members": [{"trial": "../.."}, {"trial": "2"}]}))
+    carry_out(plan(run, members_too=True))
     assert (tmp_path / "val/s1.00-none-00000.safetensors").exists()
 
 
@@ -101,3 +107,27 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     code, said = command("--run", str(tmp_path), "--yes")
     assert code == 2
     assert "run.json (FileNotFoundError)" in said
+
+
+def test_after_a_single_model_verdict_only_its_logits_stay(run: Path) -> None:
+    (run / "ensemble.json").write_text(json.dumps(ENSEMBLE | {"verdict": {"rule": "best_single"}}))
+    (run / "logits/2/val/cost.json").write_text("{}")
+    (run / "logits/1/val/cost.json").write_text("{}")
+    code, said = command("--run", str(run), "--yes")
+    assert (code, "left:" in said) == (0, False)
+    kept = {name for name in files(run) if name.startswith("logits/")}
+    shard = "s1.00-none-00000.safetensors"
+    assert kept == {f"logits/1/val/{shard}", f"logits/1/holdout/{shard}", "logits/1/val/cost.json"}
+
+
+def test_soups_that_do_not_ship_lose_their_weights(run: Path) -> None:
+    for name in ("soup-1", "2"):
+        (run / "soups" / name).mkdir(parents=True)
+        (run / "soups" / name / "best.safetensors").write_bytes(b"x" * 10)
+        (run / "soups" / name / "soup.json").write_text("{}")
+    carry_out(plan(run))
+    assert {name for name in files(run) if name.startswith("soups/")} == {
+        "soups/soup-1/soup.json",
+        "soups/2/soup.json",
+        "soups/2/best.safetensors",
+    }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from analysis.ensemble import app
 from analysis.ensembling.external_members import RasterLabels, collect, judge_members
@@ -168,19 +169,17 @@ def test_shards_with_classes_in_another_order_are_put_in_order_by_name(
 
 
 def test_the_command_names_a_cut_shard_and_goes_on_where_that_is_allowed(
-    card: Path, labels: RasterLabels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    card: Path, labels: RasterLabels, tmp_path: Path
 ) -> None:
     collect([write_member(tmp_path / "A", labels, "npy", all_ids(labels))], labels, tmp_path / "first")
     [path] = (tmp_path / "first/logits/A/holdout").iterdir()
     path.write_bytes(path.read_bytes()[:-10])
     [lost] = LogitStore(path.parent, allow_missing=True).lost[path]
     argv = ["--logits", str(path.parents[1]), "--labels", str(card), "--out", str(tmp_path / "out"), "--sample-mb", "2"]
-    with pytest.raises(SystemExit) as stop:
-        app(argv)
-    assert stop.value.code == 2
-    assert f"{path.name} is cut short (images cut off: 1, {lost})" in capsys.readouterr().err
-    app([*argv, "--allow-missing"])
-    said = capsys.readouterr().out
+    refused = CliRunner().invoke(app, argv)
+    assert refused.exit_code == 2
+    assert f"{path.name} is cut short (images cut off: 1, {lost})" in refused.stderr
+    said = CliRunner().invoke(app, [*argv, "--allow-missing"]).stdout
     assert f"warning: {path} is cut short: without 1 of its images ({lost})" in said
     assert said.strip().splitlines()[-1].startswith("ship the single")
 
@@ -193,14 +192,13 @@ def test_three_calls_end_in_a_verdict(labels: RasterLabels, tmp_path: Path) -> N
     assert json.loads((tmp_path / "out/ensemble.json").read_text()) == result
 
 
-def test_the_command_says_what_is_wrong_and_ends_with_2(
-    card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_what_is_wrong_and_ends_with_2(card: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit) as stop:
-        app(["--logits", str(tmp_path / "empty"), "--labels", str(card), "--out", str(tmp_path / "out")])
-    assert stop.value.code == 2
-    assert "holds no .npz, .npy or .safetensors" in capsys.readouterr().err
+    refused = CliRunner().invoke(
+        app, ["--logits", str(tmp_path / "empty"), "--labels", str(card), "--out", str(tmp_path / "out")]
+    )
+    assert refused.exit_code == 2
+    assert "holds no .npz, .npy or .safetensors" in refused.stderr
 
 
 def test_the_command_runs_as_a_script(card: Path, labels: RasterLabels, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""What all commands share: the typer application, the error format, the default cache folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
+DebugOption = Annotated[bool, typer.Option(help="Show tracebacks.")]
+
+
+def new_app() -> typer.Typer:
+    """An application whose errors are the project's own."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def fail(message: str) -> NoReturn:
+    """Print `segsearch: <message>` to standard error and exit with code 2."""
+    typer.secho(f"segsearch: {message}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(2)
+
+
+@contextmanager
+def errors_to_exit(*, debug: bool = False) -> Iterator[None]:
+    """End with exit code 2 on what the user can mend (ValueError, OSError); with `debug` the exception is raised."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        fail(str(error))

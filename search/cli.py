@@ -1,0 +1,36 @@
+"""The console command `segsearch`: one subcommand per script.
+
+    segsearch run --space convnext.yaml --data data.yaml
+    segsearch --help
+
+Every subcommand is the function behind the script of its name: `segsearch eda` is `python analysis/eda.py`.
+"""
+
+from __future__ import annotations
+
+from analysis import cleanse, eda, ensemble, mix, predict, prune, split, submission
+from analysis.command import new_app
+from search import run
+
+app = new_app()
+app.callback()(lambda: None)  # a group even while it had one command
+app.info.help = "Search for the best ensemble of segmentation models, judge it on held-out images, export it."
+app.command("run")(run.run)
+app.command("eda")(eda.main)
+app.command("split")(split.main)
+app.command("mix")(mix.main)
+app.command("cleanse")(cleanse.main)
+app.command("ensemble")(ensemble.main)
+app.command("predict")(predict.main)
+app.command("prune")(prune.main)
+app.add_typer(submission.app, name="submission", help="Record leaderboard scores beside a run's own.")
+app.command("schema")(run.schema)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="segsearch")
+
+
+if __name__ == "__main__":
+    main()
