@@ -32,10 +32,11 @@ def app(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"segsearch: {error}\n")
         raise SystemExit(2) from None
     _say(f"{'rule':20} {'val, fitted':>12} {'cross-fitted':>13} {'hold-out':>9}")
-    for rule in result["rules"]:
-        scores = [rule[part]["miou"] for part in ("val_fitted", "val_crossfit", "holdout")]
-        _say("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule["name"], *scores))
-    _say(result["verdict"]["sentence"])
+    for rule in result.rules:
+        mious = [score.miou for score in (rule.val_fitted, rule.val_crossfit, rule.holdout)]
+        scores = [float("nan") if miou is None else miou for miou in mious]
+        _say("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule.name, *scores))
+    _say(result.verdict.sentence)
 
 
 def _parser() -> argparse.ArgumentParser:
