@@ -226,7 +226,7 @@ def test_the_coco_file_is_read_back_as_the_labels(
         assert annotation["area"] == mask.sum()
         label[mask == 1] = annotation["category_id"]
     np.testing.assert_array_equal(label, predicted)
-    assert [category.name for category in coco.cats.values()] == ["Paper", "Glass"]
+    assert [category["name"] for category in coco.cats.values()] == ["Paper", "Glass"]
 
 
 def test_probabilities_are_written_as_float16_safetensors(
