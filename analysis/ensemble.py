@@ -49,10 +49,10 @@ def main(
         opened_at = datetime.now(UTC).isoformat(timespec="seconds")
         result = judge_members(members, card, out, options, opened_at=opened_at, say=typer.echo)
     typer.echo(f"{'rule':20} {'val, fitted':>12} {'cross-fitted':>13} {'hold-out':>9}")
-    for rule in result["rules"]:
-        scores = [rule[part]["miou"] for part in ("val_fitted", "val_crossfit", "holdout")]
-        typer.echo("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule["name"], *scores))
-    typer.echo(result["verdict"]["sentence"])
+    for rule in result.rules:
+        scores = [score.miou for score in (rule.val_fitted, rule.val_crossfit, rule.holdout)]
+        typer.echo("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule.name, *scores))
+    typer.echo(result.verdict.sentence)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
-    """ensemble.json of three made-up members, one with two views, whose logits a spread reads and holds."""
+    """A function from an executor and changed options to ensemble.json's bytes, of three made-up members, one with two
+    views."""
+    from factories import make_header
+
     from analysis.ensembling.fit import fit_ensemble
     from analysis.ensembling.options import EnsembleOptions
     from trainables.data.cache import Cache
@@ -37,7 +40,6 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
     from trainables.data.coco import read
     from trainables.data.index import Split
     from trainables.data.synthetic.dataset import write_synthetic
-    from trainables.logits.shard_format import LogitHeader
     from trainables.logits.store import LogitStore, LogitWriter
 
     root = tmp_path_factory.mktemp("judged")
@@ -49,10 +51,7 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
     for trial, names in views.items():
         for split in splits:
             for view in names:
-                header = LogitHeader(
-                    trial=trial, recipe_hash=trial, family="f", split=split, view=view, classes=index.classes,
-                    stride=2, data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint=trial,
-                )  # fmt: skip
+                header = make_header(trial, classes=index.classes, split=split, view=view, stride=2)
                 rng = np.random.default_rng([ord(trial), len(split), len(view)])
                 skill = rng.uniform(0, 2, (index.num_classes, 1, 1))
                 with LogitWriter(root / trial / split, header) as writer:

@@ -1,8 +1,5 @@
-"""From the chosen rule to the bundle that ships.
-
-Enters: ensemble.json, and the checkpoint folder (best.safetensors, best.json) of every trial that the rule uses.
-Leaves: bundle/ with a safetensors file a member and bundle.json. It is written beside its name and renamed when whole.
-"""
+"""Exports the rule that the verdict chose as a bundle: bundle.json, and one safetensors file per member that the rule
+uses. The folder is written beside its name and renamed when whole."""
 
 from __future__ import annotations
 
@@ -18,7 +15,10 @@ import timm
 from pydantic import ValidationError
 
 from analysis.bundle.manifest import FORMAT, MANIFEST, Manifest, Member, Scores, read_bundle, sha256_of
+from analysis.ensembling.fitted_rule import FittedRule
+from analysis.ensembling.result import EnsembleResult, MemberResult
 from analysis.report.palette import palette
+from trainables.files import write_text
 from trainables.models.backbone_names import MIX_TRANSFORMERS
 from trainables.models.load import load_model
 from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS
@@ -37,25 +37,26 @@ class BundleFacts:
     licences: Sequence[str] = ()  # of the images
 
 
-def export(facts: BundleFacts, ensemble: Mapping[str, Any], checkpoints: Mapping[str, Path], out: Path) -> Path:
+def export(facts: BundleFacts, ensemble: EnsembleResult, checkpoints: Mapping[str, Path], out: Path) -> Path:
     """Write `out`, the bundle of the rule that the verdict chose; an older one there is replaced.
 
     `checkpoints` maps a trial to its checkpoint folder; only members with a weight are read. Raises ValueError where a
     checkpoint is missing, was cut short, or is of other classes, data or recipe than the ensemble says.
     """
-    rule = next(rule for rule in ensemble["rules"] if rule["name"] == ensemble["verdict"]["rule"])
-    used = [m for m, row in enumerate(rule["weights"]) if any(weight != 0.0 for weight in row)]
-    assert used, "the shipped rule weighs no member"
+    fitted = ensemble.shipped.fitted
+    rule, candidates = fitted.of_used(), [ensemble.members[m] for m in fitted.used]
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        members = [
-            _copy_member(ensemble, rule, m, checkpoints, facts, temporary, position) for position, m in enumerate(used)
-        ]
-        manifest = _manifest(facts, ensemble, rule, members, [rule["weights"][m] for m in used])
+        members = []
+        for m, candidate in enumerate(candidates):
+            source = _checkpoint_of(candidate.trial, checkpoints)
+            recipe = _checked_recipe(source / BEST_JSON, candidate, ensemble.classes, facts)
+            members.append(_copy_member(source, recipe, rule, m, temporary, candidate.trial))
+        manifest = _manifest(facts, ensemble, members, rule)
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-        (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_text(temporary / MANIFEST, text + "\n")
         read_bundle(temporary)
         _replace_folder(temporary, out)
     finally:
@@ -63,69 +64,59 @@ def export(facts: BundleFacts, ensemble: Mapping[str, Any], checkpoints: Mapping
     return out
 
 
-def _manifest(
-    facts: BundleFacts,
-    ensemble: Mapping[str, Any],
-    rule: Mapping[str, Any],
-    members: list[Member],
-    weights: list[list[float]],
-) -> Manifest:
-    classes = ensemble["classes"]
-    background = bool(ensemble["background"])
-    scores = {name: rule[name] for name in Scores.model_fields}
+def _manifest(facts: BundleFacts, ensemble: EnsembleResult, members: list[Member], rule: FittedRule) -> Manifest:
+    classes, background, shipped = ensemble.classes, ensemble.background, ensemble.shipped
     return Manifest(
         format=FORMAT,
         versions=_versions(),
         data=facts.data,
         data_fingerprint=facts.data_fingerprint,
         split_fingerprint=facts.split_fingerprint,
-        classes=tuple(classes),
+        classes=classes,
         background=background,
         palette=tuple((r, g, b) for r, g, b in palette(len(classes), background=background).tolist()),
-        rule=rule["name"],
-        vote=rule["vote"],
+        rule=shipped.name,
+        vote=rule.kind,
         members=tuple(members),
-        weights=tuple(tuple(row) for row in weights),
-        postprocess=rule.get("postprocess"),
-        scores=Scores.model_validate(scores),
-        sentence=ensemble["verdict"]["sentence"],
-        caveats=tuple(ensemble["caveats"]),
+        weights=rule.weights,
+        postprocess=shipped.postprocess,
+        scores=Scores(val_fitted=shipped.val_fitted, val_crossfit=shipped.val_crossfit, holdout=shipped.holdout),
+        sentence=ensemble.verdict.sentence,
+        caveats=ensemble.caveats,
         licences=_licences(facts, [member.recipe for member in members]),
     )
 
 
-def _copy_member(
-    ensemble: Mapping[str, Any],
-    rule: Mapping[str, Any],
-    m: int,
-    checkpoints: Mapping[str, Path],
-    facts: BundleFacts,
-    folder: Path,
-    position: int,
-) -> Member:
-    """Check a member's checkpoint against the ensemble, prove that it loads, and copy its weights."""
-    candidate = ensemble["members"][m]
-    trial = candidate["trial"]
+def _checkpoint_of(trial: str, checkpoints: Mapping[str, Path]) -> Path:
     if trial not in checkpoints:
         known = ", ".join(sorted(checkpoints)) or "none"
         raise ValueError(f"the ensemble needs a checkpoint of trial {trial}, got those of {known}; keep its folder")
-    source = checkpoints[trial]
-    recipe, card = _read_card(source / BEST_JSON)
+    return checkpoints[trial]
+
+
+def _checked_recipe(path: Path, candidate: MemberResult, classes: Sequence[str], facts: BundleFacts) -> Recipe:
+    """The recipe of a checkpoint that is the ensemble's."""
+    recipe, card = _read_card(path)
     expected = {
-        "classes": list(ensemble["classes"]),
+        "classes": list(classes),
         "data_fingerprint": facts.data_fingerprint,
         "split_fingerprint": facts.split_fingerprint,
-        "recipe_hash": candidate["recipe_hash"],
+        "recipe_hash": candidate.recipe_hash,
     }
     for key, value in expected.items():
         found = recipe.hash if key == "recipe_hash" else card[key]
         if found != value:
             raise ValueError(
-                f"{source / BEST_JSON} must have the ensemble's {key} {value!r}, got {found!r}; "
+                f"{path} must have the ensemble's {key} {value!r}, got {found!r}; "
                 "the checkpoint is of another run: run the ensemble stage again"
             )
-    model = load_model(recipe, len(ensemble["classes"]), source / BEST_WEIGHTS)
-    target = folder / f"member-{position}.safetensors"
+    return recipe
+
+
+def _copy_member(source: Path, recipe: Recipe, rule: FittedRule, m: int, folder: Path, trial: str) -> Member:
+    """Prove that a member's weights load, and copy them; `m` is its place in the rule."""
+    model = load_model(recipe, len(rule.weights[m]), source / BEST_WEIGHTS)
+    target = folder / f"member-{m}.safetensors"
     shutil.copyfile(source / BEST_WEIGHTS, target)
     return Member(
         trial=trial,
@@ -135,9 +126,9 @@ def _copy_member(
         recipe=recipe,
         mean=_three(model.mean),
         std=_three(model.std),
-        views=tuple(rule["views"][m]),
+        views=rule.views[m],
         short_px=recipe.augmentation.short_px,
-        temperature=rule["temperatures"][m],
+        temperature=rule.temperatures[m],
     )
 
 

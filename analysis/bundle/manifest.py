@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from analysis.ensembling.fitted_rule import FittedRule, VoteKind
+from analysis.ensembling.result import Score
 from analysis.postprocess.options import Postprocess
 from trainables.recipe.config import Part
 from trainables.recipe.recipe import Recipe
@@ -22,23 +24,11 @@ from trainables.recipe.recipe import Recipe
 FORMAT: Literal["segsearch-bundle/1"] = "segsearch-bundle/1"
 MANIFEST = "bundle.json"
 Rgb = tuple[int, int, int]
-Vote = Literal["soft", "geometric", "hard"]
 PlainFileName = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*\.safetensors$")]  # so: no folder, no ".."
 
 
 class BundleError(ValueError):
     """A bundle that must not be used, with the file, the value and the remedy."""
-
-
-class Score(Part):
-    """mIoU and IoU by class with 95% intervals; None where no pixel counts: a class in neither truth nor prediction."""
-
-    miou: float | None
-    low: float | None
-    high: float | None
-    iou: list[float | None]  # (K,)
-    iou_low: list[float | None]
-    iou_high: list[float | None]
 
 
 class Scores(Part):
@@ -76,7 +66,7 @@ class Manifest(Part):
     background: bool  # class 0 is "under no annotation"
     palette: tuple[Rgb, ...]  # (K,3)
     rule: str
-    vote: Vote
+    vote: VoteKind
     members: Annotated[tuple[Member, ...], Field(min_length=1)]  # (M,)
     weights: tuple[tuple[float, ...], ...]  # (M,K)
     postprocess: Postprocess | None = None  # of the label map; off where None
@@ -84,6 +74,16 @@ class Manifest(Part):
     sentence: str  # the verdict
     caveats: tuple[str, ...]
     licences: tuple[str, ...]  # of the images and of the pretrained weights that it was trained on
+
+    @property
+    def fitted(self) -> FittedRule:
+        """How the members are joined."""
+        return FittedRule(
+            kind=self.vote,
+            views=tuple(member.views for member in self.members),
+            temperatures=tuple(member.temperature for member in self.members),
+            weights=self.weights,
+        )
 
     @model_validator(mode="after")
     def _shapes(self) -> Manifest:

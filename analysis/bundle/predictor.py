@@ -48,7 +48,8 @@ class Predictor:
         self.classes = manifest.classes
         self.palette = np.array(manifest.palette, dtype=np.uint8)  # (K,3)
         self.device = resolve_device(device)
-        self._vote = votes.Vote(manifest.vote, np.array(manifest.weights, dtype=np.float32))  # weights (M,K)
+        self._rule = manifest.fitted
+        self._vote = votes.Vote(self._rule.kind, np.array(self._rule.weights, dtype=np.float32))  # weights (M,K)
         self._steps = manifest.postprocess
         self._batch_size = batch_size
         self._members = manifest.members
@@ -89,9 +90,10 @@ class Predictor:
         ]
         for name, image in images.items():
             q = np.empty((len(stores), len(self.classes), *image.shape[:2]), dtype=np.float32)
-            for m, (store, member) in enumerate(zip(stores, self._members, strict=True)):
+            joined = zip(stores, self._rule.views, self._rule.temperatures, strict=True)
+            for m, (store, views, temperature) in enumerate(joined):
                 held = cast("LogitStore", store)
-                probabilities.probabilities(held, member.views, name, out=q[m], temperature=member.temperature)
+                probabilities.probabilities(held, views, name, out=q[m], temperature=temperature)
             yield name, q
 
     def _logits(self, member: Member, model: Segmentor, images: Mapping[str, Image]) -> _HeldLogits:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.ensembling.result import Gain, Score
 from trainables.metrics import iou, miou
 
 MIN_GROUPS = 10  # fewer say too little about the next group
@@ -81,36 +82,36 @@ def _interval(values: Scores) -> tuple[float, float] | tuple[None, None]:
     return float(low), float(high)
 
 
-def summary(scores: Resampled) -> dict[str, Any]:
-    """{"miou", "low", "high", "iou": [K], "iou_low": [K], "iou_high": [K]}, 95% percentile intervals, None for
-    NaN."""
+def summary(scores: Resampled) -> Score:
+    """mIoU and IoU per class with 95% percentile intervals, None for NaN."""
     low, high = _interval(scores.mious)
     known = ~np.isnan(scores.iou)
     bounds = [_interval(scores.ious[:, k]) if known[k] else (None, None) for k in range(len(known))]
-    return {
-        "miou": None if np.isnan(scores.miou) else scores.miou,
-        "low": low,
-        "high": high,
-        "iou": [float(value) if ok else None for value, ok in zip(scores.iou, known, strict=True)],
-        "iou_low": [bound[0] for bound in bounds],
-        "iou_high": [bound[1] for bound in bounds],
-    }
+    return Score(
+        miou=None if np.isnan(scores.miou) else scores.miou,
+        low=low,
+        high=high,
+        iou=tuple(float(value) if ok else None for value, ok in zip(scores.iou, known, strict=True)),
+        iou_low=tuple(bound[0] for bound in bounds),
+        iou_high=tuple(bound[1] for bound in bounds),
+    )
 
 
-def gain(rule: Resampled, over: Resampled) -> dict[str, Any]:
-    """{"gain", "low", "high", "p_positive"}: the paired difference in mIoU, and the share of resamples in which it
-    is > 0."""
+def gain(rule: Resampled, over: Resampled) -> Gain:
+    """The paired difference in mIoU, its 95% interval, and the share of resamples in which it is above 0."""
     difference = rule.mious - over.mious
     low, high = _interval(difference)
-    return {"gain": rule.miou - over.miou, "low": low, "high": high, "p_positive": float((difference > 0).mean())}
+    return Gain(gain=rule.miou - over.miou, low=low, high=high, p_positive=float((difference > 0).mean()))
 
 
-def class_gains(rule: Resampled, over: Resampled) -> dict[int, dict[str, float]]:
-    """Class -> {"gain", "low", "high"}, where the class has an IoU under both rules: the paired difference with its 95%
-    interval. A class that was in no resample has none, and is left out."""
+def class_gains(rule: Resampled, over: Resampled) -> dict[int, Gain]:
+    """Class -> the paired difference in IoU with its 95% interval, where the class has an IoU under both rules. A class
+    that was in no resample has none, and is left out."""
     found = {}
     for k in np.flatnonzero(~np.isnan(rule.iou - over.iou)).tolist():
-        low, high = _interval(rule.ious[:, k] - over.ious[:, k])
+        difference = rule.ious[:, k] - over.ious[:, k]
+        low, high = _interval(difference)
         if low is not None and high is not None:
-            found[k] = {"gain": float(rule.iou[k] - over.iou[k]), "low": low, "high": high}
+            gained = float(rule.iou[k] - over.iou[k])
+            found[k] = Gain(gain=gained, low=low, high=high, p_positive=float((difference > 0).mean()))
     return found

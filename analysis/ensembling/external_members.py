@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from analysis.ensembling.external_predictions import Foreign, names_of, read_folder
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.result import EnsembleResult
 from analysis.voting.votes import Labels
 from trainables.data.card import read_card
 from trainables.data.coco import read
@@ -111,7 +112,7 @@ def judge_members(
     *,
     opened_at: str,
     say: Say = lambda _line: None,
-) -> dict[str, Any]:
+) -> EnsembleResult:
     """Fits, cross-fits and judges every rule; returns what ensemble.json holds."""
     index = labels.index
     return fit_ensemble(

@@ -22,24 +22,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from analysis.ensembling.bootstrap import draw, gain, resample
+from analysis.ensembling.build_result import (
+    caveats,
+    confusion_of,
+    image_scores,
+    member_results,
+    open_holdout,
+    pareto_points,
+    rule_results,
+    write_confusions,
+)
 from analysis.ensembling.crossfit_rules import Counts
 from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
 from analysis.ensembling.options import EnsembleOptions as EnsembleOptions
-from analysis.ensembling.result import (
-    FORMAT,
-    caveats,
-    holdout_part,
-    members_part,
-    open_holdout,
-    pareto_part,
-    rules_part,
-    write,
-)
+from analysis.ensembling.result import FORMAT, EnsembleResult
 from analysis.ensembling.select_on_val import Decided, decide_on_val
 from analysis.ensembling.verdict import judge, never_predicted
 from analysis.voting.executor import HERE, Spread, device_caveat
@@ -65,7 +65,7 @@ def fit_ensemble(
     ingredients: Mapping[str, Sequence[str]] = MappingProxyType({}),  # of the members that are soups
     report: Report = lambda _line: None,
     spread: Spread = HERE,
-) -> dict[str, Any]:
+) -> EnsembleResult:
     """Fits, cross-fits and judges all rules; writes ensemble.json and confusions.safetensors into `out_dir`.
 
     No label of the hold-out is read before the rule that would ship is decided. Raises ValueError where stores do
@@ -87,33 +87,37 @@ def fit_ensemble(
     step = gain(scores[shipped], scores["best_single"])
     members = len(decided.choice.vote.used)
     verdict = judge(taken, members, step, len(split.holdout_ids), postprocessed=shipped == POSTPROCESSED)
-    report(verdict["sentence"])
+    report(verdict.sentence)
 
     outcome, choices, costs = decided.outcome, decided.outcome.choices, decided.costs
     said = [*notes, costs.caveat, device_caveat(spread), decided.folds.caveat, decided.draws.caveat, opened.caveat]
-    said.append(never_predicted(choices[verdict["rule"]].vote.weights, index.classes))
+    said.append(never_predicted(choices[verdict.rule].vote.weights, index.classes))
     fitted = {name: resample(counts, decided.draws) for name, counts in outcome.fitted.items()}
     scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}
-    result = {
-        "format": FORMAT,
-        "classes": list(index.classes),
-        "background": background,
-        "num_val": len(split.val_ids),
-        "num_holdout": len(split.holdout_ids),
-        "unit": opened.unit,
-        "caveats": caveats(said, ledger, verdict, scores, taken),
-        "members": members_part(val, decided.sighted.whole.own_views, decided.val_miou, costs, ingredients),
-        "rules": rules_part(choices, scored, costs, decided.post.part(taken)),
-        "postprocess": decided.post.part(taken),
-        "cost_unit": costs.unit,
-        "latency_budget_ms": options.latency_budget_ms,
-        "pareto": pareto_part(decided.sighted.visited, val),
-        "verdict": verdict,
-        "holdout_opened": ledger,
-        **holdout_part(split.holdout_ids, unseen, verdict["rule"]),
-    }
+    post = decided.post.result(taken)
+    result = EnsembleResult(
+        format=FORMAT,
+        classes=index.classes,
+        background=background,
+        num_val=len(split.val_ids),
+        num_holdout=len(split.holdout_ids),
+        unit=opened.unit,
+        caveats=caveats(said, ledger, verdict, scores, taken),
+        members=member_results(val, decided.sighted.whole.own_views, decided.val_miou, costs, ingredients),
+        rules=rule_results(choices, scored, costs, post),
+        postprocess=post,
+        cost_unit=costs.unit,
+        latency_budget_ms=options.latency_budget_ms,
+        pareto=pareto_points(decided.sighted.visited, val),
+        verdict=verdict,
+        holdout_opened=ledger,
+        confusion=confusion_of(unseen[verdict.rule], verdict.rule),
+        images=image_scores(split.holdout_ids, unseen["best_single"], unseen[verdict.rule]),
+    )
     counts = {"val_fitted": outcome.fitted, "val_crossfit": outcome.crossfitted, "holdout": unseen}
-    write(out_dir, result, counts, split, decided.folds)
+    # first, so that where ensemble.json is the counts are too
+    write_confusions(out_dir / "confusions.safetensors", index.classes, counts, split, decided.folds)
+    result.write(out_dir / "ensemble.json")
     return result
 
 

@@ -19,6 +19,7 @@ from scipy.sparse import csc_array, csr_array, vstack
 
 from analysis.ensembling.bootstrap import Draws, Resampled, class_gains, gain, resample
 from analysis.ensembling.crossfit import Folds
+from analysis.ensembling.result import Gain, PostprocessResult
 from analysis.ensembling.verdict import HOLDS_AT
 from analysis.postprocess.label_map import SIZES, STEPS, alone, postprocess
 from analysis.postprocess.options import Postprocess
@@ -42,12 +43,12 @@ class Found:
     steps: Postprocess | None
     reason: str
     crossfitted: Counts | None = None
-    step: dict[str, Any] | None = None
+    step: Gain | None = None
 
-    def part(self, rule: str) -> dict[str, Any]:
+    def result(self, rule: str) -> PostprocessResult:
         """ensemble.json's `postprocess`: of which rule, whether kept and why, the sizes, the cross-fitted gain."""
-        steps = None if self.steps is None else self.steps.model_dump(mode="json")
-        return {"rule": rule, "kept": steps is not None, "reason": self.reason, "steps": steps, "gain": self.step}
+        kept = self.steps is not None
+        return PostprocessResult(rule=rule, kept=kept, reason=self.reason, steps=self.steps, gain=self.step)
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def decide(steps: Postprocess, counts: Counts, cleaned: Counts, draws: Draws, cl
     """Keeps `steps` where the mIoU of `cleaned` (N,K,K) lies above that of `counts`, and no class falls."""
     before, after = resample(counts, draws), resample(cleaned, draws)
     step = gain(after, before)
-    held = f"{_words(step)} mIoU cross-fitted on {len(counts)} images, above 0 in {step['p_positive']:.0%} of resamples"
+    held = f"{_words(step)} mIoU cross-fitted on {len(counts)} images, above 0 in {step.p_positive:.0%} of resamples"
     if not _holds(step):
         return Found(None, f"its gain does not hold: {held}; {HOLDS_AT:.0%} are needed", cleaned, step)
     fallen = _fallen(after, before)
@@ -245,7 +246,7 @@ def _best_alone(changes: Changes, counts: Counts, draws: Draws, classes: Sequenc
     but = f"; the IoU of {', '.join(fallen)} falls" if fallen else ""
     return (
         f"no class and size pays alone on val: the best, {what}, changes it by {_words(found)} mIoU, above 0 in "
-        f"{found['p_positive']:.0%} of resamples ({MIN_ALONE} and {HOLDS_AT:.0%} are needed){but}"
+        f"{found.p_positive:.0%} of resamples ({MIN_ALONE} and {HOLDS_AT:.0%} are needed){but}"
     )
 
 
@@ -253,18 +254,18 @@ def _pays(before: Resampled, after: Resampled) -> bool:
     return _holds(gain(after, before)) and not _fallen(after, before)
 
 
-def _holds(step: dict[str, Any]) -> bool:
-    return bool(step["gain"] > 0 and step["p_positive"] >= HOLDS_AT)
+def _holds(step: Gain) -> bool:
+    return step.gain > 0 and step.p_positive >= HOLDS_AT
 
 
-def _fallen(after: Resampled, before: Resampled) -> dict[int, dict[str, float]]:
+def _fallen(after: Resampled, before: Resampled) -> dict[int, Gain]:
     """Classes whose IoU falls beyond noise: the paired 95% interval lies below 0."""
-    return {k: change for k, change in class_gains(after, before).items() if change["high"] < 0}
+    return {k: change for k, change in class_gains(after, before).items() if change.is_below_zero}
 
 
-def _words(change: dict[str, Any]) -> str:
+def _words(change: Gain) -> str:
     """Four decimals: specks are few pixels."""
-    return f"{change['gain']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
+    return f"{change.gain:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 
 def _resampled(total: NDArray[Any], sums: NDArray[np.float64]) -> Resampled:

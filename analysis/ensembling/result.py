@@ -1,188 +1,227 @@
-"""The parts of ensemble.json (format segsearch-ensemble/1), and its writing.
+"""What ensemble.json holds (format segsearch-ensemble/1), as frozen models, and its reading and writing.
 
-Enters: members, votes, resampled scores, counts (N,K,K) int64. Leaves: JSON-able values, and the two files of a
-run's ensemble, each written beside its target and renamed.
+Imports neither numpy nor torch, so that commands which only read a verdict start quickly. `build_result` makes these
+values from arrays. M members, best first; K classes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from analysis.ensembling.bootstrap import Resampled, gain, summary
-from analysis.ensembling.costs import Costs
-from analysis.ensembling.crossfit import Folds
-from analysis.ensembling.crossfit_rules import Choice
-from analysis.ensembling.verdict import signed
-from analysis.ensembling.view_selection import Visited
-from analysis.voting.view_config import Views
-from trainables.data.index import Split
-from trainables.logits.store import LogitStore
-from trainables.metrics import miou
+from analysis.ensembling.fitted_rule import FittedRule, Temperatures, ViewNames, VoteKind, Weights
+from analysis.postprocess.options import Postprocess
+from trainables.files import write_text
+from trainables.recipe.config import Part
 
-FORMAT = "segsearch-ensemble/1"
+FORMAT: Literal["segsearch-ensemble/1"] = "segsearch-ensemble/1"
 FAIR_RIVAL = "best_single_class"  # a gain over the best single model may be no more than a repaired class prior
-Counts = NDArray[np.int64]
+CostUnit = Literal["ms", "views"]
+ByClass = Annotated[tuple[float | None, ...], Field(description="(K,), null for a class that no pixel has")]
 
 
-def members_part(
-    val: Sequence[LogitStore],
-    views: Views,
-    val_miou: Sequence[float],
-    costs: Costs,
-    ingredients: Mapping[str, Sequence[str]],
-) -> list[dict[str, Any]]:
-    """A row a candidate, best first: `views` are its own best ones, `val_miou` that of its plain view."""
-    headers = [store.header for store in val]
-    return [
-        {
-            "trial": header.trial,
-            "recipe_hash": header.recipe_hash,
-            "family": header.family,
-            "views": list(names),
-            "val_miou": score,
-            "costs": dict(one),
-            **({"ingredients": list(ingredients[header.trial])} if header.trial in ingredients else {}),
-        }
-        for header, names, score, one in zip(headers, views, val_miou, costs.of, strict=True)
-    ]
+class Score(Part):
+    """mIoU and IoU per class with 95% intervals. A class in neither truth nor prediction has none."""
+
+    miou: float | None
+    low: float | None
+    high: float | None
+    iou: ByClass
+    iou_low: ByClass
+    iou_high: ByClass
 
 
-def rules_part(
-    choices: Mapping[str, Choice],
-    scored: Mapping[str, Mapping[str, Resampled]],
-    costs: Costs,
-    post: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """A row a rule, from plain to rich; `scored` is scoring ("val_fitted", ...) -> rule -> scores. Where `post`, the
-    part of post-processing, was kept, the last row is the taken rule with it."""
-    rows: list[dict[str, Any]] = []
-    for name, choice in choices.items():
-        gains = {
-            f"{what}_{short}": gain(scored[long][name], scored[long][over])
-            for short, long in (("crossfit", "val_crossfit"), ("holdout", "holdout"))
-            for what, over in (("gain", "best_single"), ("gain_over_rival", FAIR_RIVAL))
-        }
-        rows.append(
-            {
-                "name": name,
-                "vote": choice.vote.kind,
-                "weights": choice.vote.weights.astype(float).tolist(),  # float32 values, exactly
-                "views": [list(names) for names in choice.look.views],
-                "cost": costs.total(choice.used_views),
-                "temperatures": list(choice.look.temperatures),  # (M,) by which logits are divided before the softmax
-                **{scoring: summary(by_rule[name]) for scoring, by_rule in scored.items()},
-                **gains,
-            }
-        )
-    if post["kept"]:
-        rows[-1] |= {"of": post["rule"], "postprocess": post["steps"]}
-    return rows
+class Gain(Part):
+    """A paired difference in mIoU with its 95% interval; no interval where no resample had a score."""
+
+    gain: float
+    low: float | None
+    high: float | None
+    p_positive: float = Field(description="share of resamples in which the difference is above 0")
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.high is not None and self.high < 0
 
 
-def pareto_part(visited: Sequence[Visited], val: Sequence[LogitStore]) -> list[dict[str, Any]]:
-    """The plain views of single members, and every ensemble of the search that none beats in both cost and
-    cross-fitted mIoU (`front`), from cheap to dear. `ms` is in the file's cost_unit."""
-    trials = [store.header.trial for store in val]
-    rows: list[dict[str, Any]] = []
-    best = -1.0
-    for one in sorted(visited, key=lambda v: (v.cost, -v.miou_crossfit)):
-        alone = sum(len(views) for views in one.views) == 1
-        front = one.miou_crossfit > best
-        best = max(best, one.miou_crossfit)
-        used = [m for m, views in enumerate(one.views) if views]
-        row = {
-            "ms": one.cost,
-            "miou_fitted": one.miou_fitted,
-            "miou_crossfit": one.miou_crossfit,
-            "members": [trials[m] for m in used],
-            "views": [list(one.views[m]) for m in used],
-            "front": front,
-        }
-        if (alone or front) and row["views"] not in [r["views"] for r in rows if r["members"] == row["members"]]:
-            rows.append(row)
-    return rows
+NO_GAIN = Gain(gain=0.0, low=0.0, high=0.0, p_positive=0.0)
 
 
-def holdout_part(ids: Sequence[str], unseen: Mapping[str, Counts], shipped: str) -> dict[str, Any]:
-    """The shipped rule's counts on the hold-out, and each image's mIoU under the best single model and under it."""
-    pairs = zip(ids, miou(unseen["best_single"]), miou(unseen[shipped]), strict=True)
-    return {
-        "confusion": {"split": "holdout", "rule": shipped, "counts": unseen[shipped].sum(0).tolist()},
-        "images": [
-            {"image_id": i, "miou_single": _known(alone), "miou_shipped": _known(ship)} for i, alone, ship in pairs
-        ],
-    }
+class MemberResult(Part):
+    """A candidate."""
+
+    trial: str
+    recipe_hash: str
+    family: str
+    views: tuple[str, ...] = Field(description="the views that are best for it alone")
+    val_miou: float = Field(description="of its plain view")
+    costs: dict[str, float] = Field(description="by view, per image, in the file's cost_unit")
+    ingredients: tuple[str, ...] | None = Field(default=None, description="checkpoints of which a soup is the mean")
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _drop_none(handler(self), "ingredients")
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+class RuleResult(Part):
+    """A rule as it was fitted on all of val, and its scores: on val as fitted, on val cross-fitted, on the hold-out."""
+
+    name: str
+    vote: VoteKind
+    weights: Weights
+    views: ViewNames
+    cost: float = Field(description="per image, in the file's cost_unit")
+    temperatures: Temperatures
+    val_fitted: Score
+    val_crossfit: Score
+    holdout: Score
+    gain_crossfit: Gain = Field(description="over best_single")
+    gain_over_rival_crossfit: Gain = Field(description=f"over {FAIR_RIVAL}")
+    gain_holdout: Gain = Field(description="over best_single")
+    gain_over_rival_holdout: Gain = Field(description=f"over {FAIR_RIVAL}")
+    of: str | None = Field(default=None, description="the rule that is post-processed")
+    postprocess: Postprocess | None = None
+
+    @property
+    def fitted(self) -> FittedRule:
+        return FittedRule(kind=self.vote, views=self.views, temperatures=self.temperatures, weights=self.weights)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _drop_none(handler(self), "of", "postprocess")
 
 
-def caveats(
-    found: Sequence[str | None],
-    ledger: Sequence[Mapping[str, str]],
-    verdict: Mapping[str, Any],
-    holdout: Mapping[str, Resampled],
-    taken: str,
-) -> list[str]:
-    """What a reader of the verdict has to know, in words; `found` has those of the folds and the intervals, `taken` is
-    the rule that the ladder took."""
-    words = [caveat for caveat in found if caveat]
-    if len(ledger) > 1:
-        words.append(
-            f"the hold-out was opened before ({len(ledger) - 1} times, first at {ledger[0]['at']}): what was learnt "
-            "from it then may have gone into this run"
-        )
-    if verdict["ship"] == "ensemble":  # one that only repairs a class prior is not a gain
-        step = gain(holdout[verdict["rule"]], holdout[FAIR_RIVAL])
-        doubt = "" if step["low"] > 0 else ", an interval that does not lie above 0"
-        words.append(
-            f"over the best single model with class weights, the fair rival, the ensemble gains {signed(step)}{doubt}"
-        )
-    if verdict["rule"] not in ("best_single", taken):
-        part = signed(gain(holdout[verdict["rule"]], holdout[taken]))
-        words.append(
-            f"of the gain, post-processing makes {part} over {taken} without it; the best single model that both are "
-            "compared with was not post-processed"
-        )
-    return words
+class PostprocessResult(Part):
+    """Whether post-processing was kept, and why."""
+
+    rule: str = Field(description="the rule that it was tried on")
+    kept: bool
+    reason: str
+    steps: Postprocess | None
+    gain: Gain | None = Field(description="cross-fitted, over the rule without; null where no sizes were tried")
 
 
-def open_holdout(out_dir: Path, at: str, by: str) -> list[dict[str, str]]:
-    """Writes this opening down before any label of the hold-out is read; returns all openings, oldest first."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "holdout_opened.jsonl"
-    with path.open("a") as file:
-        file.write(json.dumps({"at": at, "by": by}) + "\n")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+class ParetoPoint(Part):
+    """A set of members and views that the search visited: a single plain view, or one on the front."""
+
+    ms: float = Field(description="cost per image, in the file's cost_unit")
+    miou_fitted: float
+    miou_crossfit: float
+    members: tuple[str, ...] = Field(description="trials")
+    views: tuple[tuple[str, ...], ...] = Field(description="of each of these members")
+    front: bool = Field(description="nothing cheaper is as good")
 
 
-def write(
-    out_dir: Path, result: Mapping[str, Any], counts: Mapping[str, Mapping[str, Counts]], split: Split, folds: Folds
-) -> None:
-    """confusions.safetensors first, so that where ensemble.json is the other is too. `counts` is scoring -> rule ->
-    (N,K,K)."""
-    meta = {
-        "classes": json.dumps(result["classes"]),
-        "val_ids": json.dumps(split.val_ids),
-        "val_folds": json.dumps(folds.of_image.tolist()),
-        "holdout_ids": json.dumps(split.holdout_ids),
-    }
-    tensors = {
-        f"{rule}/{scoring}": np.ascontiguousarray(array)
-        for scoring, by_rule in counts.items()
-        for rule, array in by_rule.items()
-    }
-    partial = out_dir / ".confusions.safetensors.partial"
-    save_file(tensors, partial, meta)
-    partial.replace(out_dir / "confusions.safetensors")
-    partial = out_dir / ".ensemble.json.partial"
-    partial.write_text(json.dumps(result, indent=1, allow_nan=False))
-    partial.replace(out_dir / "ensemble.json")
+class Verdict(Part):
+    """What to ship."""
+
+    rule: str
+    ship: Literal["single", "ensemble"]
+    sentence: str
+    gain: Gain = Field(description="on the hold-out, over the best single model")
+    num_images: int = Field(description="of the hold-out")
+
+
+class HoldoutOpening(Part):
+    """One reading of the hold-out's labels."""
+
+    at: str = Field(description="ISO 8601")
+    by: str
+
+
+class Confusion(Part):
+    """Pixel counts of the shipped rule."""
+
+    split: Literal["holdout"]
+    rule: str
+    counts: tuple[tuple[int, ...], ...] = Field(description="(K,K), a row per true class")
+
+
+class ImageScore(Part):
+    """mIoU of one hold-out image, null where it has no labelled pixel."""
+
+    image_id: str
+    miou_single: float | None
+    miou_shipped: float | None
+
+
+class EnsembleResult(Part):
+    """ensemble.json."""
+
+    format: Literal["segsearch-ensemble/1"]
+    classes: tuple[str, ...] = Field(description="(K,)")
+    background: bool = Field(description="class 0 is 'under no annotation'")
+    num_val: int
+    num_holdout: int
+    unit: Literal["image", "group"] = Field(description="what the hold-out's intervals resample")
+    caveats: tuple[str, ...]
+    members: tuple[MemberResult, ...] = Field(description="(M,), best first")
+    rules: tuple[RuleResult, ...] = Field(description="from plain to rich")
+    postprocess: PostprocessResult
+    cost_unit: CostUnit
+    latency_budget_ms: float | None
+    pareto: tuple[ParetoPoint, ...] = Field(description="from cheap to dear")
+    verdict: Verdict
+    holdout_opened: tuple[HoldoutOpening, ...] = Field(description="oldest first")
+    confusion: Confusion
+    images: tuple[ImageScore, ...]
+
+    @property
+    def shipped(self) -> RuleResult:
+        """The rule that the verdict chose."""
+        return self.rule(self.verdict.rule)
+
+    def rule(self, name: str) -> RuleResult:
+        return next(rule for rule in self.rules if rule.name == name)
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> EnsembleResult:
+        names = [rule.name for rule in self.rules]
+        if self.verdict.rule not in names:
+            raise ValueError(f"the verdict must be on one of the rules {', '.join(names)}, got {self.verdict.rule}")
+        shape = [len(self.classes)] * len(self.members)
+        for rule in self.rules:
+            if [len(row) for row in rule.weights] != shape or len(rule.views) != len(shape):
+                raise ValueError(f"rule {rule.name} must have weights per member and class and views per member")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> EnsembleResult:
+        """Read ensemble.json. Raises ValueError naming the file where it is missing, cut short or of another format."""
+        remedy = "give the directory of a run whose ensemble stage is done, or run that stage again"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{path} must be a run's ensemble result, got no whole file ({reason}); {remedy}"
+            ) from None
+        found = raw.get("format") if isinstance(raw, dict) else None
+        if found != FORMAT:
+            raise ValueError(f"{path} must have the format {FORMAT!r}, got {found!r}; use the segsearch that wrote it")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "/".join(map(str, first["loc"])) or "the whole"
+            raise ValueError(
+                f"{path} does not keep the format {FORMAT}: {where}: {first['msg']} "
+                f"({error.error_count()} problems in all); {remedy}"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all. Raises ValueError where a score is NaN."""
+        write_text(path, json.dumps(self.model_dump(), indent=1, allow_nan=False))
+
+
+def _drop_none(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None or key not in keys}

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from analysis.ensembling.result import RuleResult, Score
+
 GREY = "#7d8590"
 # Okabe and Ito's hues, darkened or lightened until they hold on white and on near-black.
 HUES = ("#0077bb", "#c77700", "#009e73", "#c2699c", "#d55e00", "#7a5fd0", "#8a7a00")
@@ -68,27 +70,28 @@ def curves_figure(
     return safe_json(figure)
 
 
-def class_iou_figure(classes: Sequence[str], rules: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> str:
-    """Hold-out IoU by class with 95% intervals, a mark a rule. Rules that are not `shown` wait in the legend.
+def class_iou_figure(
+    classes: Sequence[str], rules: Sequence[RuleResult], labels: Mapping[str, str], shown: Sequence[str]
+) -> str:
+    """Hold-out IoU by class with 95% intervals, a mark per rule. Rules that are not `shown` wait in the legend.
 
     `shown` begins with what ships, so that it always has the first hue.
     """
-    hues = {
-        name: hue(rank) for rank, name in enumerate([*shown, *(r["name"] for r in rules if r["name"] not in shown)])
-    }
+    hues = {name: hue(rank) for rank, name in enumerate([*shown, *(r.name for r in rules if r.name not in shown)])}
     hues["best_single"] = GREY
     row_px = (26 if len(classes) <= MAX_NAMED_CLASSES else 10) + 8 * len(shown)
     height = 130 + max(len(classes), 3) * row_px
     figure = go.Figure(layout=plain_layout(height=height))
     offsets = np.linspace(-0.28, 0.28, len(rules)) if len(rules) > 1 else np.zeros(1)
     if 1 < len(shown) < len(rules):
-        order = [rule["name"] for rule in rules if rule["name"] in shown]
+        order = [rule.name for rule in rules if rule.name in shown]
         spread = dict(zip(order, np.linspace(-0.22, 0.22, len(order)), strict=True))
-        offsets = np.array([spread.get(r["name"], o) for r, o in zip(rules, offsets, strict=True)])
+        offsets = np.array([spread.get(r.name, o) for r, o in zip(rules, offsets, strict=True)])
     for position, (rule, offset) in enumerate(zip(rules, offsets, strict=True)):
-        visible = True if rule["name"] in shown else "legendonly"
+        visible = True if rule.name in shown else "legendonly"
+        symbol = SYMBOLS[position % len(SYMBOLS)]
         figure.add_trace(
-            _class_marks(classes, rule, float(offset), hues[rule["name"]], SYMBOLS[position % len(SYMBOLS)], visible)
+            _class_marks(classes, rule.holdout, labels[rule.name], float(offset), hues[rule.name], symbol, visible)
         )
     ticks = list(range(len(classes)))
     figure.update_yaxes(
@@ -152,24 +155,31 @@ def _curve(trial: str, rows: CurveRows, metric: str, dash: str, rank: int | None
 
 
 def _class_marks(
-    classes: Sequence[str], rule: Mapping[str, Any], offset: float, colour: str, symbol: str, visible: bool | str
+    classes: Sequence[str],
+    score: Score,
+    label: str,
+    offset: float,
+    colour: str,
+    symbol: str,
+    visible: bool | str,
 ) -> go.Scatter:
-    score = rule["holdout"]
-    present = [k for k, value in enumerate(score["iou"]) if value is not None]
-    iou = [score["iou"][k] for k in present]
-    low = [score["iou_low"][k] if score["iou_low"][k] is not None else score["iou"][k] for k in present]
-    high = [score["iou_high"][k] if score["iou_high"][k] is not None else score["iou"][k] for k in present]
-    names = [html.escape(classes[k]) for k in present]
+    scored = enumerate(zip(score.iou, score.iou_low, score.iou_high, strict=True))
+    marks = [
+        (k, iou, iou if low is None else low, iou if high is None else high)
+        for k, (iou, low, high) in scored
+        if iou is not None
+    ]
+    names = [html.escape(classes[k]) for k, *_ in marks]
     return go.Scatter(
-        x=iou,
-        y=[k + offset for k in present],
-        customdata=list(zip(names, low, high, strict=True)),
+        x=[iou for _, iou, _, _ in marks],
+        y=[k + offset for k, *_ in marks],
+        customdata=[(name, low, high) for name, (_, _, low, high) in zip(names, marks, strict=True)],
         error_x={
             "type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": colour,
-            "array": [b - a for a, b in zip(iou, high, strict=True)],
-            "arrayminus": [a - b for a, b in zip(iou, low, strict=True)],
+            "array": [high - iou for _, iou, _, high in marks],
+            "arrayminus": [iou - low for _, iou, low, _ in marks],
         },
-        name=html.escape(rule["label"]),
+        name=html.escape(label),
         mode="markers",
         visible=visible,
         marker={"color": colour, "size": 8, "symbol": symbol},

@@ -1,8 +1,5 @@
-"""One HTML file a run, the verdict first. It opens offline and asks nothing of any network.
-
-Enters: `ReportFacts`, plain values (the ensemble.json dict among them) and a few hold-out images. Leaves: report.html
-with plotly.js, style, script and pictures inside. Class, file and trial names are data: all are escaped.
-"""
+"""report.html: one file per run, the verdict first. plotly.js, style, script and pictures are inside, so that it opens
+offline and needs no network. Class, file and trial names are data: all are escaped."""
 
 from __future__ import annotations
 
@@ -13,14 +10,16 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
-from analysis.ensembling.result import FAIR_RIVAL
+from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult
 from analysis.report import charts, gallery, tables
 from analysis.report.gallery import GalleryItem
 from analysis.report.html import TEMPLATES, template_environment
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
+from trainables.files import write_text
 
 MAX_PICTURES = 12
 RULE_LABELS = {
@@ -32,8 +31,8 @@ RULE_LABELS = {
     "geometric_mean": "Geometric mean",
     "greedy": "Greedy selection",
     "soft_class": "Soft vote, class weights",
-    "member": "A weight a member",
-    "member_class": "A weight a member and class",
+    "member": "A weight per member",
+    "member_class": "A weight per member and class",
 }
 
 
@@ -47,9 +46,9 @@ class ReportFacts:
     space: str
     data: str
     counts: Mapping[str, int]  # in the reader's words: {"train images": 367, ...}
-    ensemble: Mapping[str, Any]  # ensemble.json
+    ensemble: EnsembleResult
     trials: Sequence[Mapping[str, Any]]  # rows of trials.csv, best first
-    curves: Mapping[str, Sequence[Mapping[str, Any]]]  # trial -> a row an epoch with EpochReport's metric keys
+    curves: Mapping[str, Sequence[Mapping[str, Any]]]  # trial -> a row per epoch with EpochReport's metric keys
     rungs: Sequence[int] = ()  # epochs at which ASHA stops trials
     importances: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of what it explains
     gallery: Sequence[GalleryItem] = ()
@@ -68,77 +67,75 @@ def write_report(out: Path, facts: ReportFacts) -> None:
         "share": tables.write_share,
     }
     environment = template_environment(filters)
-    text = environment.get_template("report.html.j2").render(_context(facts))
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(out)
+    write_text(out, environment.get_template("report.html.j2").render(_context(facts)))
 
 
-def worst_images(ensemble: Mapping[str, Any], limit: int = MAX_PICTURES) -> list[str]:
-    """The hold-out images with the lowest mIoU under the shipped rule, worst first: the gallery's ids."""
-    scored = [row for row in ensemble["images"] if row["miou_shipped"] is not None]
-    return [row["image_id"] for row in sorted(scored, key=lambda row: row["miou_shipped"])[:limit]]
+def worst_images(ensemble: EnsembleResult, limit: int = MAX_PICTURES) -> dict[str, float]:
+    """The hold-out images with the lowest mIoU under the shipped rule, worst first: image id -> mIoU."""
+    scored = [(image.miou_shipped, image.image_id) for image in ensemble.images if image.miou_shipped is not None]
+    return {image_id: miou for miou, image_id in sorted(scored, key=lambda pair: pair[0])[:limit]}
 
 
-def rule_label(name: str, ensemble: Mapping[str, Any]) -> str:
-    """A rule's name for readers; that of the post-processed row says which rule it is of."""
+def rule_label(name: str, ensemble: EnsembleResult) -> str:
+    """A rule's name for readers; that of the post-processed rule says which rule it is of."""
     if name == "postprocessed":
-        return f"{RULE_LABELS[ensemble['postprocess']['rule']]}, post-processed"
+        return f"{RULE_LABELS[ensemble.postprocess.rule]}, post-processed"
     return RULE_LABELS.get(name, name)
 
 
 def _context(facts: ReportFacts) -> dict[str, Any]:
+    """What the template places."""
     ensemble = facts.ensemble
-    classes: list[str] = list(ensemble["classes"])
-    rules = [
-        {**rule, "label": rule_label(rule["name"], ensemble), "uses": tables.uses(rule)} for rule in ensemble["rules"]
-    ]
-    by_name = {rule["name"]: rule for rule in rules}
-    shipped = by_name[ensemble["verdict"]["rule"]]
-    single = by_name.get("best_single", shipped)
-    members = tables.member_rows(ensemble, shipped)
-    # a soup has no curve: that of its best ingredient stands for it ("00003 epoch 8")
-    highlight = [
-        member.get("ingredients", [member["trial"]])[0].split()[0] for member in members if member["share"] > 0
-    ]
-    for rank, member in enumerate(members):
-        member["colour"] = charts.hue(rank)
-    counts = np.asarray(ensemble["confusion"]["counts"], dtype=np.int64)  # (K,K)
-    colours = palette(len(classes), background=bool(ensemble["background"]))
+    single = _rule_or("best_single", ensemble, ensemble.shipped)
+    counts = np.asarray(ensemble.confusion.counts, dtype=np.int64)  # (K,K)
+    colours = palette(len(ensemble.classes), background=ensemble.background)
     items = sorted(facts.gallery, key=lambda item: item.miou)[:MAX_PICTURES]
+    members = tables.member_rows(ensemble)
+    highlight = [row.curve for row in members if row.share > 0]
     context: dict[str, Any] = {
         "facts": facts,
-        "ensemble": ensemble,
-        "verdict": ensemble["verdict"],
-        "rules": rules,
-        "shipped": shipped,
-        "single": single,
-        "rival": by_name.get(FAIR_RIVAL, single),
-        "forest": tables.forest(rules, "gain_holdout"),
-        "members": members,
-        "class_rows": tables.class_rows(classes, counts, single, shipped),
-        "absent": [name for name, iou in zip(classes, shipped["holdout"]["iou"], strict=True) if iou is None],
-        "front": [{**row, "what": describe(row)} for row in ensemble["pareto"] if row["front"]],
-        "cost_unit": UNITS[ensemble["cost_unit"]],
-        "columns": tables.trial_columns(facts.trials),
         "importances": sorted(facts.importances.items(), key=lambda item: item[1], reverse=True),
-        "pictures": [gallery.picture(item, colours) for item in items],
-        "legend": gallery.legend(classes, colours, items),
-        "num_curves": len(charts.drawn_trials(facts.curves, highlight)),
-        "figures": {
-            **_curve_figures(facts, highlight),
-            "pareto": Markup(pareto_figure(ensemble, rules, shipped["name"])),  # noqa: S704
-            "classes": Markup(charts.class_iou_figure(classes, rules, _shown(rules, single, shipped))),  # noqa: S704
-            "confusion": Markup(charts.confusion_figure(classes, counts)),  # noqa: S704
-        },
+        "columns": tables.trial_columns(facts.trials),
         "duration": tables.write_duration(facts.started, facts.ended),
-        "confusion_label": rule_label(ensemble["confusion"]["rule"], ensemble),
+        "members": members,
+        "hues": [charts.hue(rank) for rank in range(len(members))],
+        "class_rows": tables.class_rows(ensemble.classes, counts, single, ensemble.shipped),
+        "pictures": [gallery.picture(item, colours) for item in items],
+        "legend": gallery.legend(ensemble.classes, colours, items),
+        "num_curves": len(charts.drawn_trials(facts.curves, highlight)),
+        "figures": {**_curve_figures(facts, highlight), **_ensemble_figures(ensemble, single, counts)},
+        **_ensemble_context(ensemble, single),
         **_own_files(),
     }
     parts = [context["plotly"], *context["figures"].values()]
     uris = [uri for p in context["pictures"] for uri in (p.image_uri, p.truth_uri, p.prediction_uri)]
     context["embedded_mb"] = sum(len(part) for part in (*parts, *uris)) / 1e6
     return context
+
+
+def _ensemble_context(ensemble: EnsembleResult, single: RuleResult) -> dict[str, Any]:
+    shipped = ensemble.shipped
+    return {
+        "ensemble": ensemble,
+        "verdict": ensemble.verdict,
+        "shipped": shipped,
+        "single": single,
+        "rival": _rule_or(FAIR_RIVAL, ensemble, single),
+        "labels": _labels(ensemble),
+        "uses": {rule.name: tables.uses(rule) for rule in ensemble.rules},
+        "forest": tables.forest(ensemble.rules),
+        "absent": [name for name, iou in zip(ensemble.classes, shipped.holdout.iou, strict=True) if iou is None],
+        "front": [(point, describe(point)) for point in ensemble.pareto if point.front],
+        "cost_unit": UNITS[ensemble.cost_unit],
+    }
+
+
+def _rule_or(name: str, ensemble: EnsembleResult, otherwise: RuleResult) -> RuleResult:
+    return next((rule for rule in ensemble.rules if rule.name == name), otherwise)
+
+
+def _labels(ensemble: EnsembleResult) -> dict[str, str]:
+    return {rule.name: rule_label(rule.name, ensemble) for rule in ensemble.rules}
 
 
 def _own_files() -> dict[str, Markup]:
@@ -161,7 +158,18 @@ def _curve_figures(facts: ReportFacts, highlight: list[str]) -> dict[str, Markup
     }
 
 
-def _shown(rules: Sequence[Mapping[str, Any]], single: Mapping[str, Any], shipped: Mapping[str, Any]) -> list[str]:
+def _ensemble_figures(ensemble: EnsembleResult, single: RuleResult, counts: NDArray[np.int64]) -> dict[str, Markup]:
+    classes, labels, shown = ensemble.classes, _labels(ensemble), _shown(ensemble, single)
+    return {
+        "pareto": Markup(pareto_figure(ensemble, labels)),  # noqa: S704
+        "classes": Markup(charts.class_iou_figure(classes, ensemble.rules, labels, shown)),  # noqa: S704
+        "confusion": Markup(charts.confusion_figure(classes, counts)),  # noqa: S704
+    }
+
+
+def _shown(ensemble: EnsembleResult, single: RuleResult) -> list[str]:
     """The rules whose marks are drawn at first: what ships, the single model, and the best rival of the two."""
-    rivals = sorted((r for r in rules if r not in (single, shipped)), key=lambda r: r["val_crossfit"]["miou"] or 0.0)
-    return list(dict.fromkeys([shipped["name"], single["name"], *(rule["name"] for rule in rivals[-1:])]))
+    shipped = ensemble.shipped
+    others = [rule for rule in ensemble.rules if rule.name not in (single.name, shipped.name)]
+    rivals = sorted(others, key=lambda rule: rule.val_crossfit.miou or 0.0)
+    return list(dict.fromkeys([shipped.name, single.name, *(rule.name for rule in rivals[-1:])]))

@@ -1,7 +1,5 @@
-"""The report's tables as plain rows: trials, members, classes, the forest plot of gains, and how numbers are written.
-
-Enters: rows of trials.csv and parts of ensemble.json. Leaves: values that the template only has to place.
-"""
+"""The report's tables as plain rows, which the template only has to place: trials, members, classes, the forest plot of
+gains, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -13,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from analysis.ensembling.result import EnsembleResult, MemberResult, RuleResult, Score
 
 # The columns that lead the table, in this order; the others follow as they come, the error last.
 LEADING_COLUMNS = ("trial", "state", "best mIoU", "best epoch", "epochs", "backbone", "head")
@@ -41,10 +41,35 @@ class Bar:
 
 @dataclass(frozen=True)
 class Forest:
-    """Bars a rule, by rule name, and where zero lies."""
+    """A bar per rule, by its name, and where zero lies."""
 
     zero: float
     bars: dict[str, Bar]
+
+
+@dataclass(frozen=True)
+class MemberRow:
+    """A candidate, its share of the shipped rule's weight (mean over classes), and the views that the rule uses."""
+
+    member: MemberResult
+    share: float
+    views: tuple[str, ...]
+
+    @property
+    def curve(self) -> str:
+        """The trial whose learning curve stands for the member: of a soup, that of its best ingredient."""
+        ingredients = self.member.ingredients
+        return ingredients[0].split()[0] if ingredients else self.member.trial  # "00003 epoch 8"
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class: its share of the labelled hold-out pixels, and its IoU under the single model and the shipped rule."""
+
+    name: str
+    share: float
+    single: str
+    shipped: str
 
 
 def trial_columns(trials: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -57,57 +82,58 @@ def trial_columns(trials: Sequence[Mapping[str, Any]]) -> list[Column]:
     return [_column(name, [row.get(name) for row in trials]) for name in (*leading, *middle, *last)]
 
 
-def uses(rule: Mapping[str, Any]) -> str:
+def uses(rule: RuleResult) -> str:
     """'3 members, 7 views': a vote of one member is that member, whatever the rule is called."""
-    used = [len(views) for views, row in zip(rule["views"], rule["weights"], strict=True) if any(row)]
+    used = [len(views) for views in rule.fitted.of_used().views]
     words = (f"{num} {what}{'s' * (num != 1)}" for num, what in ((len(used), "member"), (sum(used), "view")))
     return ", ".join(words)
 
 
-def member_rows(ensemble: Mapping[str, Any], rule: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a candidate with its views and its share of the rule's weight (mean over classes)."""
-    weights = np.asarray(rule["weights"], dtype=float)  # (M,K)
+def member_rows(ensemble: EnsembleResult) -> list[MemberRow]:
+    """A row per candidate, the one with most weight first."""
+    rule = ensemble.shipped
+    weights = np.asarray(rule.weights, dtype=float)  # (M,K)
     share = weights.mean(axis=1) / max(float(weights.mean(axis=1).sum()), 1e-12)
     rows = [
-        {**member, "share": float(share[m]), "views": rule["views"][m] if share[m] > 0 else []}
-        for m, member in enumerate(ensemble["members"])
+        MemberRow(member, float(share[m]), rule.views[m] if share[m] > 0 else ())
+        for m, member in enumerate(ensemble.members)
     ]
-    return sorted(rows, key=lambda row: -row["share"])
+    return sorted(rows, key=lambda row: -row.share)
 
 
 def class_rows(
-    classes: Sequence[str], counts: NDArray[np.int64], single: Mapping[str, Any], shipped: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """A row a class: its share of the labelled hold-out pixels, and both rules' IoU there."""
+    classes: Sequence[str], counts: NDArray[np.int64], single: RuleResult, shipped: RuleResult
+) -> list[ClassRow]:
+    """A row per class; counts (K,K) are the hold-out's."""
     pixels = counts.sum(axis=1)
     return [
-        {
-            "name": name,
-            "share": float(pixels[k]) / max(int(pixels.sum()), 1),
-            "single": _class_score(single["holdout"], k),
-            "shipped": _class_score(shipped["holdout"], k),
-        }
+        ClassRow(
+            name=name,
+            share=float(pixels[k]) / max(int(pixels.sum()), 1),
+            single=_class_score(single.holdout, k),
+            shipped=_class_score(shipped.holdout, k),
+        )
         for k, name in enumerate(classes)
     ]
 
 
-def forest(rules: Sequence[Mapping[str, Any]], key: str) -> Forest:
-    """Put every rule's gain over the single model (`gain_holdout` or `gain_crossfit`) on one axis."""
+def forest(rules: Sequence[RuleResult]) -> Forest:
+    """Put every rule's gain over the single model on the hold-out on one axis."""
     gains = {
-        rule["name"]: rule[key]
+        rule.name: (gain.low, gain.gain, gain.high)
         for rule in rules
-        if rule["name"] != "best_single" and rule[key] and rule[key]["low"] is not None
+        if rule.name != "best_single" and (gain := rule.gain_holdout).low is not None and gain.high is not None
     }  # without an interval where no resample had a score
-    low: float = min([0.0, *(gain["low"] for gain in gains.values())])
-    high: float = max([0.0, *(gain["high"] for gain in gains.values())])
+    low = min([0.0, *(bounds[0] for bounds in gains.values())])
+    high = max([0.0, *(bounds[2] for bounds in gains.values())])
     width = (high - low) or 1.0
 
     def place(value: float) -> float:
         return 4 + 92 * (value - low) / width
 
     bars = {
-        name: Bar(place(g["low"]), place(g["gain"]), place(g["high"]), g["low"] > 0 or g["high"] < 0)
-        for name, g in gains.items()
+        name: Bar(place(below), place(gain), place(above), certain=below > 0 or above < 0)
+        for name, (below, gain, above) in gains.items()
     }
     return Forest(place(0.0), bars)
 
@@ -117,9 +143,9 @@ def write_score(value: float | None) -> str:
     return DASH if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def write_interval(score: Mapping[str, Any]) -> str:
+def write_interval(score: Score) -> str:
     """The 95% interval: '0.391 to 0.433'."""
-    return f"{write_score(score['low'])} to {write_score(score['high'])}"
+    return _write_bounds(score.low, score.high)
 
 
 def write_gain(value: float | None) -> str:
@@ -151,11 +177,14 @@ def write_duration(started: str, ended: str) -> str:
     return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
 
 
-def _class_score(score: Mapping[str, Any], k: int) -> str:
-    if score["iou"][k] is None:
+def _class_score(score: Score, k: int) -> str:
+    if score.iou[k] is None:
         return DASH
-    interval = {"low": score["iou_low"][k], "high": score["iou_high"][k]}
-    return f"{write_score(score['iou'][k])} [{write_interval(interval)}]"
+    return f"{write_score(score.iou[k])} [{_write_bounds(score.iou_low[k], score.iou_high[k])}]"
+
+
+def _write_bounds(low: float | None, high: float | None) -> str:
+    return f"{write_score(low)} to {write_score(high)}"
 
 
 def _column(name: str, values: Sequence[Any]) -> Column:

@@ -1,1 +1,14 @@
-"""The stages of a run, one file per stage."""
+"""The stages of a run, one module per stage, and the pipeline that runs them in order."""
+
+__all__ = [
+    "bundle",
+    "candidates",
+    "ensemble",
+    "logits",
+    "pipeline",
+    "report",
+    "run_data",
+    "search",
+    "soups",
+    "stage",
+]

@@ -1,7 +1,4 @@
-"""What may enter the ensemble: the scored trials of a run, and its soups beside or instead of them.
-
-Enters: the study and the soups of a run directory. Leaves: candidates, the best first.
-"""
+"""Chooses the candidates of the ensemble: a run's scored trials, and its soups beside or instead of them."""
 
 from __future__ import annotations
 
@@ -20,11 +17,12 @@ from trainables.training.soup import Soup, read_soup
 
 
 def competitors(run: RunDir, options: Ensemble) -> list[Candidate]:
-    """The candidates of the ensemble. Raises ValueError where no trial ended with a checkpoint."""
+    """The candidates of the ensemble, best first. Raises ValueError where no trial ended with a checkpoint."""
     return choose_of(with_soups(scored_trials(run), read_soups(run.soups), run.soups), options)
 
 
 def choose_of(trials: Sequence[Candidate], options: Ensemble) -> list[Candidate]:
+    """`choose` with the limits of the space's options."""
     return choose(trials, limit=options.candidates, max_per_family=options.max_per_family)
 
 
@@ -46,16 +44,16 @@ def scored_trials(run: RunDir) -> list[Candidate]:
 
 
 def read_soups(folder: Path) -> list[Soup]:
-    """Every soup that was made, offered or not."""
+    """Every soup in the folder, whether or not it is better than its best ingredient."""
     found = (read_soup(path) for path in sorted(folder.glob("soup-*")))
     return [soup for soup in found if soup is not None]
 
 
 def with_soups(trials: Sequence[Candidate], soups: Sequence[Soup], folder: Path) -> list[Candidate]:
-    """The trials, and what competes beside or instead of them.
+    """Adds the soups that are better than their best ingredient.
 
-    A soup of one trial's epochs stands in for the trial: the two are nearly one model, and a place and the inference
-    for both would buy little. A soup of trials is another model than each of them, and competes.
+    A soup of one trial's epochs replaces the trial: the two are nearly the same model, and inference with both would
+    gain little. A soup of several trials is a model of its own and competes with them.
     """
     by_name = {candidate.trial: candidate for candidate in trials}
     offered = dict(by_name)

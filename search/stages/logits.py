@@ -1,4 +1,4 @@
-"""The logits stage: every candidate predicts val and hold-out through every view."""
+"""The logits stage: writes every candidate's logits of val and hold-out, in every view."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from trainables.worker_process import prepare_worker
 
 
 def run(context: Context) -> None:
-    """The best trials look at val and hold-out once a view; a candidate that fails is left out and named."""
+    """Write the logits of all candidates, one Ray task per candidate. One that fails is reported and left out.
+
+    Raises ValueError where all fail.
+    """
     folder, data, options = context.run, context.data, context.space.options
     chosen, views = chosen_candidates(context), offered_views(options)
     kept = options.ensemble
@@ -35,7 +38,7 @@ def run(context: Context) -> None:
         f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
         f"{free / 2**20:.0f} MiB free"
     )
-    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # one device looks at an image
+    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # an image needs one device
     task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_write_one)
     cache = ray.put(data.cache)
     waiting = {task.remote(c, cache, data.split, views, folders_of(folder, c), storage, cpu, gpu): c for c in chosen}
@@ -62,7 +65,7 @@ def _write_one(
     cpu: float,
     gpu: float,
 ) -> list[str]:
-    """A Ray task: all logits of one candidate, and what its views cost. Leaves what there was to say."""
+    """A Ray task: write all logits of one candidate and measure the cost of its views; returns messages."""
     prepare_worker(cpu)
     device = "cuda" if gpu else "cpu"
     said: list[str] = []
@@ -77,8 +80,8 @@ def chosen_candidates(context: Context) -> list[Candidate]:
 
 
 def offered_views(options: Options) -> list[View]:
-    """The views of `tta`, no two of one pose; the plain one is always offered, so that every member can be judged by
-    it."""
+    """The views of `tta`, no two of the same pose. The plain view is always included, so that all members can be
+    compared in it."""
     tta = options.tta
     every = [View(scale, flip, turn) for scale in tta.scales for turn in tta.turns for flip in tta.flips]
     by_pose: dict[tuple[float, bool, int], View] = {}
@@ -88,10 +91,12 @@ def offered_views(options: Options) -> list[View]:
 
 
 def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.Part, Path]:
+    """The folder of a candidate's logits, per split."""
     return {part: run.logits(candidate.trial, part) for part in candidate_logits.SPLITS}
 
 
 def has_logits(context: Context, candidate: Candidate) -> bool:
+    """Whether all logits of a candidate are there: every image of val and hold-out in every view."""
     folders, split = folders_of(context.run, candidate), context.data.split
     return all(
         any(folders[part].glob("*.safetensors"))

@@ -1,7 +1,7 @@
 """Runs the stages in order: search, soups, logits, ensemble with verdict, bundle, report.
 
-Each stage can be resumed, and is skipped when it is done. Stages hand each other files; a stage is done when run.json
-says so, and run.json says so only after the stage's last file was renamed into place.
+Stages exchange files. A stage that run.json records as done is skipped; it is recorded only after its last file was
+renamed into place, so an interrupted stage runs again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STAGES: Mapping[Stage, Callable[[Context], None]] = {
 
 
 def run_all(context: Context, until: Stage = Stage.report) -> None:
-    """Run every stage that is not done yet, up to `until`. Raises ValueError for what the user can mend."""
+    """Run every stage that is not done yet, up to `until`. Raises ValueError for errors that the user can correct."""
     ordered = list(Stage)
     for name in ordered[: ordered.index(until) + 1]:
         record = read_json(context.run.run_json)

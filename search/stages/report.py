@@ -1,7 +1,4 @@
-"""What a finished run tells: the facts of report.html, and the summary on the terminal.
-
-Enters: the files of a run directory. Leaves: report.html, and lines for a person.
-"""
+"""The report stage: report.html from the files of a run directory, and the summary on the terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import optuna
 
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
+from analysis.ensembling.result import EnsembleResult
 from analysis.report.gallery import GalleryItem
 from analysis.report.page import ReportFacts, worst_images, write_report
 from search.engine.asha import milestones
@@ -24,7 +22,7 @@ from search.stages.stage import Context
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 
-MIN_FOR_IMPORTANCE = 4  # fewer finished trials say nothing about a parameter
+MIN_FOR_IMPORTANCE = 4  # with fewer finished trials, importances are noise
 
 
 def run(context: Context) -> None:
@@ -34,8 +32,8 @@ def run(context: Context) -> None:
 
 
 def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) -> None:
-    """Write report.html from what the earlier stages left."""
-    record, ensemble, index = read_json(run.run_json), read_json(run.ensemble_json), cache.index
+    """Write report.html from the files of the earlier stages."""
+    record, ensemble, index = read_json(run.run_json), EnsembleResult.read(run.ensemble_json), cache.index
     study = open_study(run.study_db)
     search = space.options.search
     shares, why_not = importances(study)
@@ -88,7 +86,7 @@ def trial_line(row: TrialRow) -> dict[str, Any]:
 
 
 def curves(events: Any) -> dict[str, list[Mapping[str, Any]]]:
-    """trial -> one row an epoch. An epoch that ran again after a crash counts once, as it ended last."""
+    """trial -> one row per epoch. An epoch that ran again after a crash counts once, as it ended last."""
     by_trial: dict[str, dict[int, Mapping[str, Any]]] = {}
     for event in events:
         if event.get("event") == "epoch":
@@ -97,7 +95,7 @@ def curves(events: Any) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def importances(study: optuna.Study) -> tuple[dict[str, float], list[str]]:
-    """Each parameter's share of what explains the trials' scores (fANOVA), and why there is none, in words."""
+    """Each parameter's importance for the trials' scores (fANOVA), and notes on why it could not be computed."""
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(finished) < MIN_FOR_IMPORTANCE:
         return {}, [f"parameter importances need {MIN_FOR_IMPORTANCE} trials that ran to the end, got {len(finished)}"]
@@ -108,10 +106,8 @@ def importances(study: optuna.Study) -> tuple[dict[str, float], list[str]]:
         return {}, [f"parameter importances could not be computed: {error}"]
 
 
-def gallery(run: RunDir, cache: Cache, ensemble: Mapping[str, Any]) -> list[GalleryItem]:
-    """The worst hold-out images with truth and the shipped prediction, made by the bundle itself."""
-    worst = worst_images(ensemble)
-    scores = {image["image_id"]: image["miou_shipped"] for image in ensemble["images"]}
+def gallery(run: RunDir, cache: Cache, ensemble: EnsembleResult) -> list[GalleryItem]:
+    """The worst hold-out images with labels and predictions; the bundle itself makes the predictions."""
     predictor = Predictor(read_bundle(run.bundle), batch_size=1)
     return [
         GalleryItem(
@@ -119,14 +115,14 @@ def gallery(run: RunDir, cache: Cache, ensemble: Mapping[str, Any]) -> list[Gall
             image=cache.image(image_id),
             truth=cache.label(image_id),
             prediction=predictor.predict(cache.image(image_id)),
-            miou=scores[image_id],
+            miou=miou,
         )
-        for image_id in worst
+        for image_id, miou in worst_images(ensemble).items()
     ]
 
 
 def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None:
-    """The ranked trials, the verdict and where things are, in plain lines."""
+    """Print the ranked trials, the verdict and the paths of report and bundle."""
     rows = ranked(study_rows(open_study(run.study_db)))
     say("")
     say(f"{'trial':>6}  {'best mIoU':>9}  {'epochs':>6}  {'state':9}  model")
@@ -135,10 +131,10 @@ def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None
         say(f"{row.trial:>6}  {miou:>9}  {row.epochs:>6}  {row.state:9}  {row.backbone} + {row.head}")
     if len(rows) > limit:
         say(f"... and {len(rows) - limit} more in {run.trials_csv}")
-    ensemble = read_json(run.ensemble_json)
+    ensemble = EnsembleResult.read(run.ensemble_json)
     say("")
-    say(ensemble["verdict"]["sentence"])
-    for caveat in ensemble["caveats"]:
+    say(ensemble.verdict.sentence)
+    for caveat in ensemble.caveats:
         say(f"note: {caveat}")
     say(f"report: {run.report}")
     say(f"bundle: {run.bundle}")

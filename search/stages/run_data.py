@@ -1,7 +1,4 @@
-"""A run's data: read, checked, decoded, and divided into what trains, what tunes and what stays sealed.
-
-Enters: a data card and the space's options. Leaves: `Data`, and what data.json says of it.
-"""
+"""Reads, checks, decodes and splits a run's data, and describes it for data.json."""
 
 from __future__ import annotations
 
@@ -38,7 +35,10 @@ def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple
 
 
 def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[str], None]) -> Split:
-    """Who trains, who tunes, who stays sealed; what could not be had is said."""
+    """Train, val and hold-out images: from the split file if the space names one, else made here.
+
+    Reports the split's notes, such as requirements that were not met. Raises ValueError for a wrong split file.
+    """
     if options.split.file is not None:
         try:
             split = read_split(Path(options.split.file), index, options.split.fold)
@@ -62,7 +62,7 @@ def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[s
 
 
 def describe_data(data: Data, card: Path) -> dict[str, Any]:
-    """data.json: what was read and how it was split."""
+    """The content of data.json: what was read and how it was split."""
     return {
         "card": str(card),
         "name": data.index.name,
@@ -78,7 +78,7 @@ def describe_data(data: Data, card: Path) -> dict[str, Any]:
 
 
 def check_turns(card: Path, options: Options) -> None:
-    """Raises ValueError where quarter turns are asked for of scenes that have an up."""
+    """Raises ValueError for `tta.turns` with a data card that does not allow them."""
     if set(options.tta.turns) > {0} and not read_card(card).turns:
         asked = ", ".join(str(turn) for turn in options.tta.turns)
         raise ValueError(

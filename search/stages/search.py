@@ -15,7 +15,7 @@ from trainables.ray_trainable import make_trainable
 
 
 def run(context: Context) -> None:
-    """Trials by TPE and ASHA; trials.csv, study.db, events.jsonl."""
+    """Run the trials; writes trials.csv, study.db and events.jsonl."""
     folder, space, data, options = context.run, context.space, context.data, context.space.options
 
     def clock() -> float:
@@ -30,7 +30,7 @@ def run(context: Context) -> None:
     gate = open_gate(context)
     snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs
     if snapshots:
-        context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB a million parameters")
+        context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB per million parameters")
     run_search(
         suggest=space.suggest,
         defaults=space.defaults(),
@@ -47,7 +47,7 @@ def run(context: Context) -> None:
 
 
 def open_gate(context: Context) -> Gate:
-    """What decides whether a recipe may take a device, and how many: by the data's sizes and the cluster's GPUs."""
+    """The admission check of recipes, by the data's image sizes and the memory of the cluster's GPUs."""
     data, options = context.data, context.space.options
     sizes = [(record.height, record.width) for record in data.index.images]
     device_gb = options.resources.memory_gb or (cluster_gpu_gb() if options.resources.gpu else None)

@@ -1,6 +1,6 @@
-"""The soup stage: which checkpoints are averaged, and a Ray task a soup.
+"""The soup stage: plans which checkpoints are averaged, and makes each soup in a Ray task.
 
-Enters: scored trials, those chosen among them. Leaves: a folder a soup, see `analysis.soup`.
+A soup is a folder under soups/, see `trainables.training.soup`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainables.training.checkpoint import read_snapshot, snapshots
 from trainables.training.soup import Ingredient, Plan, Soup, make_soup
 from trainables.worker_process import prepare_worker
 
-MAX_TRIALS = 8  # of one architecture that are tried together, the best ones: each but the first costs a validation
+MAX_TRIALS = 8  # of one architecture that are tried together, the best ones: each but the first needs a validation
 
 Say = Callable[[str], None]
 Kind = Literal["epochs", "all"]
@@ -49,7 +49,7 @@ def make_soups(
     options: Options,
     say: Say,
 ) -> None:
-    """A Ray task a soup. One that an earlier session ended is not made again; one that fails is left out and named."""
+    """Make all planned soups. Those of an earlier session are kept; one that fails is reported and left out."""
     if options.ensemble.soups == "off":
         say("soups: off")
         return
@@ -57,7 +57,7 @@ def make_soups(
     validations = sum(len(plan.ingredients) - 1 for plan in plans)
     needed = sum(plan.ingredients[0].weights.stat().st_size for plan in plans)
     say(f"{len(plans)} soups, {validations} validations, at most {needed / 2**20:.0f} MiB of weights")
-    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # one device looks at an image
+    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # an image needs one device
     task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_make_one)
     shared = ray.put(cache)
     waiting = {task.remote(plan, shared, split, folder / plan.name, cpu, gpu): plan for plan in plans}
@@ -66,15 +66,15 @@ def make_soups(
 
 
 def _make_one(plan: Plan, cache: Cache, split: Split, folder: Path, cpu: float, gpu: float) -> Soup:
-    """A Ray task: one soup."""
+    """A Ray task: make one soup."""
     prepare_worker(cpu)
     return make_soup(plan, cache, split, folder, device="cuda" if gpu else "cpu")
 
 
 def plan_soups(trials: Sequence[Candidate], chosen: Sequence[Candidate], kind: Kind, say: Say) -> list[Plan]:
-    """A soup of the epochs of each chosen trial and, where `kind` is "all", of trials of a chosen one's architecture.
+    """A soup of the epochs of each chosen trial and, where `kind` is "all", of trials with the architecture of one.
 
-    A trial whose files cannot be read is left out and named.
+    A trial whose files cannot be read is reported and left out.
     """
     plans = []
     for candidate in chosen:
@@ -111,29 +111,31 @@ def _read(read: Callable[[Candidate], Found], candidate: Candidate, say: Say) ->
 
 
 def start_of(recipe: Recipe) -> tuple[str, ...] | None:
-    """What the weights of a network began as; None from scratch.
+    """The pretrained weights that a network started from; None from scratch.
 
-    Means of trials are worth something where these stayed in one basin, as those of one pretrained start do
-    (Neyshabur et al. 2020, sec. 3.4); those of random starts do not.
+    Averaging trials only helps if they stay in one loss basin, as trials from the same pretrained weights do
+    (Neyshabur et al. 2020, sec. 3.4); trials from random weights do not.
     """
     backbone = recipe.backbone
     return (backbone.name, backbone.weights_file or "", recipe.head.name) if backbone.pretrained else None
 
 
 def architecture_and_best(candidate: Candidate) -> tuple[tuple[object, ...], Ingredient]:
-    """Its start (which fixes the normalisation of images) with names and shapes of all tensors; its best epoch."""
+    """A candidate's pretrained start (which fixes the normalisation of images) with names and shapes of all tensors,
+    and its best epoch."""
     best = best_of(candidate)
     return (start_of(candidate.recipe), *sorted(weight_shapes(best.weights).items())), best
 
 
 def best_of(candidate: Candidate) -> Ingredient:
+    """The best epoch of a trial."""
     about = json.loads((candidate.checkpoint / BEST_JSON).read_text(encoding="utf-8"))
     weights = candidate.checkpoint / BEST_WEIGHTS
     return Ingredient(trial=candidate.trial, epoch=about["epoch"], miou=about["miou"], weights=weights)
 
 
 def epochs_of(candidate: Candidate) -> tuple[Ingredient, ...]:
-    """The best epoch, then the last ones, by their mIoU on val."""
+    """The best epoch of a trial, then its last ones, by their mIoU on val."""
     best = best_of(candidate)
     last = [(path, *read_snapshot(path)) for path in snapshots(candidate.checkpoint)]
     others = [

@@ -1,4 +1,4 @@
-"""The stages of a run, in their order, and what each of them is given."""
+"""The stages of a run in their order, and the context that each of them gets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Stage(StrEnum):
-    """The parts of a run, in their order."""
+    """The stages of a run, in their order."""
 
     search = "search"
     soups = "soups"
@@ -27,7 +27,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage is given."""
+    """What every stage gets."""
 
     run: RunDir
     space: Space

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from factories import make_header
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
@@ -19,7 +20,6 @@ from trainables.data.coco import read
 from trainables.data.index import SegIndex
 from trainables.data.raster import rasterise
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitWriter
 
 RUNNER = CliRunner()
@@ -29,10 +29,8 @@ STRIDE = 2
 def write_logits(folder: Path, index: SegIndex, truth: dict[str, np.ndarray], split: str = "val") -> Path:
     """Logits of a mediocre model of the true labels: blurred, noisy, right in about four pixels of five."""
     rng = np.random.default_rng(0)
-    header = LogitHeader(
-        trial="0", recipe_hash="r", family="f", split=split, view="s1.00-none", classes=index.classes, stride=STRIDE,
-        data_fingerprint=index.fingerprint, split_fingerprint="s", checkpoint_fingerprint="c",
-    )  # type: ignore[arg-type]  # fmt: skip
+    fingerprint = index.fingerprint
+    header = make_header("0", classes=index.classes, split=split, stride=STRIDE, data_fingerprint=fingerprint)
     with LogitWriter(folder, header) as writer:
         for image_id, label in truth.items():
             small = label[::STRIDE, ::STRIDE]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_header, with_shipped
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.numpy import load_file
@@ -30,7 +31,6 @@ from analysis.voting.votes import Vote, vote_labels
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits.latency import measure_costs, read_ms
 from trainables.logits.predict_views import view_logits
-from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
@@ -40,19 +40,16 @@ from trainables.recipe.recipe import Recipe
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "predict.py"
 FACTS = BundleFacts("trash", "data", "split")
-
-
 JUDGED = ("best_single", "hard_vote", "geometric_mean", "member_class")
 
 
 @pytest.fixture(scope="module")
 def bundles(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A bundle a rule."""
+    """A bundle per rule."""
     folder = tmp_path_factory.mktemp("bundles")
     found = {}
     for name in JUDGED:
-        ensemble = {**tiny_run.ensemble, "verdict": {**tiny_run.ensemble["verdict"], "rule": name}}
-        found[name] = export(FACTS, ensemble, tiny_run.checkpoints, folder / name)
+        found[name] = export(FACTS, with_shipped(tiny_run.ensemble, name), tiny_run.checkpoints, folder / name)
     return found
 
 
@@ -89,34 +86,31 @@ def predictors(bundles: dict[str, Path]) -> dict[str, Predictor]:
 def stores(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
     """All members' logits through files, image by image, as the logits stage writes them."""
     root = tmp_path_factory.mktemp("logits")
-    for member in tiny_run.ensemble["members"]:
-        folder = tiny_run.checkpoints[member["trial"]]
+    for member in tiny_run.ensemble.members:
+        folder = tiny_run.checkpoints[member.trial]
         recipe = Recipe.model_validate(json.loads((folder / "best.json").read_text(encoding="utf-8"))["recipe"])
         model = load_model(recipe, 3, folder / "best.safetensors")
-        for view in member["views"]:
-            header = LogitHeader(
-                trial=member["trial"], recipe_hash=recipe.hash, family=recipe.family, split="holdout", view=view,
-                classes=tuple(tiny_run.ensemble["classes"]), stride=model.stride, data_fingerprint="data",
-                split_fingerprint="split", checkpoint_fingerprint="c",
-            )  # fmt: skip
-            with LogitWriter(root / member["trial"], header) as writer:
+        for view in member.views:
+            classes = tiny_run.ensemble.classes
+            header = make_header(member.trial, classes=classes, split="holdout", view=view, stride=model.stride)
+            with LogitWriter(root / member.trial, header) as writer:
                 for name, logits in view_logits(
                     model, Pictures(tiny_run.images), list(tiny_run.images), View.parse(view),
                     short_px=recipe.augmentation.short_px, device="cpu", batch_size=1, amp="auto",
                 ):  # fmt: skip
                     writer.add(name, logits, tiny_run.images[name].shape[:2])
-    return [LogitStore(root / member["trial"]) for member in tiny_run.ensemble["members"]]
+    return [LogitStore(root / member.trial) for member in tiny_run.ensemble.members]
 
 
 @pytest.mark.parametrize("rule", JUDGED)
 def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
     tiny_run: Any, predictors: dict[str, Predictor], stores: list[LogitStore], rule: str
 ) -> None:
-    chosen = next(one for one in tiny_run.ensemble["rules"] if one["name"] == rule)
-    vote = Vote(chosen["vote"], np.array(chosen["weights"], dtype=np.float32))
+    chosen = tiny_run.ensemble.rule(rule)
+    vote = Vote(chosen.vote, np.array(chosen.weights, dtype=np.float32))
     predicted = dict(predictors[rule].predict_many(tiny_run.images))
     for name, image in tiny_run.images.items():
-        looks = zip(stores, chosen["views"], chosen["temperatures"], strict=True)
+        looks = zip(stores, chosen.views, chosen.temperatures, strict=True)
         q = np.stack([probabilities(s, v, name, temperature=t) for s, v, t in looks])  # (M,K,H,W)
         expected = vote_labels(q.reshape(3, 3, -1), vote).reshape(image.shape[:2])
         assert (predicted[name] == expected).mean() > 0.9995  # a batch of another size may move a logit's last bit
@@ -126,18 +120,17 @@ def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
 def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
     tiny_run: Any, stores: list[LogitStore], photos: Path, tmp_path: Path, rule: str
 ) -> None:
-    of = next(one for one in tiny_run.ensemble["rules"] if one["name"] == rule)
-    sizes = {"min_component": [2.0**-8, 0.0, 2.0**-6], "max_hole": [2.0**-8, 2.0**-7, 0.0]}
-    row = {**of, "name": "postprocessed", "of": rule, "postprocess": sizes}
-    verdict = {**tiny_run.ensemble["verdict"], "rule": "postprocessed"}
-    ensemble = {**tiny_run.ensemble, "rules": [*tiny_run.ensemble["rules"], row], "verdict": verdict}
-    bundle = export(FACTS, ensemble, tiny_run.checkpoints, tmp_path / "bundle")
+    of = tiny_run.ensemble.rule(rule)
+    sizes = Postprocess(min_component=(2.0**-8, 0.0, 2.0**-6), max_hole=(2.0**-8, 2.0**-7, 0.0))
+    row = of.model_copy(update={"name": "postprocessed", "of": rule, "postprocess": sizes})
+    ensemble = tiny_run.ensemble.model_copy(update={"rules": (*tiny_run.ensemble.rules, row)})
+    bundle = export(FACTS, with_shipped(ensemble, "postprocessed"), tiny_run.checkpoints, tmp_path / "bundle")
     assert run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out", "--batch-size", 1).exit_code == 0
-    vote = Vote(of["vote"], np.array(of["weights"], dtype=np.float32))
-    ballot, changed = Ballot(Look(tuple(map(tuple, of["views"])), tuple(of["temperatures"])), (vote,)), 0
+    vote = Vote(of.vote, np.array(of.weights, dtype=np.float32))
+    ballot, changed = Ballot(Look(of.views, of.temperatures), (vote,)), 0
     for name in tiny_run.images:
         plain = label_map(stores, ballot, name)
-        expected = postprocess(plain, Postprocess(**sizes))
+        expected = postprocess(plain, sizes)
         with Image.open((tmp_path / "out" / name).with_suffix(".png")) as png:
             np.testing.assert_array_equal(np.array(png), expected)
         changed += int((expected != plain).sum())
@@ -153,7 +146,7 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         name: (image[..., 0] > 99).astype(np.uint8) + (image[..., 1] > 180) for name, image in images.items()
     }.get
     records = tuple(ImageRecord(name, Path(name), 40, 56, name, "train") for name in names)
-    cache.index = SegIndex("tiny", records, tuple(tiny_run.ensemble["classes"]), "data", grouped=False)
+    cache.index = SegIndex("tiny", records, tiny_run.ensemble.classes, "data", grouped=False)
     split = Split((), tuple(names[:5]), tuple(names[5:]), "split")
     stores: dict[str, list[LogitStore]] = {"val": [], "holdout": []}
     for trial, folder in tiny_run.checkpoints.items():
@@ -172,18 +165,15 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         stores["val"], stores["holdout"], cache, cache.index, split, options,
         background=True, out_dir=tmp_path, opened_at="2026-05-01T12:00:00+00:00",
     )  # fmt: skip
-    assert ensemble["cost_unit"] == "ms"
-    for rule in (
-        one
-        for one in ensemble["rules"]
-        if one["name"] in ("best_single", "hard_vote", "geometric_mean", "member_class")
-    ):
-        shipped = {**ensemble, "verdict": {**ensemble["verdict"], "rule": rule["name"]}}
-        bundle = read_bundle(export(FACTS, shipped, tiny_run.checkpoints, tmp_path / "bundle"))
+    assert ensemble.cost_unit == "ms"
+    for rule in map(ensemble.rule, JUDGED):
+        bundle = read_bundle(
+            export(FACTS, with_shipped(ensemble, rule.name), tiny_run.checkpoints, tmp_path / "bundle")
+        )
         predicted = Predictor(bundle, device="cpu").predict_many({name: images[name] for name in split.holdout_ids})
         counts = sum(confusion(cache.label(name), label, 3) for name, label in predicted)
-        assert float(miou(counts)) == pytest.approx(rule["holdout"]["miou"], abs=1e-4), rule["name"]
-        assert bundle.manifest.scores.holdout.miou == rule["holdout"]["miou"]
+        assert float(miou(counts)) == pytest.approx(rule.holdout.miou, abs=1e-4), rule.name
+        assert bundle.manifest.scores.holdout.miou == rule.holdout.miou
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_labels(tiny_run: Any, predictors: dict[str, Predictor]) -> None:

@@ -120,8 +120,8 @@ def child(root: Path, num_images: int, sample_mb: int) -> dict[str, Any]:
         "cpu_s": time.process_time() - cpu,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "imports_gb": baseline * 1024 / 1e9,
-        "holdout_miou": {rule["name"]: rule["holdout"]["miou"] for rule in result["rules"]},
-        "verdict": result["verdict"]["sentence"],
+        "holdout_miou": {rule.name: rule.holdout.miou for rule in result.rules},
+        "verdict": result.verdict.sentence,
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import with_shipped
 from safetensors import safe_open
 
 from analysis.bundle.export import BundleFacts, _licences, export
@@ -19,8 +20,9 @@ def test_only_members_with_a_weight_ship(tiny_run: Any, tmp_path: Path) -> None:
     folder = export(FACTS, tiny_run.ensemble, tiny_run.checkpoints, tmp_path / "bundle")
     manifest = read_bundle(folder).manifest
     assert [member.trial for member in manifest.members] == ["0000", "0002"]
-    shipped = tiny_run.ensemble["rules"][-1]
-    assert [list(row) for row in manifest.weights] == [shipped["weights"][0], shipped["weights"][2]]
+    shipped = tiny_run.ensemble.rules[-1]
+    assert manifest.weights == (shipped.weights[0], shipped.weights[2])
+    assert manifest.fitted == shipped.fitted.of_used()
     assert manifest.members[1].views == ("s1.50-none",)
     assert manifest.members[0].short_px == 64
     assert manifest.licences == ("images of trash: CC BY 4.0",)
@@ -38,11 +40,7 @@ def test_a_bundle_is_safetensors_and_json_and_nothing_else(tiny_run: Any, tmp_pa
 
 
 def test_the_single_model_ships_alone(tiny_run: Any, tmp_path: Path) -> None:
-    ensemble = {
-        **tiny_run.ensemble,
-        "verdict": {**tiny_run.ensemble["verdict"], "rule": "best_single", "ship": "single"},
-    }
-    folder = export(FACTS, ensemble, tiny_run.checkpoints, tmp_path / "bundle")
+    folder = export(FACTS, with_shipped(tiny_run.ensemble, "best_single"), tiny_run.checkpoints, tmp_path / "bundle")
     assert [member.trial for member in read_bundle(folder).manifest.members] == ["0000"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_score
 
 from analysis.bundle.manifest import BundleError, Scores, read_bundle, sha256_of
 from analysis.report.palette import palette
@@ -13,19 +14,19 @@ from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, ensemble_maker: Any) -> Path:
+def bundle(tmp_path: Path) -> Path:
     weights = tmp_path / "member-0.safetensors"
     weights.write_bytes(bytes(range(256)))
     recipe = Recipe(backbone=Backbone(name="test_resnet"), head=SegFormerHead())
     member = {"trial": "0000", "weights": weights.name, "num_bytes": 256, "sha256": sha256_of(weights)}
     member |= {"recipe": recipe.model_dump(mode="json"), "mean": [0.5] * 3, "std": [0.2] * 3}
     member |= {"views": ["s1.00-none"], "short_px": None}
-    rule = ensemble_maker(["a", "b"], [{"views": ["s1.00-none"]}])["rules"][0]
+    score = make_score(0.5, 2).model_dump()
     manifest = {
         "format": "segsearch-bundle/1", "versions": {}, "data": "d", "data_fingerprint": "1", "split_fingerprint": "2",
         "classes": ["a", "b"], "background": False, "palette": palette(2, background=False).tolist(),
         "rule": "best_single", "vote": "soft", "members": [member], "weights": [[1.0, 1.0]],
-        "scores": {n: rule[n] for n in Scores.model_fields},
+        "scores": dict.fromkeys(Scores.model_fields, score),
         "sentence": "Ship it.", "caveats": [], "licences": [],
     }  # fmt: skip
     (tmp_path / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_header
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
@@ -17,10 +18,10 @@ from analysis.ensemble import app
 from analysis.ensembling.external_members import RasterLabels, collect, judge_members
 from analysis.ensembling.external_predictions import names_of, read_folder
 from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.result import EnsembleResult
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
 OPTIONS = EnsembleOptions(sample_bytes=2**21, resamples=200, folds=3)
@@ -156,10 +157,7 @@ def test_shards_with_classes_in_another_order_are_put_in_order_by_name(
     labels: RasterLabels, tmp_path: Path, dtype: Any
 ) -> None:
     ids, classes = all_ids(labels)[:2], labels.index.classes
-    header = LogitHeader(
-        trial="t", recipe_hash="r", family="f", split="val", view="s1.00-none", classes=classes[::-1], stride=1,
-        data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint="c", dtype=dtype,
-    )  # fmt: skip
+    header = make_header(classes=classes[::-1], dtype=dtype)
     with LogitWriter(tmp_path, header) as writer:
         for image_id in ids:
             writer.add(image_id, logits_of(labels, image_id, 0)[::-1].astype(np.float16), labels.size(image_id))
@@ -188,8 +186,8 @@ def test_three_calls_end_in_a_verdict(labels: RasterLabels, tmp_path: Path) -> N
     folders = [write_member(tmp_path / str(s), labels, "npz", all_ids(labels), s) for s in (1, 2, 3)]
     members = collect(folders, labels, tmp_path / "out")
     result = judge_members(members, labels, tmp_path / "out", OPTIONS, opened_at="2026-01-01T00:00:00+00:00")
-    assert result["verdict"]["ship"] == "ensemble"  # three equals with noise of their own
-    assert json.loads((tmp_path / "out/ensemble.json").read_text()) == result
+    assert result.verdict.ship == "ensemble"  # three equals with noise of their own
+    assert EnsembleResult.read(tmp_path / "out/ensemble.json") == result
 
 
 def test_the_command_says_what_is_wrong_and_ends_with_2(card: Path, tmp_path: Path) -> None:

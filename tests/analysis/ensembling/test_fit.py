@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_header
 from safetensors import safe_open
 
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.rules import RULES
 from analysis.ensembling.verdict import never_predicted
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
 from analysis.voting.votes import Vote, vote_labels
 from trainables.data.index import ImageRecord, SegIndex, Split
-from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 from trainables.metrics import miou
 
@@ -55,11 +56,7 @@ def write_member(
     """Logits that know class k with strength skill[k]; noise of its own a view."""
     for split, ids in (("val", VAL), ("holdout", HOLDOUT)):
         for v, view in enumerate(views):
-            header = LogitHeader(
-                trial=trial, recipe_hash=trial, family="mit", split=split, view=view,  # type: ignore[arg-type]
-                classes=tuple("abcde"), stride=2, data_fingerprint="d", split_fingerprint="s",
-                checkpoint_fingerprint=trial,
-            )  # fmt: skip
+            header = make_header(trial, classes="abcde", split=split, view=view, stride=2)
             with LogitWriter(root / trial / split, header) as writer:
                 for i, image_id in enumerate(ids):
                     truth = Labels().grid(image_id)
@@ -68,7 +65,7 @@ def write_member(
                     writer.add(image_id, (1.5 * noise + strength).astype(np.float16), SIZE)
 
 
-def run(root: Path, out: Path, trials: list[str], options: EnsembleOptions = OPTIONS, **more: Any) -> dict[str, Any]:
+def run(root: Path, out: Path, trials: list[str], options: EnsembleOptions = OPTIONS, **more: Any) -> EnsembleResult:
     grouped = bool(more.pop("grouped", False))
     groups = more.pop("groups", {})
     records = tuple(
@@ -94,106 +91,106 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(members: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def result(members: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EnsembleResult, Path]:
     out = tmp_path_factory.mktemp("run")
     return run(members, out, ["noise", "left", "right"], CALIBRATING), out
 
 
-def test_two_members_that_know_different_classes_ship_as_an_ensemble(result: tuple[dict[str, Any], Path]) -> None:
-    verdict = result[0]["verdict"]
-    assert verdict["ship"] == "ensemble"
-    assert verdict["gain"]["low"] > 0
-    assert verdict["sentence"].startswith("ship the ensemble of ")
-    assert "over the best single model on 24 images that nothing was fitted to" in verdict["sentence"]
+def test_two_members_that_know_different_classes_ship_as_an_ensemble(result: tuple[EnsembleResult, Path]) -> None:
+    verdict = result[0].verdict
+    assert verdict.ship == "ensemble"
+    assert verdict.gain.low > 0
+    assert verdict.sentence.startswith("ship the ensemble of ")
+    assert "over the best single model on 24 images that nothing was fitted to" in verdict.sentence
 
 
-def test_members_come_best_first_and_rules_from_plain_to_rich(result: tuple[dict[str, Any], Path]) -> None:
-    scores = [member["val_miou"] for member in result[0]["members"]]
+def test_members_come_best_first_and_rules_from_plain_to_rich(result: tuple[EnsembleResult, Path]) -> None:
+    scores = [member.val_miou for member in result[0].members]
     assert scores == sorted(scores, reverse=True)
-    assert result[0]["members"][-1]["trial"] == "noise"
-    assert [rule["name"] for rule in result[0]["rules"]] == [*RULES, "postprocessed"]  # specks of noise: it pays
+    assert result[0].members[-1].trial == "noise"
+    assert [rule.name for rule in result[0].rules] == [*RULES, "postprocessed"]  # specks of noise: it pays
 
 
 def test_the_file_is_what_was_returned_and_its_scores_are_those_of_the_stored_counts(
-    result: tuple[dict[str, Any], Path],
+    result: tuple[EnsembleResult, Path],
 ) -> None:
     answer, out = result
-    assert json.loads((out / "ensemble.json").read_text()) == answer
+    assert EnsembleResult.read(out / "ensemble.json") == answer
     with safe_open(out / "confusions.safetensors", "numpy") as file:
         assert json.loads(file.metadata()["val_ids"]) == list(VAL)
-        for rule in answer["rules"]:
+        for rule in answer.rules:
             for scoring in ("val_fitted", "val_crossfit", "holdout"):
-                counts = file.get_tensor(f"{rule['name']}/{scoring}")
+                counts, score = file.get_tensor(f"{rule.name}/{scoring}"), getattr(rule, scoring)
                 assert counts.shape[0] == (len(HOLDOUT) if scoring == "holdout" else len(VAL))
-                assert rule[scoring]["miou"] == miou(counts.sum(0))
-                assert rule[scoring]["low"] <= rule[scoring]["miou"] <= rule[scoring]["high"]
-        shipped = file.get_tensor(f"{answer['verdict']['rule']}/holdout")
-    assert answer["confusion"]["counts"] == shipped.sum(0).tolist()
-    assert [image["miou_shipped"] for image in answer["images"]] == miou(shipped).tolist()
+                assert score.miou == miou(counts.sum(0))
+                assert score.low <= score.miou <= score.high
+        shipped = file.get_tensor(f"{answer.verdict.rule}/holdout")
+    np.testing.assert_array_equal(answer.confusion.counts, shipped.sum(0))
+    assert [image.miou_shipped for image in answer.images] == miou(shipped).tolist()
 
 
-def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result: tuple[dict[str, Any], Path]) -> None:
+def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result: tuple[EnsembleResult, Path]) -> None:
     from analysis.voting.probabilities import probabilities
     from trainables.metrics import confusion
 
     answer, _ = result
     stores = {t: LogitStore(members / t / "holdout") for t in ("noise", "left", "right")}
-    for rule in answer["rules"]:
-        if rule["vote"] != "soft":
+    for rule in answer.rules:
+        if rule.vote != "soft":
             continue
-        weights = np.array(rule["weights"], np.float32)
+        weights = np.array(rule.weights, np.float32)
         counts = np.zeros((5, 5), np.int64)
-        steps = Postprocess(**rule.get("postprocess", {"min_component": [], "max_hole": []}))
+        steps = rule.postprocess or Postprocess(min_component=(), max_hole=())
         for image_id in HOLDOUT:
-            looks = zip(answer["members"], weights, rule["views"], rule["temperatures"], strict=True)
+            looks = zip(answer.members, weights, rule.views, rule.temperatures, strict=True)
             scores = [
-                row[:, None, None] * probabilities(stores[m["trial"]], views, image_id, temperature=t)
+                row[:, None, None] * probabilities(stores[m.trial], views, image_id, temperature=t)
                 for m, row, views, t in looks
                 if row.any()
             ]  # (K,H,W) a member
             labels = np.sum(scores, 0).argmax(0).astype(np.uint8)
             counts += confusion(Labels().label(image_id), postprocess(labels, steps), 5)
-        assert miou(counts) == pytest.approx(rule["holdout"]["miou"], abs=1e-4)
+        assert miou(counts) == pytest.approx(rule.holdout.miou, abs=1e-4)
 
 
-def test_post_processing_is_a_row_of_its_own_that_ships_and_is_said(result: tuple[dict[str, Any], Path]) -> None:
+def test_post_processing_is_a_row_of_its_own_that_ships_and_is_said(result: tuple[EnsembleResult, Path]) -> None:
     answer = result[0]
-    by_name = {rule["name"]: rule for rule in answer["rules"]}
-    row, plain = by_name["postprocessed"], by_name[answer["postprocess"]["rule"]]
-    assert answer["verdict"]["rule"] == answer["confusion"]["rule"] == "postprocessed"
-    assert answer["postprocess"]["steps"] == row["postprocess"]
-    assert answer["postprocess"]["gain"]["gain"] == row["val_crossfit"]["miou"] - plain["val_crossfit"]["miou"]
-    assert row["weights"] == plain["weights"]
-    assert any("of the gain, post-processing makes" in caveat for caveat in answer["caveats"])
+    by_name = {rule.name: rule for rule in answer.rules}
+    row, plain = by_name["postprocessed"], by_name[answer.postprocess.rule]
+    assert answer.verdict.rule == answer.confusion.rule == "postprocessed"
+    assert answer.postprocess.steps == row.postprocess
+    assert answer.postprocess.gain.gain == row.val_crossfit.miou - plain.val_crossfit.miou
+    assert row.weights == plain.weights
+    assert any("of the gain, post-processing makes" in caveat for caveat in answer.caveats)
 
 
 def test_post_processing_that_is_off_leaves_the_rules_alone(
-    members: Path, result: tuple[dict[str, Any], Path], tmp_path: Path
+    members: Path, result: tuple[EnsembleResult, Path], tmp_path: Path
 ) -> None:
     answer = run(members, tmp_path, ["noise", "left", "right"], CALIBRATING.model_copy(update={"postprocess": "off"}))
-    assert answer["rules"] == result[0]["rules"][:-1]
-    assert answer["verdict"]["rule"] == result[0]["postprocess"]["rule"]
-    assert answer["postprocess"]["reason"] == "ensemble.postprocess is off"
+    assert answer.rules == result[0].rules[:-1]
+    assert answer.verdict.rule == result[0].postprocess.rule
+    assert answer.postprocess.reason == "ensemble.postprocess is off"
 
 
 def test_pure_noise_beside_a_good_member_ships_the_single(members: Path, tmp_path: Path) -> None:
     # not `left`: to a member that is blind to some classes, noise is a bias for these that truly gains
-    verdict = run(members, tmp_path, ["good", "noise", "noise2"])["verdict"]
-    assert verdict["ship"] == "single"
-    assert verdict["sentence"].startswith("ship the single model")
+    verdict = run(members, tmp_path, ["good", "noise", "noise2"]).verdict
+    assert verdict.ship == "single"
+    assert verdict.sentence.startswith("ship the single model")
 
 
 def test_one_candidate_is_a_single(members: Path, tmp_path: Path) -> None:
     answer = run(members, tmp_path, ["left"])
-    assert answer["verdict"]["ship"] == "single"
-    scores = {rule["name"]: rule["holdout"]["miou"] for rule in answer["rules"]}
+    assert answer.verdict.ship == "single"
+    scores = {rule.name: rule.holdout.miou for rule in answer.rules}
     assert scores["best_single"] == scores["hard_vote"] == scores["soft_vote"] == scores["member"] == scores["greedy"]
 
 
 def test_a_member_that_is_a_soup_names_its_ingredients(members: Path, tmp_path: Path) -> None:
     parts = ("00001 epoch 8", "00001 epoch 7")
     answer = run(members, tmp_path, ["noise", "left"], ingredients={"left": parts})
-    assert [member.get("ingredients") for member in answer["members"]] == [list(parts), None]
+    assert [member.ingredients for member in answer.members] == [parts, None]
 
 
 def test_no_holdout_label_is_read_before_all_is_decided(members: Path, tmp_path: Path) -> None:
@@ -211,8 +208,8 @@ def test_no_holdout_label_is_read_before_all_is_decided(members: Path, tmp_path:
 def test_a_second_opening_is_marked(members: Path, tmp_path: Path) -> None:
     run(members, tmp_path, ["left", "right"])
     again = run(members, tmp_path, ["left", "right"], opened_at="2025-02-02T00:00:00+00:00")
-    assert [entry["at"][:10] for entry in again["holdout_opened"]] == ["2025-01-01", "2025-02-02"]
-    assert any("opened before" in caveat for caveat in again["caveats"])
+    assert [entry.at[:10] for entry in again.holdout_opened] == ["2025-01-01", "2025-02-02"]
+    assert any("opened before" in caveat for caveat in again.caveats)
 
 
 def test_equal_input_gives_an_equal_file(members: Path, tmp_path: Path) -> None:
@@ -226,20 +223,20 @@ def test_shuffled_holdout_labels_give_no_gain(members: Path, tmp_path: Path) -> 
         def label(self, image_id: str) -> np.ndarray:
             return super().label(HOLDOUT[(HOLDOUT.index(image_id) + 5) % 24] if image_id in HOLDOUT else image_id)
 
-    assert run(members, tmp_path, ["left", "right"], labels=Shuffled())["verdict"]["ship"] == "single"
+    assert run(members, tmp_path, ["left", "right"], labels=Shuffled()).verdict.ship == "single"
 
 
 def test_few_groups_are_cross_fitted_in_blocks_and_said_so(members: Path, tmp_path: Path) -> None:
     groups = {i: i.split("/")[0] for i in (*VAL, *HOLDOUT)}
     answer = run(members, tmp_path, ["left", "right"], grouped=True, groups=groups)
-    assert answer["unit"] == "image"
-    assert any("blocks" in caveat for caveat in answer["caveats"])
-    assert any("hold-out has 1 group" in caveat for caveat in answer["caveats"])
+    assert answer.unit == "image"
+    assert any("blocks" in caveat for caveat in answer.caveats)
+    assert any("hold-out has 1 group" in caveat for caveat in answer.caveats)
 
 
 def test_many_groups_are_the_unit_of_the_intervals(members: Path, tmp_path: Path) -> None:
     groups = {i: f"{i[:3]}{int(i[-6:-4]) // 2}" for i in (*VAL, *HOLDOUT)}
-    assert run(members, tmp_path, ["left", "right"], grouped=True, groups=groups)["unit"] == "group"
+    assert run(members, tmp_path, ["left", "right"], grouped=True, groups=groups).unit == "group"
 
 
 def test_views_that_pay_are_chosen(tmp_path: Path) -> None:
@@ -247,12 +244,13 @@ def test_views_that_pay_are_chosen(tmp_path: Path) -> None:
     write_member(tmp_path, "many", weak, 5, ("s1.00-none", "s1.00-horizontal"))
     write_member(tmp_path, "one", weak, 6)
     answer = run(tmp_path, tmp_path / "out", ["one", "many"])
-    assert answer["members"][0]["trial"] == "many"
-    assert answer["members"][0]["views"] == ["s1.00-none", "s1.00-horizontal"]
-    views = {rule["name"]: rule["views"] for rule in answer["rules"]}
-    assert views["best_single"] == views["best_single_class"] == [["s1.00-none"], []]
-    assert views["best_single_views"] == [["s1.00-none", "s1.00-horizontal"], []]
-    scores = {rule["name"]: rule["val_crossfit"]["miou"] for rule in answer["rules"]}
+    assert answer.members[0].trial == "many"
+    both = ("s1.00-none", "s1.00-horizontal")
+    assert answer.members[0].views == both
+    views = {rule.name: rule.views for rule in answer.rules}
+    assert views["best_single"] == views["best_single_class"] == (("s1.00-none",), ())
+    assert views["best_single_views"] == (both, ())
+    scores = {rule.name: rule.val_crossfit.miou for rule in answer.rules}
     assert scores["best_single_views"] > scores["best_single"]
 
 
@@ -274,9 +272,9 @@ def test_8_bit_logits_give_almost_the_same_scores(members: Path, tmp_path: Path)
                 for i in store.image_ids:
                     writer.add(i, np.asarray(store.logits("s1.00-none", i), np.float16), SIZE)
     both = [run(root, tmp_path / f"out{n}", ["left", "right"]) for n, root in enumerate((members, tmp_path))]
-    for plain, rounded in zip(*(answer["rules"] for answer in both), strict=True):
-        if plain["name"] in ("best_single", "soft_vote", "hard_vote"):  # nothing fitted
-            assert rounded["holdout"]["miou"] == pytest.approx(plain["holdout"]["miou"], abs=2e-3)
+    for plain, rounded in zip(*(answer.rules for answer in both), strict=True):
+        if plain.name in ("best_single", "soft_vote", "hard_vote"):  # nothing fitted
+            assert rounded.holdout.miou == pytest.approx(plain.holdout.miou, abs=2e-3)
 
 
 def test_nan_logits_of_another_tool_are_named_by_member_and_image(members: Path, tmp_path: Path) -> None:
@@ -322,20 +320,20 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("budget", [2.0, 5.0, 9.0])
 def test_no_rule_costs_more_than_the_budget(timed: Path, tmp_path: Path, budget: float) -> None:
     answer = run(timed, tmp_path, ["cheap", "dear"], OPTIONS.model_copy(update={"latency_budget_ms": budget}))
-    assert answer["cost_unit"] == "ms"
-    assert all(0 < rule["cost"] <= budget for rule in answer["rules"])
-    assert all(row["ms"] <= budget for row in answer["pareto"])
+    assert answer.cost_unit == "ms"
+    assert all(0 < rule.cost <= budget for rule in answer.rules)
+    assert all(row.ms <= budget for row in answer.pareto)
     if budget == 2.0:  # one plain view: there is nothing to join
-        assert answer["verdict"]["ship"] == "single"
+        assert answer.verdict.ship == "single"
 
 
 def test_the_front_rises_with_the_cost(timed: Path, tmp_path: Path) -> None:
     answer = run(timed, tmp_path, ["cheap", "dear"])
-    front = [row for row in answer["pareto"] if row["front"]]
-    assert [row["ms"] for row in front] == sorted({row["ms"] for row in front})
-    assert [row["miou_crossfit"] for row in front] == sorted({row["miou_crossfit"] for row in front})
-    assert front[0]["members"] == ["cheap"]
-    assert front[-1]["ms"] == answer["rules"][-1]["cost"] == 18.0  # all four views are of use
+    front = [row for row in answer.pareto if row.front]
+    assert [row.ms for row in front] == sorted({row.ms for row in front})
+    assert [row.miou_crossfit for row in front] == sorted({row.miou_crossfit for row in front})
+    assert front[0].members == ("cheap",)
+    assert front[-1].ms == answer.rules[-1].cost == 18.0  # all four views are of use
 
 
 def test_a_budget_that_no_member_keeps_is_refused_with_figures(timed: Path, tmp_path: Path) -> None:
@@ -345,7 +343,7 @@ def test_a_budget_that_no_member_keeps_is_refused_with_figures(timed: Path, tmp_
 
 def test_without_measured_costs_views_are_counted_and_a_budget_is_refused(members: Path, tmp_path: Path) -> None:
     answer = run(members, tmp_path, ["left", "right"])
-    assert answer["cost_unit"] == "views"
-    assert answer["rules"][-1]["cost"] == 2
+    assert answer.cost_unit == "views"
+    assert answer.rules[-1].cost == 2
     with pytest.raises(ValueError, match="run the logits stage again, which measures them"):
         run(members, tmp_path, ["left"], OPTIONS.model_copy(update={"latency_budget_ms": 5.0}))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import make_header, make_store
 
 from analysis.ensembling.bootstrap import draw
 from analysis.ensembling.crossfit import Folds
@@ -15,8 +16,7 @@ from analysis.postprocess.options import Postprocess
 from analysis.voting.score_images import label_map
 from analysis.voting.view_config import Ballot, Look
 from analysis.voting.votes import Vote
-from trainables.logits.shard_format import LogitHeader
-from trainables.logits.store import LogitStore, LogitWriter
+from trainables.logits.store import LogitStore
 from trainables.metrics import confusion, miou
 
 K, SIDE, SALT = 3, 32, 6  # the largest size is 4 of 32 x 32 pixels
@@ -44,14 +44,8 @@ class Truth:
 
 def predicted(root: Path, maps: dict[str, np.ndarray]) -> list[LogitStore]:
     """A member whose labels are these."""
-    header = LogitHeader(
-        trial="a", recipe_hash="a", family="mit", split="val", view="s1.00-none", classes=tuple("abc"), stride=1,
-        data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint="c",
-    )  # fmt: skip
-    with LogitWriter(root, header) as writer:
-        for image_id, label in maps.items():
-            writer.add(image_id, (9 * (np.arange(K)[:, None, None] == label)).astype(np.float16), label.shape)
-    return [LogitStore(root)]
+    logits = {image_id: 9 * (np.arange(K)[:, None, None] == label) for image_id, label in maps.items()}
+    return [make_store(root, make_header(classes="abc"), logits, (SIDE, SIDE))]
 
 
 def filled(truth: Truth) -> dict[str, np.ndarray]:
@@ -72,7 +66,7 @@ def test_salt_is_removed_and_the_gain_is_the_one_computed_by_hand(tmp_path: Path
     zero, two = 20 * SIDE - 48, 48  # pixels of class 0 and 2
     by_hand = 1 - ((zero - SALT) / zero + 1 + two / (two + SALT)) / 3
     assert found.step is not None
-    assert found.step["gain"] == pytest.approx(by_hand, abs=1e-12)
+    assert found.step.gain == pytest.approx(by_hand, abs=1e-12)
     assert found.crossfitted is not None
     assert miou(found.crossfitted.sum(0)) == 1
 

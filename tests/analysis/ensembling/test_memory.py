@@ -6,11 +6,11 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+from factories import make_header
 
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from trainables.data.index import ImageRecord, SegIndex, Split
-from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
 CLASSES, SIZE, MEMBERS = tuple("abcde"), (96, 112), ("u", "v")
@@ -26,10 +26,7 @@ class Blocks:
 
 def stores_of(folder: Path, ids: tuple[str, ...], split: str) -> list[LogitStore]:
     for seed, trial in enumerate(MEMBERS):
-        header = LogitHeader(
-            trial=trial, recipe_hash="", family="f", split=split, view="s1.00-none",  # type: ignore[arg-type]
-            classes=CLASSES, stride=4, data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint=trial,
-        )  # fmt: skip
+        header = make_header(trial, classes=CLASSES, split=split, stride=4)
         rng = np.random.default_rng(seed)
         with LogitWriter(folder / trial / split, header) as writer:
             for image_id in ids:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_header
 
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.result import EnsembleResult
 from trainables.data.index import ImageRecord, SegIndex, Split
-from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
 K, GRID, SIZE = 3, (6, 6), (12, 12)
@@ -34,15 +34,12 @@ class Labels:
         return label
 
 
-def judged(root: Path, skills: list[tuple[float, ...]], seeds: list[int], labels: Labels) -> dict[str, Any]:
+def judged(root: Path, skills: list[tuple[float, ...]], seeds: list[int], labels: Labels) -> EnsembleResult:
     """The stage's answer on members that know class k with strength skill[k]; equal seeds have equal noise."""
     stores: dict[str, list[LogitStore]] = {"val": [], "holdout": []}
     for m, (skill, seed) in enumerate(zip(skills, seeds, strict=True)):
         for part, ids in (("val", VAL), ("holdout", HOLDOUT)):
-            header = LogitHeader(
-                trial=str(m), recipe_hash="", family="f", split=part, view="s1.00-none",  # type: ignore[arg-type]
-                classes=tuple("abc"), stride=2, data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint="c",
-            )  # fmt: skip
+            header = make_header(str(m), classes="abc", split=part, stride=2)
             with LogitWriter(root / str(m) / part, header) as writer:
                 for i, image_id in enumerate(ids):
                     noise = np.random.default_rng([labels.seed, seed, i, len(part)]).normal(size=(K, *GRID))
@@ -62,7 +59,7 @@ def judged(root: Path, skills: list[tuple[float, ...]], seeds: list[int], labels
 @pytest.mark.parametrize("best", [0.0, 2.5], ids=["nothing-but-noise", "beside-a-good-one"])
 def test_pure_noise_ships_the_single_in_95_of_100(tmp_path: Path, best: float) -> None:
     shipped = [
-        judged(tmp_path / str(seed), [(best,) * K, (0.0,) * K, (0.0,) * K], [1, 2, 3], Labels(seed))["verdict"]["ship"]
+        judged(tmp_path / str(seed), [(best,) * K, (0.0,) * K, (0.0,) * K], [1, 2, 3], Labels(seed)).verdict.ship
         for seed in range(100)
     ]
     assert shipped.count("single") >= 95
@@ -70,18 +67,19 @@ def test_pure_noise_ships_the_single_in_95_of_100(tmp_path: Path, best: float) -
 
 def test_copies_of_one_member_are_that_member(tmp_path: Path) -> None:
     answer = judged(tmp_path, [(2.0,) * K] * 3, [1, 1, 1], Labels(0))
-    rules = {rule["name"]: rule for rule in answer["rules"]}
+    rules = {rule.name: rule for rule in answer.rules}
     for scoring in ("val_crossfit", "holdout"):
         for name in ("hard_vote", "soft_vote", "geometric_mean", "greedy", "member"):
-            assert rules[name][scoring] == rules["best_single"][scoring], name
+            assert getattr(rules[name], scoring) == getattr(rules["best_single"], scoring), name
         for name in ("soft_class", "member_class"):
-            assert rules[name][scoring]["miou"] == pytest.approx(rules["best_single_class"][scoring]["miou"], abs=0.01)
-    assert answer["verdict"]["ship"] == "single"
+            found, plain = (getattr(rules[rule], scoring).miou for rule in (name, "best_single_class"))
+            assert found == pytest.approx(plain, abs=0.01)
+    assert answer.verdict.ship == "single"
 
 
 def test_members_each_perfect_on_some_classes_make_an_ensemble_that_is_right_everywhere(tmp_path: Path) -> None:
     answer = judged(tmp_path, [(9.0, 9.0, 0.0), (9.0, 0.0, 9.0)], [1, 2], Labels(1))
-    rules = {rule["name"]: rule for rule in answer["rules"]}
-    assert rules["best_single"]["holdout"]["miou"] < 0.9
-    assert answer["verdict"]["ship"] == "ensemble"
-    assert rules[answer["verdict"]["rule"]]["holdout"]["miou"] > 0.99
+    rules = {rule.name: rule for rule in answer.rules}
+    assert rules["best_single"].holdout.miou < 0.9
+    assert answer.verdict.ship == "ensemble"
+    assert rules[answer.verdict.rule].holdout.miou > 0.99

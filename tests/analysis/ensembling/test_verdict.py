@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from analysis.ensembling.bootstrap import Resampled, class_gains, draw, gain, resample, summary
+from analysis.ensembling.result import NO_GAIN, Gain
 from analysis.ensembling.verdict import climb, judge
 from trainables.metrics import miou
 
@@ -65,7 +64,7 @@ def test_intervals_hold_the_known_miou_in_at_least_93_of_100_draws() -> None:
     for seed in range(100):
         sample = np.random.default_rng([5, seed]).choice(20000, 80, replace=False)
         scores = summary(resampled(population[sample], seed))
-        held += scores["low"] <= known <= scores["high"]
+        held += scores.low <= known <= scores.high
     assert held >= 93
 
 
@@ -78,7 +77,7 @@ def test_pure_noise_climbs_and_ships_nothing_in_95_of_100() -> None:
         taken = climb(val)
         shared, plain, rich = images(rng, 60), images(rng, 60), images(rng, 60)
         step = gain(resampled(shared + rich, seed, 200), resampled(shared + plain, seed, 200))
-        shipped += judge(taken, 3, step, 60)["ship"] == "ensemble"
+        shipped += judge(taken, 3, step, 60).ship == "ensemble"
     assert shipped <= 5
 
 
@@ -91,19 +90,19 @@ def test_the_ladder_takes_a_real_gain_and_leaves_a_richer_equal() -> None:
 
 def test_equal_rules_have_no_gain() -> None:
     scores = resampled(images(np.random.default_rng(4), 30))
-    assert gain(scores, scores) == {"gain": 0.0, "low": 0.0, "high": 0.0, "p_positive": 0.0}
+    assert gain(scores, scores) == NO_GAIN
 
 
 def test_an_absent_class_has_no_iou() -> None:
     counts = images(np.random.default_rng(5), 20)
     counts[:, 3], counts[:, :, 3] = 0, 0
     scores = summary(resampled(counts))
-    assert (scores["iou"][3], scores["iou_low"][3], scores["iou_high"][3]) == (None, None, None)
-    assert all(value is not None for value in scores["iou"][:3])
+    assert (scores.iou[3], scores.iou_low[3], scores.iou_high[3]) == (None, None, None)
+    assert all(value is not None for value in scores.iou[:3])
 
 
-def step(low: float) -> dict[str, Any]:
-    return {"gain": low + 0.012, "low": low, "high": low + 0.025, "p_positive": 0.99}
+def step(low: float) -> Gain:
+    return Gain(gain=low + 0.012, low=low, high=low + 0.025, p_positive=0.99)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def step(low: float) -> dict[str, Any]:
 )  # fmt: skip
 def test_the_sentence(taken: str, members: int, low: float, ship: str, rule: str, sentence: str) -> None:
     verdict = judge(taken, members, step(low), 233)
-    assert (verdict["ship"], verdict["rule"], verdict["sentence"]) == (ship, rule, sentence)
+    assert (verdict.ship, verdict.rule, verdict.sentence) == (ship, rule, sentence)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +152,8 @@ def test_the_sentence_with_post_processing(
     taken: str, members: int, low: float, ship: str, rule: str, sentence: str
 ) -> None:
     verdict = judge(taken, members, step(low), 233, postprocessed=True)
-    assert (verdict["ship"], verdict["rule"]) == (ship, rule)
-    assert verdict["sentence"].startswith(sentence)
+    assert (verdict.ship, verdict.rule) == (ship, rule)
+    assert verdict.sentence.startswith(sentence)
 
 
 def test_a_class_that_falls_has_an_interval_below_zero() -> None:
@@ -163,5 +162,5 @@ def test_a_class_that_falls_has_an_interval_below_zero() -> None:
     after[:, 3], after[:, :, 3] = 0, 0
     changes = class_gains(resampled(after), resampled(before))
     assert list(changes) == [0, 1, 2]
-    assert changes[1]["high"] < 0
-    assert changes[1]["gain"] == pytest.approx(resampled(after).iou[1] - resampled(before).iou[1])
+    assert changes[1].high < 0
+    assert changes[1].gain == pytest.approx(resampled(after).iou[1] - resampled(before).iou[1])

@@ -7,11 +7,12 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from factories import as_json, make_ensemble, make_member, with_shipped
 
+from analysis.ensembling.result import EnsembleResult
 from analysis.report import charts, tables
 from analysis.report.gallery import MAX_SIDE_PX, GalleryItem, picture
 from analysis.report.page import ReportFacts, worst_images, write_report
@@ -23,17 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @pytest.fixture
-def facts(ensemble_maker: Any) -> ReportFacts:
-    members = [
-        {
-            "trial": f"000{n}",
-            "recipe_hash": "1e5555555555",
-            "family": "convnext",
-            "views": ["s1.00-none"],
-            "val_miou": 0.5,
-        }
-        for n in range(2)
-    ]
+def facts() -> ReportFacts:
     rng = np.random.default_rng(0)
     items = [
         GalleryItem(
@@ -53,7 +44,7 @@ def facts(ensemble_maker: Any) -> ReportFacts:
         space="convnext.yaml",
         data="tiny",
         counts={"train images": 1234},
-        ensemble=ensemble_maker(CLASSES, members),
+        ensemble=make_ensemble(CLASSES, [make_member("0000"), make_member("0001")]),
         trials=[
             {"trial": "0000", "state": "COMPLETE", "recipe": "1e5555555555", "best mIoU": 0.5, "optimizer/lr": 1e-4},
             {"trial": "0001", "state": "ERROR", "recipe": "123456789012", "best mIoU": None, "error": "<i>no</i>"},
@@ -120,22 +111,22 @@ def test_names_are_data_and_never_markup(page: Path) -> None:
 
 @pytest.mark.parametrize(("unit", "budget"), [("ms", 7.5), ("views", None)])
 def test_the_cost_is_drawn_in_its_unit_with_the_budget(facts: ReportFacts, unit: str, budget: float | None) -> None:
-    ensemble = {**facts.ensemble, "cost_unit": unit, "latency_budget_ms": budget}
-    rules = [{**rule, "label": f"<{rule['name']}>"} for rule in ensemble["rules"]]
-    figure = json.loads(pareto_figure(ensemble, rules, "member_class"))
+    ensemble = facts.ensemble.model_copy(update={"cost_unit": unit, "latency_budget_ms": budget})
+    labels = {rule.name: f"<{rule.name}>" for rule in ensemble.rules}
+    figure = json.loads(pareto_figure(ensemble, labels))
     singles, front, others, ships = figure["data"]
     assert singles["x"] == [1.0]
     assert front["x"] == [1.0, 2.0]
     assert front["text"][1] == "0000 (s1.00-none)<br>0001 (s1.00-none)"
     assert ships["text"] == ["&lt;member_class&gt;"]
-    assert len(others["x"]) == len(rules) - 1
+    assert len(others["x"]) == len(labels) - 1
     assert figure["layout"]["xaxis"]["title"]["text"].startswith({"ms": "milliseconds", "views": "views"}[unit])
     assert [shape["x0"] for shape in figure["layout"].get("shapes", [])] == ([] if budget is None else [budget])
 
 
 def test_a_soup_names_its_ingredients_and_shows_its_best_trials_curve(facts: ReportFacts, tmp_path: Path) -> None:
-    soup = {**facts.ensemble["members"][0], "trial": "soup-0000", "ingredients": ["0000 epoch 4", "0000 epoch 3"]}
-    ensemble = {**facts.ensemble, "members": [soup, facts.ensemble["members"][1]]}
+    soup = make_member("soup-0000", ingredients=("0000 epoch 4", "0000 epoch 3"))
+    ensemble = make_ensemble(CLASSES, [soup, make_member("0001")])
     write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "soup-0000" in Elements(text).text
@@ -175,22 +166,22 @@ def test_a_page_without_curves_importances_and_pictures(facts: ReportFacts, tmp_
 
 
 def test_scores_that_could_not_be_had_are_dashes(facts: ReportFacts, tmp_path: Path) -> None:
-    ensemble = json.loads(json.dumps(facts.ensemble))
+    ensemble = as_json(facts.ensemble)
     for rule in ensemble["rules"]:
         rule["val_crossfit"] |= {"miou": None, "low": None, "high": None}
         rule["gain_crossfit"] |= {"low": None, "high": None}
         rule["gain_holdout"] |= {"gain": float("nan"), "low": None, "high": None}
-    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    write_report(tmp_path / "report.html", replace(facts, ensemble=EnsembleResult.model_validate(ensemble)))
     assert "– to –" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_hold_out_that_was_opened_twice_and_absent_classes_are_told(facts: ReportFacts, tmp_path: Path) -> None:
-    ensemble = json.loads(json.dumps(facts.ensemble))
+    ensemble = as_json(facts.ensemble)
     ensemble["holdout_opened"] *= 2
     for rule in ensemble["rules"]:
         for key in ("iou", "iou_low", "iou_high"):
             rule["holdout"][key][2] = None
-    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    write_report(tmp_path / "report.html", replace(facts, ensemble=EnsembleResult.model_validate(ensemble)))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "opened 2 times" in text
     assert "left out of the mean: Glass &amp; co" in text
@@ -213,7 +204,7 @@ def test_numbers_are_written_for_readers() -> None:
 
 
 def test_the_forest_puts_zero_and_all_gains_on_one_axis(facts: ReportFacts) -> None:
-    forest = tables.forest(facts.ensemble["rules"], "gain_holdout")
+    forest = tables.forest(facts.ensemble.rules)
     assert set(forest.bars) == {"hard_vote", "geometric_mean", "member_class"}
     bar = forest.bars["member_class"]
     assert 4 == bar.low < forest.zero < bar.gain < bar.high == 96
@@ -230,7 +221,7 @@ def test_the_best_curves_are_drawn_and_what_ships_lies_on_top() -> None:
 
 
 def test_the_gallery_asks_for_the_worst_images(facts: ReportFacts) -> None:
-    assert worst_images(facts.ensemble, limit=2) == ["2.jpg", "1.jpg"]
+    assert list(worst_images(facts.ensemble, limit=2)) == ["2.jpg", "1.jpg"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, to open the page as a reader would")
@@ -262,11 +253,10 @@ def test_a_browser_draws_every_chart_without_an_error_or_sideways_scrolling(page
 
 
 def test_the_post_processed_row_says_of_which_rule_it_is_and_why(facts: ReportFacts, tmp_path: Path) -> None:
-    row = {**facts.ensemble["rules"][-1], "name": "postprocessed", "of": "member_class"}
-    part = {**facts.ensemble["postprocess"], "kept": True, "reason": "it gains +0.004 mIoU"}
-    ensemble = {**facts.ensemble, "rules": [*facts.ensemble["rules"], row], "postprocess": part}
-    ensemble["verdict"] = {**ensemble["verdict"], "rule": "postprocessed"}
-    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    row = facts.ensemble.rules[-1].model_copy(update={"name": "postprocessed", "of": "member_class"})
+    post = facts.ensemble.postprocess.model_copy(update={"kept": True, "reason": "it gains +0.004 mIoU"})
+    ensemble = facts.ensemble.model_copy(update={"rules": (*facts.ensemble.rules, row), "postprocess": post})
+    write_report(tmp_path / "report.html", replace(facts, ensemble=with_shipped(ensemble, "postprocessed")))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "A weight a member and class, post-processed <span" in text
+    assert "A weight per member and class, post-processed <span" in text
     assert "kept, it gains +0.004 mIoU." in text

@@ -7,21 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import make_header, make_store
 
 from analysis.voting.probabilities import probabilities, sampled_probabilities
-from trainables.logits.shard_format import LogitHeader
-from trainables.logits.store import LogitStore, LogitWriter
+from trainables.logits.store import LogitStore
 
 
 def store_of(folder: Path, grids: dict[str, np.ndarray], size: tuple[int, int]) -> LogitStore:
     """One image 'a.jpg' with a view a grid (K,h,w)."""
     for view, grid in grids.items():
-        header = LogitHeader(
-            trial="t", recipe_hash="r", family="f", split="val", view=view, classes=tuple("abcdefg"[: len(grid)]),
-            stride=4, data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint="c",
-        )  # fmt: skip
-        with LogitWriter(folder, header) as writer:
-            writer.add("a.jpg", grid, size)
+        header = make_header(classes="abcdefg"[: len(grid)], view=view, stride=4)
+        make_store(folder, header, {"a.jpg": grid}, size)
     return LogitStore(folder)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factories import make_header
 
 from analysis.ensembling.pixel_sampling import plan_sample, strata_of
 from analysis.voting import votes_torch
@@ -19,7 +20,6 @@ from analysis.voting.score_images import Scoring, score_images
 from analysis.voting.view_config import Ballot, Look
 from analysis.voting.votes import Vote, labels_by_vote
 from analysis.voting.votes_torch import DeviceCounter, labels_on_device
-from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 from trainables.metrics import confusion
 
@@ -47,10 +47,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
     root = tmp_path_factory.mktemp("logits")
     for m in range(NUM_MEMBERS):
         for v, view in enumerate(VIEWS):
-            header = LogitHeader(
-                trial=str(m), recipe_hash="", family="f", split="val", view=view, classes=tuple("abcd"), stride=2,
-                data_fingerprint="d", split_fingerprint="s", checkpoint_fingerprint=str(m),
-            )  # fmt: skip
+            header = make_header(str(m), classes="abcd", view=view, stride=2)
             with LogitWriter(root / str(m), header) as writer:
                 for i, image_id in enumerate(IDS):
                     grid = 3 * np.random.default_rng([m, v, i]).normal(size=(NUM_CLASSES, 9 + i, 12 + v))

@@ -5,18 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from factories import make_card
 
 from search.space.options import Options, Tta
 from search.stages.logits import offered_views
 from search.stages.run_data import check_turns
 from trainables.logits.view import View
-
-
-def card(folder: Path, text: str) -> Path:
-    (folder / "train.json").touch()
-    path = folder / "data.yaml"
-    path.write_text(f"train: train.json\n{text}", encoding="utf-8")
-    return path
 
 
 def test_the_plain_view_is_always_offered() -> None:
@@ -32,7 +26,7 @@ def test_turns_and_flips_make_eight_views_and_no_picture_twice() -> None:
 
 def test_turns_need_a_card_that_allows_them(tmp_path: Path) -> None:
     turned, upright = Options(tta=Tta(turns=(0, 90))), Options()
-    check_turns(card(tmp_path, "turns: true"), turned)
-    check_turns(card(tmp_path, ""), upright)
+    check_turns(make_card(tmp_path, "turns: true"), turned)
+    check_turns(make_card(tmp_path, ""), upright)
     with pytest.raises(ValueError, match=r"tta\.turns must be \[0\].*got \[0, 90\].*data\.yaml.*say so in the card"):
-        check_turns(card(tmp_path, ""), turned)
+        check_turns(make_card(tmp_path, ""), turned)

@@ -1,0 +1,155 @@
+"""Makes what many tests need and none is about: logit headers and stores, ensemble results, data cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis.ensembling.result import (
+    FORMAT,
+    Confusion,
+    EnsembleResult,
+    Gain,
+    HoldoutOpening,
+    ImageScore,
+    MemberResult,
+    ParetoPoint,
+    PostprocessResult,
+    RuleResult,
+    Score,
+    Verdict,
+)
+from trainables.logits.shard_format import LogitHeader
+from trainables.logits.store import LogitStore, LogitWriter
+
+PLAIN_VIEW = "s1.00-none"
+VOTES: Mapping[str, Literal["hard", "geometric"]] = {"hard_vote": "hard", "geometric_mean": "geometric"}
+
+
+def make_header(trial: str = "t", *, classes: Sequence[str], **changes: Any) -> LogitHeader:
+    """The header of a shard: of val, in the plain view, of one checkpoint per trial."""
+    values: dict[str, Any] = {
+        "recipe_hash": trial,
+        "family": "f",
+        "split": "val",
+        "view": PLAIN_VIEW,
+        "stride": 1,
+        "data_fingerprint": "d",
+        "split_fingerprint": "s",
+        "checkpoint_fingerprint": trial,
+    }
+    return LogitHeader(trial=trial, classes=tuple(classes), **(values | changes))
+
+
+def make_store(
+    folder: Path, header: LogitHeader, logits: Mapping[str, np.ndarray], size_px: tuple[int, int]
+) -> LogitStore:
+    """A store of images of one size; `logits` are (K,h,w), rounded to float16."""
+    with LogitWriter(folder, header) as writer:
+        for image_id, grid in logits.items():
+            writer.add(image_id, grid.astype(np.float16), size_px)
+    return LogitStore(folder)
+
+
+def make_card(folder: Path, text: str = "") -> Path:
+    """A data card of one empty annotation file; `text` has further keys."""
+    (folder / "train.json").touch()
+    path = folder / "data.yaml"
+    path.write_text(f"train: train.json\n{text}", encoding="utf-8")
+    return path
+
+
+def make_gain(gain: float = 0.01, low: float | None = -0.005, high: float | None = 0.02) -> Gain:
+    return Gain(gain=gain, low=low, high=high, p_positive=0.9)
+
+
+def make_score(miou: float, num_classes: int) -> Score:
+    """Every class has the same IoU."""
+    iou, low, high = ((miou + shift,) * num_classes for shift in (0.0, -0.05, 0.05))
+    return Score(miou=miou, low=miou - 0.02, high=miou + 0.02, iou=iou, iou_low=low, iou_high=high)
+
+
+def make_member(trial: str = "0000", **changes: Any) -> MemberResult:
+    values: dict[str, Any] = {"recipe_hash": "1e5555555555", "family": "convnext", "views": (PLAIN_VIEW,)}
+    values |= {"val_miou": 0.5, "costs": {PLAIN_VIEW: 1.0}}
+    return MemberResult(trial=trial, **(values | changes))
+
+
+def make_rule(name: str, weights: np.ndarray, members: Sequence[MemberResult]) -> RuleResult:
+    """A rule that uses every member through all its views; weights (M,K)."""
+    scores = (make_score(miou, weights.shape[1]) for miou in (0.6, 0.55, 0.5))
+    val_fitted, val_crossfit, holdout = scores
+    return RuleResult(
+        name=name,
+        vote=VOTES.get(name, "soft"),
+        weights=tuple(map(tuple, weights.tolist())),
+        views=tuple(member.views for member in members),
+        cost=float(np.count_nonzero(weights.any(axis=1))),
+        temperatures=tuple(1.0 + 0.5 * m for m in range(len(members))),
+        val_fitted=val_fitted,
+        val_crossfit=val_crossfit,
+        holdout=holdout,
+        gain_crossfit=make_gain(),
+        gain_over_rival_crossfit=make_gain(),
+        gain_holdout=make_gain(),
+        gain_over_rival_holdout=make_gain(),
+    )
+
+
+def make_ensemble(
+    classes: Sequence[str], members: Sequence[MemberResult], shipped: str = "member_class"
+) -> EnsembleResult:
+    """Four rules over `members`, of which the last gives the second no weight."""
+    shape = len(members), len(classes)
+    single, rich = np.zeros(shape), np.random.default_rng(1).uniform(0.2, 2, shape).astype(np.float32)
+    single[0], rich[1:2] = 1, 0
+    weights = {"best_single": single, "hard_vote": np.ones(shape), "geometric_mean": np.ones(shape)}
+    weights["member_class"] = rich
+    return EnsembleResult(
+        format=FORMAT,
+        classes=tuple(classes),
+        background=True,
+        num_val=2,
+        num_holdout=3,
+        unit="image",
+        caveats=("three images only",),
+        members=tuple(members),
+        rules=tuple(make_rule(name, rows, members) for name, rows in weights.items()),
+        postprocess=PostprocessResult(rule="member_class", kept=False, reason="it does not pay", steps=None, gain=None),
+        cost_unit="views",
+        latency_budget_ms=None,
+        pareto=tuple(make_point([member.trial for member in members[: n + 1]]) for n in range(len(members))),
+        verdict=make_verdict(shipped),
+        holdout_opened=(HoldoutOpening(at="2026-05-01T12:03:44+00:00", by="verdict"),),
+        confusion=Confusion(
+            split="holdout", rule=shipped, counts=tuple(map(tuple, np.eye(shape[1], dtype=int).tolist()))
+        ),
+        images=tuple(ImageScore(image_id=f"{n}.jpg", miou_single=0.5, miou_shipped=0.9 - 0.1 * n) for n in range(3)),
+    )
+
+
+def make_point(trials: Sequence[str]) -> ParetoPoint:
+    """A point of the front: each of the trials through its plain view."""
+    num = len(trials)
+    scores = {"miou_fitted": 0.59 + 0.01 * num, "miou_crossfit": 0.49 + 0.01 * num}
+    return ParetoPoint(ms=float(num), members=tuple(trials), views=((PLAIN_VIEW,),) * num, front=True, **scores)
+
+
+def make_verdict(rule: str) -> Verdict:
+    ship: Literal["single", "ensemble"] = "single" if rule == "best_single" else "ensemble"
+    return Verdict(rule=rule, ship=ship, sentence="Ship it.", gain=make_gain(), num_images=3)
+
+
+def with_shipped(ensemble: EnsembleResult, rule: str) -> EnsembleResult:
+    """The same result with another rule in its verdict."""
+    return ensemble.model_copy(update={"verdict": make_verdict(rule)})
+
+
+def as_json(ensemble: EnsembleResult) -> dict[str, Any]:
+    """What the file would hold, to be changed and validated again."""
+    values: dict[str, Any] = json.loads(json.dumps(ensemble.model_dump()))
+    return values
