@@ -155,13 +155,15 @@ def plan_images(num_images: int, image_px: int, seed: int) -> list[Plan]:
 
 
 def _deal_scenes(rng: np.random.Generator, sizes: np.ndarray[Any, Any]) -> list[str]:
-    """The part of each scene, in random order: two to each part, the others to the part that lacks most images."""
-    parts, held = [""] * len(sizes), Counter[str]()
+    """The part of each scene, in random order: the one that lacks most images. Each part gets two scenes at least."""
+    parts, held, scenes = [""] * len(sizes), Counter[str](), Counter[str]()
     for rank, scene in enumerate(rng.permutation(len(sizes))):
-        wanted = {part: share * sizes.sum() - held[part] for part, share in PARTS.items()}
-        part = list(PARTS)[rank % len(PARTS)] if rank < 2 * len(PARTS) else max(wanted, key=wanted.__getitem__)
+        poor = [part for part in PARTS if scenes[part] < 2]
+        forced = sum(2 - scenes[part] for part in poor) >= len(sizes) - rank
+        part = max(poor if forced else PARTS, key=lambda name: PARTS[name] * sizes.sum() - held[name])
         parts[scene] = part
         held[part] += int(sizes[scene])
+        scenes[part] += 1
     return parts
 
 
