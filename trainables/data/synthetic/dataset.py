@@ -1,13 +1,10 @@
-"""The built-in data set: photographed-looking trash in the eleven classes of the first users' competition.
+"""Draws the built-in data set: photographs of trash in the eleven classes of a public competition.
 
-Enters: a folder, how many images, their side, a seed. Leaves: a folder that reads like anybody's data set,
+The folder reads like any other data set (the same seed, num_images and image_px give the same bytes):
     data.yaml  train.json val.json holdout.json  batch_01_vt/0001.jpg ...  synthetic.json
-with JPEGs, COCO polygons (ids from 0, categories 1 to 10, areas as floats), scenes as groups, no group in two parts.
-The same (seed, num_images, image_px) gives the same bytes with the same libraries.
-
-Classes are as rare as in the real set, with one departure, without which a small set could not be scored at all: each
-class is in at least `MIN_SHARE` of the images of each part, but not in fewer than `MIN_IMAGES` (or all but one, where a
-part has fewer), until it is in `ENOUGH_IMAGES`. So large sets are as unbalanced as the real one, small ones less so.
+with JPEGs, COCO polygons, scenes as groups and no group in two parts. Classes are as rare as in the real set, but each
+one is in at least `MIN_SHARE` of a part's images, between `MIN_IMAGES` and `ENOUGH_IMAGES` (or all but one, where a
+part has fewer): so large sets are as unbalanced as the real one, and small ones can still be learnt and scored.
 """
 
 from __future__ import annotations
@@ -16,21 +13,24 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from trainables.data.synthetic.objects import DRAW
+from trainables.data.synthetic.objects import KINDS
 from trainables.data.synthetic.scenes import Item, Placed, make_scene, photograph
 
-FORMAT = "segsearch-synthetic/1"  # to be raised with any change of what is drawn
+FORMAT = "segsearch-synthetic/2"  # to be raised with any change of what is drawn
 PARTS = {"train": 0.6, "val": 0.2, "holdout": 0.2}  # shares of the scenes
 IMAGES_PER_SCENE = 4
-MIN_SHARE, MIN_IMAGES, ENOUGH_IMAGES = 0.15, 4, 24  # of a part's images
+MIN_SHARE, MIN_IMAGES, ENOUGH_IMAGES = 0.25, 4, 36  # of a part's images
+SIDES = {"small": (0.08, 0.12), "medium": (0.22, 0.5), "large": (0.6, 0.9), "cell": (0.25, 0.4)}  # of the image's
 SEEN_SIDE = 0.12  # an object this long, as a share of the image's side, survives at 64 px
+JPEG_QUALITY = 88
 EMPTY_SHARE = 0.05  # images without annotation
 REAL_COUNTS = {  # annotations a class in the competition's 3272 images
     "General trash": 2782, "Paper": 9311, "Paper pack": 659, "Metal": 562, "Glass": 610, "Plastic": 3090,
@@ -119,16 +119,15 @@ def _swap(fresh: Path, root: Path, asked: dict[str, Any]) -> None:
 
 def _draw(folder: Path, asked: dict[str, Any], num_images: int, image_px: int, seed: int) -> None:
     """Write images, annotations, the card, and last the marker that says which set this is."""
-    plans = plan_images(num_images, image_px, seed)
     cocos = {part: _empty_coco() for part in PARTS}
-    for number in sorted({plan.scene for plan in plans}):
-        scene = make_scene(np.random.default_rng([seed, num_images, image_px, number]), image_px)
+    for scene_number, plans in groupby(plan_images(num_images, image_px, seed), key=lambda plan: plan.scene):
+        scene = make_scene(np.random.default_rng([seed, num_images, image_px, scene_number]), image_px)
         for position, plan in enumerate(plans):
-            if plan.scene != number:
-                continue
-            rng = np.random.default_rng([seed, num_images, image_px, number, position])
+            rng = np.random.default_rng([seed, num_images, image_px, scene_number, position])
             image, placed = photograph(rng, scene, plan.items, image_px)
-            _write_jpeg(folder / plan.file_name, image, scene.jpeg_quality)
+            path = folder / plan.file_name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(_jpeg(image))
             _append(cocos[plan.part], plan.file_name, placed, image_px)
     for part, coco in cocos.items():
         (folder / f"{part}.json").write_text(json.dumps(coco, separators=(",", ":")))
@@ -136,32 +135,31 @@ def _draw(folder: Path, asked: dict[str, Any], num_images: int, image_px: int, s
     (folder / "synthetic.json").write_text(json.dumps(asked, indent=1))
 
 
+def _jpeg(image: np.ndarray[Any, Any]) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
 def plan_images(num_images: int, image_px: int, seed: int) -> list[Plan]:
-    """Deal images to scenes, scenes to parts, objects to images; then see that no part lacks a class."""
+    """Deal images to scenes, scenes to parts and objects to images, in the order of the scenes."""
     rng = np.random.default_rng([seed, num_images, image_px])
     num_scenes = max(6, round(num_images / IMAGES_PER_SCENE))
     sizes = 1 + rng.multinomial(num_images - num_scenes, np.full(num_scenes, 1 / num_scenes))
-    parts = _deal_scenes(rng, sizes)
-    plans = []
-    for scene, (size, part) in enumerate(zip(sizes, parts, strict=True)):
-        folder = f"batch_{scene + 1:02d}_vt"
-        for number in range(1, int(size) + 1):
-            plans.append(Plan(f"{folder}/{number:04d}.jpg", scene, part, _draw_items(rng)))
-    full = []
-    for part in PARTS:
-        full += _fill_classes(rng, [plan for plan in plans if plan.part == part])
-    return sorted(full, key=lambda plan: plan.file_name)
+    plans = [
+        Plan(f"batch_{scene + 1:02d}_vt/{number + 1:04d}.jpg", scene, part, _draw_items(rng))
+        for scene, part in enumerate(_deal_scenes(rng, sizes))
+        for number in range(int(sizes[scene]))
+    ]
+    full = [_fill_classes(rng, [plan for plan in plans if plan.part == part]) for part in PARTS]
+    return sorted(chain.from_iterable(full), key=lambda plan: (plan.scene, plan.file_name))
 
 
 def _deal_scenes(rng: np.random.Generator, sizes: np.ndarray[Any, Any]) -> list[str]:
     """The part of each scene, in random order: the one that lacks most images. Each part gets two scenes at least."""
-    parts = [""] * len(sizes)
-    held: Counter[str] = Counter()
-    scenes: Counter[str] = Counter()
-    order = [int(scene) for scene in rng.permutation(len(sizes))]
-    for rank, scene in enumerate(order):
+    parts, held, scenes = [""] * len(sizes), Counter[str](), Counter[str]()
+    for rank, scene in enumerate(rng.permutation(len(sizes))):
         poor = [part for part in PARTS if scenes[part] < 2]
-        forced = sum(2 - scenes[part] for part in poor) >= len(order) - rank
+        forced = sum(2 - scenes[part] for part in poor) >= len(sizes) - rank
         part = max(poor if forced else PARTS, key=lambda name: PARTS[name] * sizes.sum() - held[name])
         parts[scene] = part
         held[part] += int(sizes[scene])
@@ -174,76 +172,52 @@ def _draw_items(rng: np.random.Generator) -> tuple[Item, ...]:
     if rng.random() < EMPTY_SHARE:
         return ()
     counts = np.array(list(REAL_COUNTS.values()), np.float64)
-    num_items = 1 + min(int(rng.gamma(1.6, 2.6)), 13)
-    names = rng.choice(list(REAL_COUNTS), num_items, p=counts / counts.sum())
+    names = rng.choice(list(REAL_COUNTS), 1 + min(int(rng.gamma(1.6, 2.0)), 13), p=counts / counts.sum())
     return tuple(Item(str(name), _side(rng, str(name))) for name in names)
 
 
 def _side(rng: np.random.Generator, name: str) -> float:
-    """The longer side as a share of the image's.
-
-    Under 50 x 50 px at 512 small, under 250 x 250 medium, else large and rare, as in the real set. Cells stay small.
-    """
-    if name == "Battery":
-        return float(rng.uniform(0.15, 0.3))
-    low, high = ((0.065, 0.11), (0.2, 0.5), (0.6, 0.9))[int(rng.choice(3, p=[0.28, 0.64, 0.08]))]
-    return float(rng.uniform(low, high))
+    """The longer side as a share of the image's: a fifth small, few large, as in the real set. Cells stay small."""
+    size = "cell" if name == "Battery" else rng.choice(["small", "medium", "large"], p=[0.2, 0.73, 0.07])
+    return float(rng.uniform(*SIDES[size]))
 
 
 def _fill_classes(rng: np.random.Generator, plans: list[Plan]) -> list[Plan]:
     """Hand rare classes to random images with objects until each is in enough images of this part."""
-    share = int(np.clip(round(MIN_SHARE * len(plans)), MIN_IMAGES, ENOUGH_IMAGES))
-    least = min(share, max(1, len(plans) - 1))
+    wanted = min(int(np.clip(round(MIN_SHARE * len(plans)), MIN_IMAGES, ENOUGH_IMAGES)), max(1, len(plans) - 1))
     if all(plan.items for plan in plans):  # a part of a small set may have drawn no empty image
-        plans[0] = Plan(plans[0].file_name, plans[0].scene, plans[0].part, ())
+        plans[0] = replace(plans[0], items=())
     for name in REAL_COUNTS:
-        seen = [{item.name for item in plan.items if item.side > SEEN_SIDE} for plan in plans]
-        lacking = [at for at, names in enumerate(seen) if name not in names]
-        have = len(plans) - len(lacking)
-        used = [at for at in lacking if plans[at].items] or lacking[1:]
-        for at in rng.permutation(used)[: max(0, least - have)]:
-            plan = plans[at]
-            # a medium size: an object that is in the picture to be learnt must be large enough to be seen
-            side = _side(rng, name) if name == "Battery" else float(rng.uniform(0.25, 0.5))
-            plans[at] = Plan(plan.file_name, plan.scene, plan.part, (*plan.items, Item(name, side)))
+        seen = [any(item.name == name and item.side > SEEN_SIDE for item in plan.items) for plan in plans]
+        lacking = [at for at in range(len(plans)) if not seen[at]]
+        fitting = [at for at in lacking if plans[at].items] or lacking[1:]
+        for at in rng.permutation(fitting)[: max(0, wanted - sum(seen))]:
+            side = float(rng.uniform(*SIDES["cell" if name == "Battery" else "medium"]))
+            plans[at] = replace(plans[at], items=(*plans[at].items, Item(name, side)))
     return plans
 
 
-def _write_jpeg(path: Path, image: np.ndarray[Any, Any], quality: int) -> None:
-    path.parent.mkdir(exist_ok=True)
-    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    path.write_bytes(encoded.tobytes())
-
-
 def _empty_coco() -> dict[str, Any]:
-    return {
-        "info": {"description": "synthetic trash", "version": FORMAT},
-        "licenses": [{"id": 0, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
-        "images": [],
-        "categories": [
-            {"id": number, "name": name, "supercategory": name} for number, name in enumerate(DRAW, start=1)
-        ],
-        "annotations": [],
-    }
+    licence = {"id": 0, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}
+    categories = [{"id": number, "name": name, "supercategory": name} for number, name in enumerate(KINDS, start=1)]
+    return {"licenses": [licence], "images": [], "categories": categories, "annotations": []}
 
 
 def _append(coco: dict[str, Any], file_name: str, placed: list[Placed], image_px: int) -> None:
     """Add one image and its annotations (in the order they were drawn: larger areas first)."""
     image_id = len(coco["images"])
     coco["images"].append({"id": image_id, "file_name": file_name, "width": image_px, "height": image_px, "license": 0})
-    category_ids = {name: number for number, name in enumerate(DRAW, start=1)}
     for one in placed:
-        xs = [x for polygon in one.polygons for x in polygon[0::2]]
-        ys = [y for polygon in one.polygons for y in polygon[1::2]]
+        outline = one.outline.round(2)
+        low, high = outline.min(axis=0), outline.max(axis=0)
         coco["annotations"].append(
             {
                 "id": len(coco["annotations"]),
                 "image_id": image_id,
-                "category_id": category_ids[one.name],
-                "segmentation": one.polygons,
-                "area": one.area,
-                "bbox": [min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)],
+                "category_id": 1 + list(KINDS).index(one.name),
+                "segmentation": [outline.reshape(-1).tolist()],
+                "area": round(one.area, 2),
+                "bbox": [*low.tolist(), *(high - low).round(2).tolist()],
                 "iscrowd": 0,
             }
         )

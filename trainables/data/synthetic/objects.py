@@ -1,191 +1,168 @@
-"""The kinds of trash that the synthetic scenes hold, ten with the round ones of `vessels`: each has its own shape,
-texture and colours, and each varies.
+"""The ten kinds of trash in the synthetic scenes: outline, proportions, colours, printed pattern and surface of each.
 
-Enters: a generator, a canvas side P in pixels, the light's direction in the object's own frame. Leaves: a sprite,
-colours (P,P,3) and cover (P,P), float32 in about [0, 1]. Some are meant to be mistaken: white paper and styrofoam,
-bags and clothes, general trash and everything.
+A pattern takes a generator, the colours (H,W,3) that it paints over in place, and each pixel's place x, y (H,W) in the
+object's own box, [-1, 1] with y down. Some kinds are meant to be mistaken for each other: white paper, cartons and
+styrofoam; bottles of glass and of plastic; bags and general trash.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from trainables.data.synthetic.textures import (
-    BRIGHT,
-    Colour,
-    Sprite,
-    band,
-    box,
-    creases,
-    ellipse,
-    flat,
-    grain,
-    lathe,
-    lay,
-    mask,
-    noise,
-    pick,
-    print_text,
-    relief,
-    round_light,
-    units,
-    wobble,
-)
-from trainables.data.synthetic.vessels import battery, glass, metal, plastic
+from trainables.data.synthetic.textures import Colour, Plane, creases, lay, noise, pick
+
+Outline = npt.NDArray[np.float64]  # corners (N,2)
+Pattern = Callable[[np.random.Generator, Plane, Plane, Plane], None]
+OUTLINE_POINTS = 64
+BRIGHT = ((0.80, 0.12, 0.12), (0.10, 0.28, 0.65), (0.92, 0.72, 0.10), (0.10, 0.50, 0.35), (0.90, 0.45, 0.15))
 
 
-def paper(rng: np.random.Generator, px: int, light_rad: float) -> Sprite:
-    """A sheet (plain, printed, crumpled), or a piece of cardboard."""
-    kind = rng.choice(["sheet", "cardboard", "ball"], p=[0.6, 0.2, 0.2])
-    shade = relief(creases(rng, (px, px), 2.0 if kind != "ball" else 4.0), light_rad)
-    if kind == "ball":
-        cover = mask(wobble(rng, ellipse(0.85, rng.uniform(0.6, 0.85)), 0.07), px)
-        rgb = flat(px, pick(rng, ((0.88, 0.87, 0.84), (0.80, 0.76, 0.68))))
-        return rgb * (1 + 0.13 * shade[..., None]), cover
-    outline = box(rng.uniform(0.5, 0.95), rng.uniform(0.7, 0.95)) + rng.normal(0, 0.07, (4, 2))
-    cover = mask(wobble(rng, np.clip(outline, -1, 1), 0.012), px)
-    _, y = units(px)
-    if kind == "cardboard":
-        rgb = flat(px, pick(rng, ((0.62, 0.47, 0.31), (0.54, 0.40, 0.27), (0.68, 0.55, 0.40))))
-        rgb *= 1 + 0.05 * np.sin(y * rng.uniform(50, 80))[..., None] + 0.05 * shade[..., None]
-        fold = rng.uniform(-0.5, 0.3)
-        rgb *= 1 - 0.22 * band(y, fold, 1.0)[..., None]
-        lay(rgb, band(y, fold - 0.05, fold + 0.03) * 0.5, (0.30, 0.22, 0.15))
-        return rgb, cover
-    rgb = flat(px, pick(rng, ((0.90, 0.87, 0.80), (0.87, 0.85, 0.80), (0.86, 0.79, 0.66), (0.90, 0.84, 0.72))))
-    if rng.random() < 0.2:
-        lay(rgb, band(y, -1, rng.uniform(-0.7, -0.3)) * 0.9, pick(rng, BRIGHT))
-    if rng.random() < 0.6:
-        print_text(rng, rgb, cover, rng.uniform(0.3, 0.7), rng.uniform(0.4, 0.8), (0.25, 0.25, 0.28))
-    return rgb * (1 + 0.055 * shade[..., None]), cover
+def scraps(rng: np.random.Generator, rgb: Plane, x: Plane, _y: Plane) -> None:
+    """Patches of many colours."""
+    for colour in ((0.80, 0.20, 0.12), (0.90, 0.65, 0.15), (0.85, 0.83, 0.78)):
+        lay(rgb, noise(rng, x.shape, 4, octaves=2) > 0.75, pick(rng, (colour,)))
 
 
-def paper_pack(rng: np.random.Generator, px: int, light_rad: float) -> Sprite:
-    """A drinks carton: a front, a darker side, a gable; white board printed in two colours."""
-    x, y = units(px)
-    half, eave, side = rng.uniform(0.36, 0.52), rng.uniform(-0.6, -0.45), rng.uniform(0.15, 0.3)
-    top = eave - rng.uniform(0.3, 0.4)
-    edge = half + side
-    outline = [(-half, eave), (-half * 0.9, top), (half * 0.9 + side * 0.4, top - 0.02), (edge, eave - 0.05),
-               (edge, 0.88), (half, 0.95), (-half, 0.95)]  # fmt: skip
-    cover = mask(wobble(rng, np.array(outline), 0.012), px)
-    rgb = flat(px, pick(rng, ((0.90, 0.90, 0.88), (0.88, 0.86, 0.78))))
-    ink = pick(rng, ((0.10, 0.35, 0.75), (0.15, 0.55, 0.75), (0.88, 0.40, 0.60)))
-    split = rng.uniform(-0.2, 0.35)
-    lay(rgb, band(y, split, split + rng.uniform(0.3, 0.6)), ink)
-    lay(rgb, band(y, top - 0.1, eave), 0.25 * ink + 0.7)
-    lay(rgb, band(y, top - 0.1, top + 0.09), ink)
-    lay(rgb, mask(ellipse(half * 0.6, half * 0.6, split), px), pick(rng, BRIGHT))
-    print_text(rng, rgb, cover, half * 0.7, 0.9, (0.2, 0.2, 0.3))
-    lay(rgb, (x > half) * 0.35, (0.1, 0.1, 0.1))
-    lay(rgb, band(y, eave - 0.015, eave + 0.015) * 0.4, (0.2, 0.2, 0.2))
-    return rgb * (1 + 0.03 * relief(noise(rng, (px, px), 3), light_rad)[..., None]), cover
+def text(rng: np.random.Generator, rgb: Plane, x: Plane, y: Plane) -> None:
+    """Mostly, rows of words."""
+    if rng.random() < 0.65:
+        rows = np.mod(y, rng.uniform(0.2, 0.3)) < 0.09
+        lay(rgb, (rows & (noise(rng, x.shape, 12, octaves=1) > -0.6)) * np.float32(0.75), (0.25, 0.25, 0.28))
 
 
-def styrofoam(rng: np.random.Generator, px: int, light_rad: float) -> Sprite:
-    """A white box seen from above, or a broken slab: matt, beaded, no print."""
-    beads = relief(noise(rng, (px, px), min(px / 4, 40), octaves=2, roughness=0.8), light_rad)
-    rgb = flat(px, pick(rng, ((0.86, 0.91, 0.98), (0.84, 0.90, 0.96), (0.90, 0.92, 0.95)), 0.02))
-    if rng.random() < 0.55:
-        w, h = rng.uniform(0.7, 0.95), rng.uniform(0.5, 0.8)
-        deep = rng.uniform(0.6, 0.8)
-        cover = mask(wobble(rng, box(w, h), 0.01), px)
-        lay(rgb, mask(box(w * deep, h * (deep - 0.08)), px), np.asarray((0.58, 0.64, 0.74)))
-        lay(
-            rgb, mask(box(w * deep * 0.9, h * deep * 0.72) + np.array((0.03, 0.06)), px), np.asarray((0.74, 0.79, 0.88))
-        )
-    else:
-        corners = ellipse(0.9, rng.uniform(0.55, 0.8), num_points=int(rng.integers(4, 7)))
-        cover = mask(wobble(rng, corners + rng.normal(0, 0.08, corners.shape), 0.03, waves=12), px)
-        x, y = units(px)
-        rgb *= 1 - 0.18 * ((x + 0.7 * y) > rng.uniform(0.1, 0.5))[..., None]
-    return rgb * (1 + 0.045 * beads[..., None]), cover
+def carton(rng: np.random.Generator, rgb: Plane, x: Plane, y: Plane) -> None:
+    """A broad printed band and a gable, a dark side."""
+    ink = pick(rng, ((0.10, 0.35, 0.85), (0.15, 0.45, 0.90), (0.90, 0.30, 0.60)))
+    lay(rgb, (y < -0.75) | (np.abs(y - rng.uniform(0, 0.3)) < rng.uniform(0.35, 0.5)), ink)
+    lay(rgb, x**2 + (y - 0.15) ** 2 < 0.09, (0.92, 0.80, 0.20))
+    lay(rgb, (x > 0.55) * np.float32(0.35), (0.05, 0.05, 0.10))
 
 
-def plastic_bag(rng: np.random.Generator, px: int, light_rad: float) -> Sprite:
-    """A filled or empty bag: a soft blob with tied ears, sharp glossy folds, thin film."""
-    body = ellipse(rng.uniform(0.6, 0.85), rng.uniform(0.55, 0.72), 0.22)
-    cover = mask(wobble(rng, body, 0.06), px)
+def can(rng: np.random.Generator, rgb: Plane, x: Plane, y: Plane) -> None:
+    """Streaked bare metal above and below a print, a bright lid."""
+    rgb *= (1 + 0.25 * np.sin(14 * x + rng.uniform(0, 6)))[..., None]
     if rng.random() < 0.75:
-        lean = rng.uniform(-0.25, 0.25)
-        ears = [(-0.18, -0.2), (lean - 0.3, -0.9), (lean - 0.02, -0.6), (lean + 0.25, -0.95), (0.2, -0.2)]
-        cover = np.maximum(cover, mask(wobble(rng, np.array(ears), 0.05), px))
-    film = pick(rng, ((0.84, 0.86, 0.88), (0.08, 0.08, 0.10), (0.16, 0.58, 0.26), (0.22, 0.64, 0.30),
-                      (0.82, 0.84, 0.25), (0.88, 0.56, 0.66), (0.28, 0.66, 0.24)))  # fmt: skip
-    height = creases(rng, (px, px), rng.uniform(2.5, 4.5)) + 0.5 * noise(rng, (px, px), 5)
-    lit = relief(height, light_rad)
-    rgb = flat(px, film)
-    if film.sum() > 1.5 and rng.random() < 0.55:  # the contents show through
-        for _ in range(int(rng.integers(3, 7))):
-            inside = noise(rng, (px, px), 4, octaves=2) > 0.9
-            lay(rgb, inside * rng.uniform(0.1, 0.3), pick(rng, BRIGHT))
-    x, y = units(px)
-    dome = np.clip(1.08 - 0.3 * (x**2 + (y - 0.2) ** 2), 0.7, 1.1)
-    rgb = rgb * dome[..., None] * (1 + 0.17 * lit[..., None]) + 0.22 * np.clip(lit - 1.0, 0, 2)[..., None]
-    thin = rng.uniform(0.68, 0.85) if film.sum() > 2.2 else rng.uniform(0.92, 1.0)
-    return rgb, cover * np.clip(thin + 0.1 * np.abs(lit), 0, 1).astype(np.float32)
+        lay(rgb, np.abs(y) < 0.5, pick(rng, ((0.80, 0.08, 0.10), (0.75, 0.10, 0.30))))
+    lay(rgb, y < -0.8, (0.85, 0.86, 0.90))
 
 
-def clothing(rng: np.random.Generator, px: int, light_rad: float) -> Sprite:
-    """A shirt, trousers or a sock: woven, soft folds, plain or striped, matt."""
-    shirt = [(-0.25, -0.8), (0.25, -0.8), (0.55, -0.72), (0.98, -0.15), (0.68, 0.05), (0.5, -0.2), (0.52, 0.9),
-             (-0.52, 0.9), (-0.5, -0.2), (-0.68, 0.05), (-0.98, -0.15), (-0.55, -0.72)]  # fmt: skip
-    trousers = [(-0.5, -0.92), (0.5, -0.92), (0.68, 0.92), (0.2, 0.94), (0.0, -0.3), (-0.2, 0.94), (-0.68, 0.92)]
-    sock = [(-0.25, -0.95), (0.28, -0.95), (0.3, 0.2), (0.85, 0.5), (0.8, 0.85), (0.1, 0.88), (-0.28, 0.5)]
-    shape = (shirt, trousers, sock)[int(rng.choice(3, p=[0.45, 0.35, 0.2]))]
-    cover = mask(wobble(rng, np.array(shape), 0.035, num_points=96), px)
-    x, y = units(px)
-    dye = pick(rng, ((0.14, 0.18, 0.36), (0.40, 0.10, 0.18), (0.34, 0.16, 0.38), (0.18, 0.28, 0.48),
-                      (0.58, 0.26, 0.36), (0.48, 0.42, 0.60), (0.30, 0.30, 0.34)))  # fmt: skip
-    rgb = flat(px, dye)
+def label(rng: np.random.Generator, rgb: Plane, _x: Plane, y: Plane) -> None:
+    """Sometimes a paper label."""
     if rng.random() < 0.4:
-        lay(rgb, (np.mod(y * rng.uniform(3, 6), 1) < 0.4) * 0.85, pick(rng, (*BRIGHT, (0.88, 0.88, 0.86))))
-    weave = np.sin(x * px * 0.75) * np.sin(y * px * 0.75) if px > 40 else np.zeros_like(x)
-    folds = relief(noise(rng, (px, px), 2.2, octaves=3, roughness=0.45), light_rad)
-    return rgb * (1 + 0.16 * folds + 0.07 * weave + 0.05 * grain(rng, (px, px)))[..., None], cover
+        lay(rgb, np.abs(y - 0.35) < 0.2, (0.85, 0.80, 0.65))
 
 
-def general_trash(rng: np.random.Generator, px: int, light_rad: float) -> Sprite:
-    """What fits nowhere else: a cigarette butt, a face mask, a snack wrapper, a lump of mixed scraps."""
-    kind = rng.choice(["butt", "mask", "wrapper", "lump"], p=[0.15, 0.15, 0.35, 0.35])
-    _, y = units(px)
-    if kind == "butt":
-        rows, outline = lathe([(-0.9, 0.16), (0.8, 0.16), (0.92, 0.12)])
-        rgb = flat(px, (0.86, 0.84, 0.80))
-        lay(rgb, band(y, -1, rng.uniform(-0.3, 0.1)), pick(rng, ((0.78, 0.52, 0.28), (0.82, 0.66, 0.45))))
-        lay(rgb, band(y, 0.72, 1), (0.15, 0.14, 0.13))
-        return rgb * round_light(rows, px, light_rad, 0.0)[0][..., None], mask(wobble(rng, outline, 0.03), px)
-    if kind == "mask":
-        cover = mask(wobble(rng, box(0.95, rng.uniform(0.55, 0.7)), 0.04), px)
-        rgb = flat(px, pick(rng, ((0.60, 0.74, 0.82), (0.88, 0.89, 0.90), (0.15, 0.15, 0.17)), 0.03))
-        pleats = 0.08 * np.sign(np.sin(y * 16)) + 0.06 * relief(noise(rng, (px, px), 3), light_rad)
-        return rgb * (1 + pleats[..., None]), cover
-    outline = box(0.92, 0.5) if kind == "wrapper" else ellipse(0.85, rng.uniform(0.5, 0.8), num_points=9)
-    cover = mask(wobble(rng, outline, 0.03 if kind == "wrapper" else 0.12, waves=10), px)
-    muddy: tuple[Colour, ...] = ((0.60, 0.30, 0.12), (0.75, 0.42, 0.15), (0.62, 0.20, 0.12), (0.45, 0.30, 0.20))
-    rgb = flat(px, pick(rng, muddy))
-    for _ in range(4):
-        lay(
-            rgb,
-            (noise(rng, (px, px), 3, octaves=2) > 0.7) * 0.9,
-            pick(rng, (*BRIGHT, *muddy, (0.85, 0.85, 0.83)), 0.08),
-        )
-    lit = relief(creases(rng, (px, px), 5), light_rad)
-    return rgb * (1 + 0.17 * lit[..., None]), cover
+def ribs(rng: np.random.Generator, rgb: Plane, _x: Plane, y: Plane) -> None:
+    """Ribbed walls, a cap, mostly a bright label."""
+    rgb *= (1 + 0.13 * np.sin(26 * y))[..., None]
+    if rng.random() < 0.6:
+        lay(rgb, np.abs(y - rng.uniform(0, 0.3)) < 0.22, pick(rng, BRIGHT))
+    lay(rgb, y < -0.8, pick(rng, ((0.10, 0.30, 0.75), (0.95, 0.95, 0.95))))
 
 
-# In the order of the real set's categories: category id = position + 1.
-DRAW: dict[str, Callable[[np.random.Generator, int, float], Sprite]] = {
-    "General trash": general_trash,
-    "Paper": paper,
-    "Paper pack": paper_pack,
-    "Metal": metal,
-    "Glass": glass,
-    "Plastic": plastic,
-    "Styrofoam": styrofoam,
-    "Plastic bag": plastic_bag,
-    "Battery": battery,
-    "Clothing": clothing,
-}
+def beads(rng: np.random.Generator, rgb: Plane, x: Plane, y: Plane) -> None:
+    """Matt beads, and mostly the hollow of a box seen from above."""
+    deep = np.maximum(np.abs(x), np.abs(y))
+    if rng.random() < 0.6:
+        lay(rgb, deep < rng.uniform(0.6, 0.75), (0.60, 0.67, 0.80))
+        lay(rgb, deep < 0.5, (0.72, 0.79, 0.90))
+    rgb *= (1 + 0.06 * noise(rng, x.shape, 24, octaves=1))[..., None]
+
+
+def film(_rng: np.random.Generator, rgb: Plane, x: Plane, y: Plane) -> None:
+    """Darker towards the rim, where the bag turns away."""
+    rgb *= np.clip(1.1 - 0.3 * (x**2 + y**2), 0.7, 1.1)[..., None]
+
+
+def copper_end(rng: np.random.Generator, rgb: Plane, _x: Plane, y: Plane) -> None:
+    """A battery's bright end."""
+    lay(rgb, y < rng.uniform(-0.4, -0.1), pick(rng, ((0.88, 0.52, 0.18), (0.85, 0.62, 0.18))))
+
+
+def stripes(rng: np.random.Generator, rgb: Plane, _x: Plane, y: Plane) -> None:
+    """Plain or striped cloth."""
+    if rng.random() < 0.5:
+        lay(rgb, np.mod(y * 3, 1) < 0.4, pick(rng, ((0.75, 0.60, 0.80), (0.60, 0.25, 0.50))))
+
+
+def _mirrored(*right: tuple[float, float]) -> Outline:
+    """A closed outline from its right half, top to bottom."""
+    half = np.array(right, np.float64)
+    return np.vstack([half, half[::-1] * (-1, 1)])
+
+
+SHEET = _mirrored((0.95, -0.95), (0.95, 0.95))
+BLOB = _mirrored((0.4, -0.95), (0.9, -0.5), (1.0, 0.2), (0.6, 0.9))
+SACK = _mirrored((0.1, -0.65), (0.4, -1.0), (0.35, -0.55), (0.95, -0.1), (0.9, 0.75), (0.4, 1.0))
+CARTON = _mirrored((0.8, -1.0), (1.0, -0.6), (1.0, 1.0))
+CAN = _mirrored((0.85, -1.0), (1.0, -0.85), (1.0, 0.85), (0.85, 1.0))
+CUP = _mirrored((1.0, -1.0), (0.7, 1.0))
+BOTTLE = _mirrored((0.35, -1.0), (0.35, -0.7), (1.0, -0.25), (1.0, 1.0))
+CELL = _mirrored((0.4, -1.0), (0.4, -0.9), (1.0, -0.85), (1.0, 1.0))
+SHIRT = _mirrored((0.3, -0.9), (0.6, -0.8), (1.0, -0.1), (0.7, 0.05), (0.55, -0.2), (0.55, 0.95))
+TROUSERS = _mirrored((0.7, -0.95), (1.0, 0.95), (0.3, 0.95), (0.05, -0.2))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One class: how its objects are cut, coloured and lit."""
+
+    pattern: Pattern
+    shapes: tuple[Outline, ...]
+    aspect: tuple[float, float]  # width over height, the range
+    colours: tuple[Colour, ...]
+    wobble: float = 0.02  # how far the outline strays, as a share of its radius
+    crumple: float = 0.0  # depth of the creases
+    gloss: float = 0.0  # of a round body; 0 is a flat one
+
+
+KINDS: dict[str, Kind] = {  # in the order of the real set's categories: category id = position + 1
+    "General trash": Kind(scraps, (BLOB, SHEET), (0.5, 1.0), ((0.55, 0.30, 0.14), (0.62, 0.36, 0.16)), 0.15, 0.2),
+    "Paper": Kind(
+        text, (SHEET,), (0.55, 0.95), ((0.90, 0.85, 0.74), (0.88, 0.85, 0.79), (0.66, 0.50, 0.33)), 0.04, 0.06
+    ),
+    "Paper pack": Kind(carton, (CARTON,), (0.5, 0.7), ((0.90, 0.90, 0.90),)),
+    "Metal": Kind(can, (CAN,), (0.5, 0.65), ((0.62, 0.64, 0.68),), gloss=0.6),
+    "Glass": Kind(label, (BOTTLE,), (0.35, 0.5), ((0.04, 0.33, 0.14), (0.28, 0.13, 0.03)), gloss=0.8),
+    "Plastic": Kind(ribs, (BOTTLE, CUP), (0.4, 0.7), ((0.50, 0.78, 0.92), (0.55, 0.84, 0.90)), gloss=0.4),
+    "Styrofoam": Kind(beads, (SHEET, BLOB), (0.6, 0.95), ((0.82, 0.88, 0.97), (0.85, 0.91, 0.97))),
+    "Plastic bag": Kind(
+        film, (SACK, BLOB), (0.7, 1.0),
+        ((0.80, 0.82, 0.25), (0.30, 0.72, 0.30), (0.08, 0.08, 0.10), (0.86, 0.88, 0.90)), 0.06, 0.22,
+    ),
+    "Battery": Kind(copper_end, (CELL,), (0.35, 0.5), ((0.06, 0.06, 0.08), (0.10, 0.10, 0.16)), gloss=0.5),
+    "Clothing": Kind(
+        stripes, (SHIRT, TROUSERS), (0.8, 1.0), ((0.25, 0.15, 0.50), (0.45, 0.15, 0.45), (0.18, 0.20, 0.55)), 0.04, 0.12
+    ),
+}  # fmt: skip
+
+
+def cut(rng: np.random.Generator, kind: Kind) -> Outline:
+    """One of the kind's shapes, resampled to (OUTLINE_POINTS,2) in [-1, 1] and distorted smoothly."""
+    corners = kind.shapes[int(rng.integers(len(kind.shapes)))]
+    closed = np.vstack([corners, corners[:1]])
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(closed, axis=0).T))])
+    at = np.linspace(0, along[-1], OUTLINE_POINTS, endpoint=False)
+    points = np.stack([np.interp(at, along, closed[:, axis]) for axis in (0, 1)], axis=1)
+    waves, phase = np.arange(2, 8), np.linspace(0, 2 * np.pi, OUTLINE_POINTS, endpoint=False)[:, None]
+    push = (rng.normal(size=6) / waves * np.cos(waves * phase + rng.uniform(0, 2 * np.pi, 6))).sum(axis=1)
+    return np.asarray(np.clip(points * (1 + kind.wobble * push[:, None]), -1, 1), np.float64)
+
+
+def paint(rng: np.random.Generator, kind: Kind, x: Plane, y: Plane, light_rad: float) -> Plane:
+    """Colours (H,W,3) of an object at x, y (H,W) of its own box, lit from `light_rad` in its own frame."""
+    rgb = np.broadcast_to(pick(rng, kind.colours), (*x.shape, 3)).copy()
+    kind.pattern(rng, rgb, x, y)
+    if kind.gloss:
+        across = np.clip(x, -1, 1) + 0.45 * math.cos(light_rad)
+        diffuse = 0.5 + 0.6 * np.sqrt(np.clip(1 - (0.75 * across) ** 2, 0, 1))
+        shine = kind.gloss * np.exp(-((across / 0.16) ** 2))
+    else:
+        folds = creases(rng, x.shape, 3, light_rad)
+        diffuse, shine = 1 + kind.crumple * folds, kind.crumple * np.clip(folds - 0.8, 0, 2)
+    return np.asarray(rgb * diffuse[..., None] + shine[..., None], np.float32)
