@@ -59,7 +59,7 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
     for trial in _folders(root, left):
         for split in _folders(trial, left):
             for path in sorted(split.iterdir()):
-                half_written = path.name.startswith(".") and path.suffix == ".partial"
+                half_written = path.name.startswith(".") and path.suffix == ".tmp"
                 if path.is_symlink() or not path.is_file() or not (half_written or path.suffix == ".safetensors"):
                     left[path] = "no shard"
                 elif members_too or half_written or trial.name not in members:

@@ -21,6 +21,7 @@ from analysis.report.gallery import GalleryItem
 from analysis.report.html import TEMPLATES, template_environment
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
+from trainables.files import write_text
 
 MAX_PICTURES = 12
 RULE_LABELS = {
@@ -69,9 +70,7 @@ def write_report(out: Path, facts: ReportFacts) -> None:
     }
     environment = template_environment(filters)
     text = environment.get_template("report.html.j2").render(_context(facts))
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(out)
+    write_text(out, text)
 
 
 def worst_images(ensemble: Mapping[str, Any], limit: int = MAX_PICTURES) -> list[str]:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from trainables.data.card import DataProblems
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.raster import rasterise, read_image
+from trainables.files import write_atomically
 
 FORMAT = 1
 NUM_THREADS = 4
@@ -226,10 +227,12 @@ def _index_file(index: SegIndex) -> str:
 
 def _write_index(index: SegIndex, path: Path) -> None:
     content = json.dumps(vars(index), default=_plain)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".index-", delete=False, encoding="utf-8") as file:
-        file.write(content)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(content, encoding="utf-8")
+        temporary.chmod(0o644)  # whatever the umask: others who share the machine read it too
+
+    write_atomically(path, write)
 
 
 def _plain(value: object) -> object:

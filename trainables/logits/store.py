@@ -19,6 +19,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.files import write_atomically
 from trainables.logits.quantise import Float, Levels, decode, encode
 from trainables.logits.shard_format import (
     FORMAT,
@@ -71,7 +72,7 @@ class LogitWriter:
         self._seen: set[str] = set()
         self._num_shards = 0
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in [*folder.glob(f"{header.view}-*.safetensors"), *folder.glob(f".{header.view}-*.partial")]:
+        for stale in [*folder.glob(f"{header.view}-*.safetensors"), *folder.glob(f".{header.view}-*.tmp")]:
             stale.unlink()
 
     def __enter__(self) -> LogitWriter:
@@ -124,13 +125,14 @@ class LogitWriter:
             {image_id: one.size_px for image_id, one in held.items()},
             {image_id: one.scale for image_id, one in held.items() if one.scale is not None},
         )
-        name = f"{self.header.view}-{self._num_shards:05d}.safetensors"
-        partial = self.folder / f".{name}.partial"
-        with partial.open("wb", buffering=0) as file:
-            file.write(head)
-            for one in held.values():
-                one.array.tofile(file)
-        partial.replace(self.folder / name)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb", buffering=0) as file:
+                file.write(head)
+                for one in held.values():
+                    one.array.tofile(file)
+
+        write_atomically(self.folder / f"{self.header.view}-{self._num_shards:05d}.safetensors", write)
         self._num_shards += 1
         self._held, self._held_bytes = {}, 0
 

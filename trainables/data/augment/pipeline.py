@@ -24,6 +24,7 @@ from trainables.data.augment.crop import PAD_RGB as PAD_RGB
 from trainables.data.augment.crop import Pixels as Pixels
 from trainables.data.augment.crop import ScaledCrop, base_factor
 from trainables.data.augment.mixing import Mix
+from trainables.files import write_text
 from trainables.recipe.augmentation import Augmentation
 
 STRIDE_PX = 32  # the coarsest feature of the pyramid
@@ -64,9 +65,7 @@ def reseed(pipeline: A.Compose, *words: int) -> None:
 
 def write_pipeline(pipeline: A.Compose, path: Path) -> None:
     """The resolved pipeline in albumentations' own serialisation, as JSON; `path` appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(A.to_dict(pipeline), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(A.to_dict(pipeline), indent=1) + "\n")
 
 
 def read_pipeline(path: Path) -> A.Compose:

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainables.data.index import SegIndex, Split
 from trainables.data.splits.make_split import PARTS, absent_classes, split_fingerprint, straddling, units_of
+from trainables.files import write_text
 
 FORMAT = "segsearch-split/1"
 
@@ -31,9 +32,7 @@ def write_split(path: Path, index: SegIndex, split: Split, folds: Sequence[Seque
         "holdout": list(split.holdout_ids),
         "folds": [list(fold) for fold in folds],
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_split(path: Path, index: SegIndex, fold: int | None = None) -> Split:
