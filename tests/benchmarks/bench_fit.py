@@ -30,7 +30,8 @@ from trainables.data.index import Split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.fit import fit
 from trainables.logits.predict_views import autocast_dtype
-from trainables.models.segmentor import build_segmentor, upsample
+from trainables.models.resize import upsample
+from trainables.models.segmentor import build_segmentor
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead, Train
 from trainables.training.attempt import EpochReport

@@ -20,7 +20,7 @@ from trainables.data.index import Split
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.fit import OutOfMemory, fit
-from trainables.logits.predict_views import at_label_size, view_logits
+from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.view import View
 from trainables.metrics import confusion, miou
 from trainables.models.segmentor import Segmentor, build_segmentor
@@ -105,9 +105,7 @@ def test_val_miou_is_that_of_the_best_weights_view_logits(data, tmp_path):
     model = build_segmentor(Recipe.model_validate(about["recipe"]), len(about["classes"]))
     model.load_state_dict(load_weights(folder / "best.safetensors"))
     conf = np.zeros((len(about["classes"]),) * 2, np.int64)
-    for image_id, logits in view_logits(
-        model, cache, split.val_ids, View(), short_px=48, device="cpu", batch_size=3, amp="off"
-    ):
+    for image_id, logits in view_logits(Inference(model, 48, "cpu", 3, "off"), cache, split.val_ids, View()):
         true = cache.label(image_id)
         full = at_label_size(torch.from_numpy(logits)[None], true.shape)
         conf += confusion(true, full[0].argmax(0).numpy().astype(np.uint8), len(conf))

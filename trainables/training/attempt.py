@@ -18,7 +18,7 @@ from trainables.data.augment.pipeline import write_pipeline
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
 from trainables.data.cache import Cache
 from trainables.data.index import Split
-from trainables.logits.predict_views import autocast_dtype
+from trainables.logits.predict_views import Inference, autocast_dtype
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import epoch_dir, keep_last, save_best, save_snapshot, save_state, take_weights
@@ -135,17 +135,9 @@ def _seed_of(*numbers: int) -> int:
 def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> None:
     """Score the epoch that was just trained, count it, and keep its weights: the best so far, the last ones."""
     recipe, ranks = trial.recipe, state.ranks
-    scores = validate(
-        state.evaluated,
-        loss,
-        trial.cache,
-        trial.split.val_ids,
-        short_px=recipe.augmentation.short_px,
-        device=trial.device,
-        batch_size=max(1, recipe.train.batch_size // (state.accumulate * ranks.count)),
-        amp=recipe.train.amp,
-        ranks=ranks,
-    )
+    batch_size = max(1, recipe.train.batch_size // (state.accumulate * ranks.count))
+    inference = Inference.of(recipe, state.evaluated, trial.device, batch_size)
+    scores = validate(inference, loss, trial.cache, trial.split.val_ids, ranks)
     if not np.isfinite(scores.loss):
         raise Diverged(f"the validation loss was {scores.loss} after epoch {state.epoch + 1}")
     state.epoch += 1

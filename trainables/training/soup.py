@@ -25,7 +25,7 @@ from trainables.data.augment.train_set import TrainSet, normalise, train_loader
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.files import write_text
-from trainables.logits.predict_views import autocast_dtype
+from trainables.logits.predict_views import Inference, autocast_dtype
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
 from trainables.recipe.config import Part
@@ -192,16 +192,7 @@ def scorer(recipe: Recipe, cache: Cache, split: Split, device: str) -> Score:
     def score(weights: Weights) -> tuple[float, Weights]:
         model.load_state_dict(weights)
         estimate_batch_norms(model, images, recipe, device)
-        scores = validate(
-            model,
-            loss,
-            cache,
-            split.val_ids,
-            short_px=recipe.augmentation.short_px,
-            device=device,
-            batch_size=micro_batch,
-            amp=recipe.train.amp,
-        )
+        scores = validate(Inference.of(recipe, model, device, micro_batch), loss, cache, split.val_ids)
         return scores.miou, {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
     return score

@@ -12,7 +12,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from trainables.models.segmentor import Segmentor, upsample
+from trainables.models.resize import upsample
+from trainables.models.segmentor import Segmentor
 from trainables.training.losses import SegmentationLoss
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from trainables.models.heads.knet import KernelStage
 from trainables.models.heads.segmenter import Segmenter, num_heads
 from trainables.models.heads.setr import Setr
-from trainables.models.segmentor import upsample
+from trainables.models.resize import upsample
 from trainables.models.simple_pyramid import SimplePyramid
 from trainables.recipe.recipe import SegmenterHead, SetrHead
 

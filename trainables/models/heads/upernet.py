@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trainables.models.compatibility import PYRAMID, Reads
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.heads.fcn import FCNHead
+from trainables.models.resize import resize
 from trainables.recipe.recipe import UPerNetHead
 
 _POOL_PX = (1, 2, 3, 6)
@@ -63,16 +63,12 @@ class UPerNet(nn.Module):
         top = self._pyramid_pooling(features[-1])
         levels = [lateral(f) for lateral, f in zip(self.laterals, features[:-1], strict=True)] + [top]
         for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + _resize(levels[i], levels[i - 1])
+            levels[i - 1] = levels[i - 1] + resize(levels[i], levels[i - 1].shape[2:])
         outputs = [output(level) for output, level in zip(self.outputs, levels[:-1], strict=True)] + [top]
-        merged: Tensor = self.fuse(torch.cat([_resize(o, outputs[0]) for o in outputs], dim=1))
+        merged: Tensor = self.fuse(torch.cat([resize(o, outputs[0].shape[2:]) for o in outputs], dim=1))
         return merged
 
     def _pyramid_pooling(self, top: Tensor) -> Tensor:
-        pooled = [_resize(pool(top), top) for pool in self.pools]
+        pooled = [resize(pool(top), top.shape[2:]) for pool in self.pools]
         merged: Tensor = self.bottleneck(torch.cat([top, *pooled], dim=1))
         return merged
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
