@@ -74,7 +74,7 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
 
     Goes on from Ray's checkpoint (a retry after a lost node), else from `config["resume_from"]` (a resumed run).
     """
-    from trainables.fit import fit
+    from trainables.fit import Trial, fit
     from trainables.training.epoch import Diverged
 
     context = tune.get_context()
@@ -85,15 +85,11 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
     report = EpochReporter(trial=context.get_trial_name() or "", family=recipe.family)
     with tempfile.TemporaryDirectory(prefix="segsearch-trial-") as out_dir:
         try:
+            device = "cuda" if resources.get("GPU") else "cpu"
             fit(
-                recipe,
-                open_cache(index, cache_root),
-                split,
-                out_dir=Path(out_dir),
-                device="cuda" if resources.get("GPU") else "cpu",
+                Trial(recipe, open_cache(index, cache_root), split, Path(out_dir), device, snapshots),
+                report,
                 num_ranks=max(1, int(resources.get("GPU", 0.0))),
-                snapshots=snapshots,
-                report=report,
                 resume_from=Path(checkpoint.path) if checkpoint else as_path(config.get("resume_from")),
             )
         except Diverged as error:

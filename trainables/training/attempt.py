@@ -16,15 +16,21 @@ import torch
 
 from trainables.data.augment.pipeline import write_pipeline
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
-from trainables.data.cache import Cache
-from trainables.data.index import Split
 from trainables.logits.predict_views import Inference, autocast_dtype
 from trainables.ranks import ALONE, Ranks
-from trainables.recipe.recipe import Recipe
-from trainables.training.checkpoint import epoch_dir, keep_last, save_best, save_snapshot, save_state, take_weights
+from trainables.training.checkpoint import (
+    about_best,
+    epoch_dir,
+    keep_last,
+    save_best,
+    save_snapshot,
+    save_state,
+    take_weights,
+)
 from trainables.training.epoch import Diverged, train_epoch
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState, prepare, steps_per_epoch
+from trainables.training.trial import Trial
 from trainables.training.validate import validate
 
 AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
@@ -50,18 +56,6 @@ class DoesNotFit(RuntimeError):
         self.accumulate, self.reason = accumulate, reason
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What is trained on what, where. Plain values: it can be sent to another process."""
-
-    recipe: Recipe
-    cache: Cache
-    split: Split
-    out_dir: Path
-    device: str
-    snapshots: int = 0  # of how many last epochs the evaluated weights are kept
-
-
 def attempt(
     trial: Trial,
     report: Report,
@@ -75,16 +69,7 @@ def attempt(
     state: TrainingState | None = None
     autocast = autocast_dtype(trial.recipe.train.amp, trial.device)
     try:
-        state, loss = prepare(
-            trial.recipe,
-            trial.cache,
-            trial.split,
-            device=trial.device,
-            autocast=autocast,
-            resume_from=resume_from,
-            accumulate=accumulate,
-            ranks=ranks,
-        )
+        state, loss = prepare(trial, autocast, resume_from=resume_from, accumulate=accumulate, ranks=ranks)
         if ranks.is_first:
             take_weights(resume_from, trial.out_dir)  # those there may be another trial's: a worker uses folders again
         return _epochs(trial, state, loss, report, autocast, clock)
@@ -156,15 +141,8 @@ def _write_weights(state: TrainingState, trial: Trial, miou: float) -> None:
     """The weights of the epoch that was just scored, as the best ones where they are, and as a snapshot."""
     weights = state.evaluated.state_dict()
     if state.best_epoch == state.epoch:
-        save_best(
-            trial.out_dir,
-            weights,
-            recipe=trial.recipe,
-            index=trial.cache.index,
-            split=trial.split,
-            miou=state.best_miou,
-            epoch=state.best_epoch,
-        )
+        about = about_best(trial.recipe, trial.cache.index, trial.split, miou=state.best_miou, epoch=state.best_epoch)
+        save_best(trial.out_dir, weights, about)
     if trial.snapshots:
         save_snapshot(trial.out_dir, weights, epoch=state.epoch, miou=miou, keep=trial.snapshots)
 

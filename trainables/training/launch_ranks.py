@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 from trainables.ranks import Ranks, joined
-from trainables.training.attempt import DoesNotFit, Report, Trial, attempt
+from trainables.training.attempt import DoesNotFit, Report, attempt
 from trainables.training.epoch import Diverged
+from trainables.training.trial import Trial
 
 _GRACE_S = 10.0  # a rank that was asked to end is killed after that
 _BEREAVED_S = 1.0  # a rank may learn of another's death before this process does

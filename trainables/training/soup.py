@@ -30,7 +30,7 @@ from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
 from trainables.recipe.config import Part
 from trainables.recipe.recipe import Loss, Recipe
-from trainables.training.checkpoint import save_best
+from trainables.training.checkpoint import about_best, save_best
 from trainables.training.losses import build_loss
 from trainables.training.validate import validate
 
@@ -115,16 +115,8 @@ def make_soup(plan: Plan, cache: Cache, split: Split, folder: Path, *, device: s
         miou=max([taken[0].miou, *(step.miou for step in steps if step.taken)]),
     )
     if soup.is_offered:
-        save_best(
-            folder,
-            weights,
-            recipe=plan.recipe,
-            index=cache.index,
-            split=split,
-            miou=soup.miou,
-            epoch=soup.best.epoch,
-            ingredients=[one.name for one in taken],
-        )
+        about = about_best(plan.recipe, cache.index, split, miou=soup.miou, epoch=soup.best.epoch)
+        save_best(folder, weights, about | {"ingredients": [one.name for one in taken]})
     write_text(folder / SOUP_JSON, soup.model_dump_json(indent=1) + "\n")  # last: it says that all is there
     return soup
 

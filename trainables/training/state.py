@@ -17,7 +17,6 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.ranks import ALONE, Ranks
@@ -27,6 +26,7 @@ from trainables.training.losses import SegmentationLoss, build_loss
 from trainables.training.optim import build_optimizer, build_schedule
 from trainables.training.sync_batch_norm import synchronise
 from trainables.training.training_step import TrainingStep, compiled
+from trainables.training.trial import Trial
 
 
 @dataclass
@@ -93,12 +93,9 @@ class TrainingState:
 
 
 def prepare(
-    recipe: Recipe,
-    cache: Cache,
-    split: Split,
-    *,
-    device: str,
+    trial: Trial,
     autocast: torch.dtype | None,
+    *,
     resume_from: Path | None,
     accumulate: int | None = None,
     ranks: Ranks = ALONE,
@@ -108,20 +105,17 @@ def prepare(
     `autocast` float16 turns gradient scaling on; `accumulate` overrides the recipe's. Raises ValueError where
     activations shall be recomputed in a backbone that has no switch for it.
     """
+    recipe, index, device = trial.recipe, trial.cache.index, trial.device
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)
     torch.manual_seed(recipe.seed)  # of every device
-    index = cache.index
-    model = build_segmentor(recipe, index.num_classes, pretrained=None if resume_from is None else False)
-    # tensor cores read channels-last; a CPU gains by it in some layers only
-    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
+    model = _build_model(recipe, index.num_classes, device, pretrained=None if resume_from is None else False)
     if ranks.count > 1:
         synchronise(model, device)
     if recipe.train.grad_checkpointing:
         checkpoint_gradients(model)
     weighted = recipe.loss.class_weights != "none"
-    pixels = cache.class_pixels(split.train_ids) if weighted else None
+    pixels = trial.cache.class_pixels(trial.split.train_ids) if weighted else None
     loss = build_loss(recipe.loss, index.num_classes, pixels, index.ignore_index).to(device)
     cfg, train = recipe.optimizer, recipe.train
     optimizer = build_optimizer(model, cfg)
@@ -133,15 +127,22 @@ def prepare(
         step=compiled(step, device) if train.compile else step,
         ema=ema,
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, split)),
+        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, trial.split)),
         scaler=torch.amp.GradScaler(torch.device(device).type, enabled=autocast == torch.float16),
-        identity={"recipe": recipe.hash, "data": index.fingerprint, "split": split.fingerprint},
+        identity={"recipe": recipe.hash, "data": index.fingerprint, "split": trial.split.fingerprint},
         accumulate=accumulate or train.accumulate,
         ranks=ranks,
     )
     if resume_from is not None:
         state.restore(resume_from)
     return state, loss
+
+
+def _build_model(recipe: Recipe, num_classes: int, device: str, *, pretrained: bool | None) -> Segmentor:
+    model = build_segmentor(recipe, num_classes, pretrained=pretrained)
+    # tensor cores read channels-last; a CPU gains by it in some layers only
+    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+    return model.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return, unused-ignore]
 
 
 def checkpoint_gradients(model: Segmentor) -> None:

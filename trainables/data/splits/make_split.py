@@ -68,7 +68,8 @@ def make_split(
     if shares:
         elsewhere = {units[i.image_id] for i in index.images if i.role in given and i.role not in carve_again}
         all_shares = {"train": 1.0 - sum(shares.values()), **shares}
-        part_of |= _deal(index, pool, all_shares, seed, notes, units, elsewhere, known)
+        dealt, notes = _deal(index, pool, all_shares, seed, units, elsewhere, known)
+        part_of |= dealt
     ids = {p: tuple(i.image_id for i in index.images if part_of[i.image_id] == p) for p in PARTS}
     notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS)
     return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids), tuple(notes))
@@ -96,8 +97,7 @@ def make_folds(
         raise ValueError(f"folds must be 2 to {len(pool)}, the number of images outside the hold-out, got {num_folds}")
     names = [f"fold {f}" for f in range(num_folds)]
     units = units_of(index, known.clusters)
-    notes: list[str] = []
-    fold_of = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, notes, units, set(), known)
+    fold_of, notes = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, units, set(), known)
     folds = tuple(tuple(i.image_id for i in pool if fold_of[i.image_id] == name) for name in names)
     return folds, (*notes, *absent_classes(index, fold_of, names))
 
@@ -127,34 +127,36 @@ def _deal(
     pool: Sequence[ImageRecord],
     shares: Mapping[str, float],
     seed: int,
-    notes: list[str],
     units: Mapping[str, str],
     elsewhere: set[str],
     known: Knowledge,
-) -> dict[str, str]:
-    """The part of every image of the pool. Units that a given part also holds (`elsewhere`) stay in the first."""
+) -> tuple[dict[str, str], list[str]]:
+    """The part of every image of the pool, and notes on what could not be had. Units that a given part also holds
+    (`elsewhere`) stay in the first."""
     names = sorted({units[image.image_id] for image in pool} - elsewhere)
     parts = list(shares)
     free = len(parts) if len(names) == len({units[image.image_id] for image in pool}) else len(parts) - 1
     if len(names) < free:  # the first part has images already where a unit had to stay in it
         noun = "group" if index.grouped else "cluster of near-duplicates"
-        notes.append(
+        note = (
             f"there {'is' if len(names) == 1 else 'are'} {_count(len(names), noun)} that may be moved, and "
             f"{free} are needed: the images were cut into {len(parts)} contiguous blocks by name instead, so "
             "neighbours on either side of a cut are in different parts"
         )
-        return _blocks(pool, shares)
+        return _blocks(pool, shares), [note]
     holds, fixed = _holdings(index, pool, names, units, known)
     start = np.zeros((len(parts), holds.shape[1]))  # (S,2K+1)
     start[0] = fixed
     target = np.outer(list(shares.values()), holds.sum(axis=0) + fixed)  # (S,2K+1)
     chosen = stratify(holds, start, target, np.random.default_rng(seed))  # (J,)
     sizes = start[:, -1] + np.bincount(chosen, weights=holds[:, -1], minlength=len(parts))  # (S,)
-    for part, size, want in zip(parts, sizes, target[:, -1], strict=True):
-        if abs(size - want) > max(1.0, 0.25 * want):
-            notes.append(f"{part} has {size:.0f} images where {want:.0f} were wanted: groups are kept whole")
+    notes = [
+        f"{part} has {size:.0f} images where {want:.0f} were wanted: groups are kept whole"
+        for part, size, want in zip(parts, sizes, target[:, -1], strict=True)
+        if abs(size - want) > max(1.0, 0.25 * want)
+    ]
     part_of_unit = {name: parts[s] for name, s in zip(names, chosen, strict=True)}
-    return {image.image_id: part_of_unit.get(units[image.image_id], parts[0]) for image in pool}
+    return {image.image_id: part_of_unit.get(units[image.image_id], parts[0]) for image in pool}, notes
 
 
 def _holdings(
