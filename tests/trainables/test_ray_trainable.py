@@ -82,7 +82,6 @@ def epochs(*mious: float) -> Any:
 
 
 def test_every_epoch_is_reported_with_its_checkpoint(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[7]"""
     run_with(monkeypatch, epochs(0.1, 0.2))
     assert tune.reports == [
         ({"val/miou": 0.1, "val/iou": [0.1, None], "epoch": 1}, ["state.pt"]),
@@ -101,7 +100,6 @@ def test_fit_gets_the_recipe_the_cache_and_the_device(tune: FakeTune, monkeypatc
 
 
 def test_every_gpu_of_a_trial_gets_a_process(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[16]"""
     tune.context.get_trial_resources().required_resources["GPU"] = 4.0
     assert run_with(monkeypatch, epochs(0.1))["num_ranks"] == 4
 
@@ -113,7 +111,6 @@ def test_rays_checkpoint_goes_before_an_earlier_sessions(tune: FakeTune, monkeyp
 
 
 def test_nan_is_reported_as_zero_and_diverged(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[2]"""
     run_with(monkeypatch, epochs(float("nan")))
     assert tune.reports == [({"val/miou": 0.0, "val/iou": [None, None], "epoch": 1, "diverged": True}, None)]
 
@@ -140,7 +137,6 @@ def test_diverged_fit_ends_the_trial_as_such(tune: FakeTune, monkeypatch: pytest
     ],
 )
 def test_what_would_only_happen_again_is_reported_not_raised(tune: FakeTune, error: Exception, reason: str) -> None:
-    """[15]"""
 
     def trial(config: dict[str, Any]) -> None:
         raise error
@@ -166,7 +162,7 @@ def test_other_errors_are_left_to_rays_retries(tune: FakeTune) -> None:
 
 
 def test_process_takes_the_trials_share_of_cpus(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[1] and the threads of torch"""
+    """The threads of torch too."""
     import torch
 
     before = torch.get_num_threads()

@@ -94,6 +94,7 @@ class Everything(nn.Module):
         return self.model.forward_all(image)
 
 
+@pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides")  # torch's, about speed
 @pytest.mark.parametrize(
     ("backbone", "head"), [("test_convnext", "upernet"), ("test_vit", "knet"), ("test_vit", "setr_pup")]
 )
