@@ -59,7 +59,7 @@ def fit(
     weights of the trial's last `snapshots` epochs lie beside the best ones, as ingredients of a soup.
 
     Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there
-    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches a
+    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches per
     batch), and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports
     diverged 1 with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where one image is too
     much, and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_epoch(done: EpochReport) -> None:
-    """One line an epoch; of the checkpoints only the newest is kept."""
+    """Print one line per epoch; of the checkpoints only the newest is kept."""
     m = done.metrics
     print(
         f"epoch {done.epoch:3d}  loss {m['train/loss']:.4f}  val {m['val/loss']:.4f}  mIoU {m['val/miou']:.4f}  "

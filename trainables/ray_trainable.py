@@ -1,8 +1,8 @@
-"""The Ray Tune trainable: the one file here that knows Ray.
+"""The Ray Tune trainable: the only file of this package that knows Ray.
 
-Enters: `config["recipe"]` (a Recipe as a dict), `config["resume_from"]` (a checkpoint folder or None), a data index
-and its split through Ray's object store, the path of the node's cache. Leaves: one report an epoch with its
-checkpoint. Actors are reused from trial to trial, so the process keeps its imports and its open cache.
+`config` holds the recipe (as a dict) and `resume_from` (a checkpoint folder or None); the data index and its split
+come through Ray's object store. Every epoch is reported with its checkpoint. Actors are reused from trial to trial, so
+the process keeps its imports and its open cache.
 
 torch is imported late: the driver loads this module to name the function, not to train.
 """
@@ -104,7 +104,7 @@ _CACHES: dict[tuple[str, Path], Cache] = {}  # of this process; actors outlive t
 
 
 def open_cache(index: SegIndex, root: Path) -> Cache:
-    """The node's cache of this data set, opened once a process."""
+    """The node's cache of this data set, opened once per process."""
     from trainables.data.cache import Cache
 
     key = (index.fingerprint, root)

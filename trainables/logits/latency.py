@@ -71,7 +71,7 @@ def measure_ms(
 
 
 def read_ms(folder: Path) -> tuple[str, dict[str, float]]:
-    """The device, and milliseconds by view; empty where nothing was measured."""
+    """The device, and milliseconds per image by view; empty where nothing was measured."""
     path = folder / COST_FILE
     if not path.is_file():
         return "", {}

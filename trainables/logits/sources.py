@@ -1,4 +1,4 @@
-"""What prediction and voting ask of images and logits, so that files and memory serve alike."""
+"""Protocols of images and logits, so that prediction and voting work from files and from memory alike."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Storage:
-    """How logits are kept, and how much of them."""
+    """Format and quota of stored logits."""
 
     dtype: Dtype = "float16"
     max_error: float = 0.001  # of a view's mIoU on val by 8 bits; a view with more is kept as float16
@@ -66,7 +66,9 @@ def check_space(
     split: Split,
     views: Sequence[View],
     run_folder: Path,
-    folders: Sequence[Mapping[Part, Path]] = (),  # a candidate each; what is there already needs no further room
+    folders: Sequence[
+        Mapping[Part, Path]
+    ] = (),  # one per candidate; logits that are there already need no further room
     storage: Storage = FLOAT16,
 ) -> tuple[int, int]:
     """Forecast of the bytes that all logits will take, and the bytes free under `run_folder`.
@@ -102,7 +104,7 @@ def write_logits(
     *,
     device: str,
 ) -> list[str]:
-    """Write what is missing of one candidate's logits. A view that is complete is kept.
+    """Write the missing views of one candidate's logits. A view that is complete is kept.
 
     Returns the mIoU that 8 bits change on val, one line per view. Raises ValueError where the checkpoint was cut
     short or the logits are not finite.
@@ -130,8 +132,10 @@ def write_logits(
 def _write_view(
     inference: Inference, cache: Cache, ids: Sequence[str], header: LogitHeader, folder: Path, max_error: float
 ) -> tuple[Dtype, list[str]]:
-    """How the view was kept in the end, and what there is to say of it: of val in 8 bits, the mIoU that it changes.
-    Beyond `max_error` the view is predicted again and kept as float16."""
+    """Returns the type that was kept in the end, and of val in 8 bits a line with the mIoU that it changes.
+
+    Beyond `max_error` the view is predicted again and kept as float16.
+    """
     device = inference.device
     counts = torch.zeros((2, len(header.classes), len(header.classes)), dtype=torch.int64, device=device)
     measured = header.dtype == "uint8" and header.split == "val"
@@ -165,8 +169,8 @@ def ids_of(split: Split, part: Part) -> tuple[str, ...]:
 
 
 def kept_as(folder: Path, header: LogitHeader, ids: Sequence[str]) -> Dtype | None:
-    """How the view is kept there, if every image of it is, written from the same checkpoint, data and split, in as
-    many bits as the header says or more."""
+    """The type of the stored view, if it has every image, was written from the same checkpoint, data and split, and
+    has at least as many bits as the header says; else None."""
     if not any(folder.glob(f"{header.view}-*.safetensors")):
         return None
     try:
@@ -188,7 +192,7 @@ def kept_as(folder: Path, header: LogitHeader, ids: Sequence[str]) -> Dtype | No
 
 
 def rounding_note(stores: Sequence[LogitStore]) -> list[str]:
-    """What a verdict on 8-bit logits has to say of itself; nothing where there are none."""
+    """A note for a verdict on 8-bit logits; none where there are none."""
     rounded = [store.header.trial for store in stores if any(store.dtype_of(v) == "uint8" for v in store.views)]
     if not rounded:
         return []

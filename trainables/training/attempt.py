@@ -1,7 +1,6 @@
 """One attempt at a trial: epoch after epoch, to the last one or until a batch does not fit the device.
 
-Enters: a recipe, the cache, a split, in how many parts a batch is split, which of how many ranks this is. Leaves: a
-report an epoch, from the first rank, whose folder holds `state.pt` (to resume) and the best epoch's weights.
+The first rank reports every epoch, with a folder that holds `state.pt` (to resume) and the best epoch's weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Files that hold a trial: state.pt (everything to resume) and safetensors (weights alone).
+"""The files of a checkpoint: state.pt (everything to resume) and safetensors (weights alone), whole or absent.
 
-Enters: dictionaries of tensors and plain values. Leaves: files that are whole or absent, and the same dictionaries.
 `state.pt` is read with weights_only=True: no pickled code is ever run.
 """
 

@@ -1,12 +1,12 @@
 """Model soups: the mean of several checkpoints' weights, as a candidate that costs no more to run than one of them.
 
-Enters: `Ingredient`s, weights of one architecture with their val mIoU: a trial's best and last epochs, or the best
-weights of trials that started from the same pretrained ones. Leaves: a folder with soup.json and, where the mean is
-better on val than its best ingredient, best.safetensors and best.json, as a trial has them.
+Ingredients have one architecture: a trial's best and last epochs, or the best weights of trials that started from the
+same pretrained ones. A soup's folder has soup.json and, where the mean is better on val than its best ingredient,
+best.safetensors and best.json, as a trial has them.
 
 Greedy (Wortsman et al. 2022, recipe 1): from the best ingredient on, each next is kept where the mean's val mIoU does
-not fall. Batch norms' statistics belong to no mean of weights: they are taken again from training images (Izmailov et
-al. 2018, sec. 3.2). Val chose among means here, as it chooses among epochs; the hold-out takes no part.
+not fall. Batch norms' statistics belong to no mean of weights: they are estimated again from training images (Izmailov
+et al. 2018, sec. 3.2). Val chooses among means here, as it chooses among epochs; the hold-out takes no part.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Ingredient(Part):
 
 
 class Step(Part):
-    """What the mean with one more ingredient scored, and whether it stayed in."""
+    """The score of the mean with one more ingredient, and whether that one was kept."""
 
     ingredient: str
     miou: float
@@ -122,7 +122,7 @@ def make_soup(plan: Plan, cache: Cache, split: Split, folder: Path, *, device: s
 
 
 def read_soup(folder: Path) -> Soup | None:
-    """What `make_soup` left in `folder`; None where it did not end there."""
+    """The soup that `make_soup` wrote to `folder`; None where it did not finish."""
     path = folder / SOUP_JSON
     return Soup.model_validate_json(path.read_bytes()) if path.is_file() else None
 
@@ -175,7 +175,7 @@ def check_same(first: Ingredient, wanted: Weights, other: Ingredient, found: Wei
 
 
 def scorer(recipe: Recipe, cache: Cache, split: Split, device: str) -> Score:
-    """What scores weights as `recipe`'s trial validates its own, batch norms' statistics taken again first."""
+    """A function that scores weights as `recipe`'s trial does its own, once batch norms' statistics are estimated."""
     model = build_segmentor(recipe, cache.index.num_classes, pretrained=False).to(device)
     loss = build_loss(Loss(), cache.index.num_classes).to(device)  # not read: what decides is the mIoU
     micro_batch = max(1, recipe.train.batch_size // recipe.train.accumulate)
@@ -202,7 +202,7 @@ def training_images(recipe: Recipe, cache: Cache, split: Split, batch_size: int)
 
 
 def estimate_batch_norms(model: Segmentor, images: Sequence[Tensor], recipe: Recipe, device: str) -> None:
-    """Running statistics become the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay."""
+    """Set running statistics to the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay."""
     if not images:
         return
     dtype = autocast_dtype(recipe.train.amp, device)

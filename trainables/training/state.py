@@ -1,7 +1,6 @@
-"""All that changes while a trial trains, as one value that can be written and put back.
+"""The training state of a trial, as one value that can be saved and restored.
 
-Enters: a recipe, the cache, a split. Leaves: model, EMA, optimiser, schedule, scaler, counters, best score; and the
-dictionary of them that `state.pt` holds.
+It holds model, EMA, optimiser, schedule, scaler, counters and the best score.
 """
 
 from __future__ import annotations
@@ -109,14 +108,8 @@ def prepare(
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)
     torch.manual_seed(recipe.seed)  # of every device
-    model = _build_model(recipe, index.num_classes, device, pretrained=None if resume_from is None else False)
-    if ranks.count > 1:
-        synchronise(model, device)
-    if recipe.train.grad_checkpointing:
-        checkpoint_gradients(model)
-    weighted = recipe.loss.class_weights != "none"
-    pixels = trial.cache.class_pixels(trial.split.train_ids) if weighted else None
-    loss = build_loss(recipe.loss, index.num_classes, pixels, index.ignore_index).to(device)
+    model = _build_model(trial, ranks, pretrained=None if resume_from is None else False)
+    loss = _loss_of(trial)
     cfg, train = recipe.optimizer, recipe.train
     optimizer = build_optimizer(model, cfg)
     # without a warm-up the average of a short run would mostly hold its random start
@@ -138,11 +131,23 @@ def prepare(
     return state, loss
 
 
-def _build_model(recipe: Recipe, num_classes: int, device: str, *, pretrained: bool | None) -> Segmentor:
-    model = build_segmentor(recipe, num_classes, pretrained=pretrained)
+def _loss_of(trial: Trial) -> SegmentationLoss:
+    cfg, index = trial.recipe.loss, trial.cache.index
+    pixels = trial.cache.class_pixels(trial.split.train_ids) if cfg.class_weights != "none" else None
+    return build_loss(cfg, index.num_classes, pixels, index.ignore_index).to(trial.device)
+
+
+def _build_model(trial: Trial, ranks: Ranks, *, pretrained: bool | None) -> Segmentor:
+    recipe, device = trial.recipe, trial.device
+    built = build_segmentor(recipe, trial.cache.index.num_classes, pretrained=pretrained)
     # tensor cores read channels-last; a CPU gains by it in some layers only
     layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    return model.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return, unused-ignore]
+    model: Segmentor = built.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
+    if ranks.count > 1:
+        synchronise(model, device)
+    if recipe.train.grad_checkpointing:
+        checkpoint_gradients(model)
+    return model
 
 
 def checkpoint_gradients(model: Segmentor) -> None:
@@ -158,5 +163,5 @@ def checkpoint_gradients(model: Segmentor) -> None:
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:
-    """Updates an epoch: whole batches only."""
+    """Updates per epoch: whole batches only."""
     return len(split.train_ids) // recipe.train.batch_size

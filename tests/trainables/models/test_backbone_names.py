@@ -56,7 +56,7 @@ def test_tag_of_a_model_without_weights_is_told() -> None:
 
 def test_neither_torch_nor_timm_is_imported() -> None:
     code = (
-        "import sys; from trainables.models.names import check_backbone_name as check; check('convnext_atto');"
+        "import sys; from trainables.models.backbone_names import check_backbone_name as check; check('convnext_atto');"
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

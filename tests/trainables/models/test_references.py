@@ -101,9 +101,8 @@ def stage_by_loops(stage: KernelStage, fused: Tensor, kernels: Tensor, masks: Te
 
 
 @pytest.mark.parametrize("pieces", [1, 2])  # of a kernel, in the update
-def test_a_stage_of_knet_follows_the_paper(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.models.heads.knet._UPDATE_WIDTH", 16 // pieces)
-    stage = randomise(KernelStage(16)).double()
+def test_a_stage_of_knet_follows_the_paper(pieces: int) -> None:
+    stage = randomise(KernelStage(16, update_width=16 // pieces)).double()
     torch.manual_seed(0)
     fused, kernels, masks = (torch.randn(2, *shape).double() for shape in ((16, 3, 4), (3, 16), (3, 3, 4)))
     # the group features are gathered in single precision

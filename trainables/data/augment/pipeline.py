@@ -1,9 +1,9 @@
-"""What happens to an image and its label between the cache and the batch.
+"""The training pipeline from the cache to the batch.
 
-Enters: image (H,W,3) uint8 RGB and label (H,W) uint8. Leaves: both at (crop_px, crop_px): a window of the image,
-resized ONCE to the random scale (bilinear; labels nearest), padded where the image is smaller, mixed with others,
-flipped, moved (all geometric operators in one resampling), its colours changed. Image and label always move together;
-padding is IGNORE_INDEX in the label, the ImageNet mean in the image.
+Image (H,W,3) uint8 RGB and label (H,W) uint8 become (crop_px, crop_px): a window of the image, resized ONCE to the
+random scale (bilinear; labels nearest), padded where the image is smaller, mixed with others, flipped, moved (all
+geometric operators in one resampling), its colours changed. Image and label always move together; padding is
+IGNORE_INDEX in the label, the ImageNet mean in the image.
 
 albumentations' `Compose.set_random_seed` (2.0.8) gives every transform a generator of its own from the SAME seed, so
 two flips at p = 0.5 would always agree: `reseed` lets all draw from one stream.

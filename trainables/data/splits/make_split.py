@@ -1,9 +1,8 @@
-"""From an index to the images that train, that are tuned on, and that stay sealed; and to K folds.
+"""Splits the images of an index into train, val and hold-out, and into K folds.
 
-Enters: a `SegIndex`, and where they are known the pixels of each class in each image and the near-duplicate clusters.
-Leaves: a `Split` of image ids in the order of the index, with notes on what could not be had. Parts that the card
-gives are kept (unless they are to be carved again); missing ones are carved from train, stratified by the classes that
-images show and by their pixels at once, in whole units: the card's groups, or else clusters of near-duplicates.
+Parts that the card gives are kept (unless they are to be carved again); missing ones are carved from train, stratified
+by the classes that images show and by their pixels at once, in whole units: the card's groups, or else clusters of
+near-duplicates. Ids keep the order of the index. Notes say which requirements were not met.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PARTS = ("train", "val", "holdout")
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What decoded images tell beyond the index; both parts may be missing."""
+    """Facts from decoded images beyond the index; both may be missing."""
 
     pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' areas are taken
     clusters: Mapping[str, str] | None = None  # image_id -> near-duplicate cluster; counts where the card has no group
@@ -76,7 +75,7 @@ def make_split(
 
 
 def look(index: SegIndex, cache: Cache) -> Knowledge:
-    """What a decoded data set tells a split: pixels of each class, and, where the card names no group, clusters."""
+    """Facts of a decoded data set for a split: pixels of each class, and, where the card names no group, clusters."""
     labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
     pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
     return Knowledge(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
@@ -85,7 +84,7 @@ def look(index: SegIndex, cache: Cache) -> Knowledge:
 def make_folds(
     index: SegIndex, split: Split, num_folds: int, *, seed: int, known: Knowledge | None = None
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """K folds of the images that are not sealed (train and val of `split`), and notes on what could not be had.
+    """K folds of the images that are not sealed (train and val of `split`), and notes on unmet requirements.
 
     Each image is in one fold, and no unit is in two: fold f tunes a model that the others train. Raises ValueError
     for fewer than 2 folds or fewer images than folds.
@@ -131,8 +130,8 @@ def _deal(
     elsewhere: set[str],
     known: Knowledge,
 ) -> tuple[dict[str, str], list[str]]:
-    """The part of every image of the pool, and notes on what could not be had. Units that a given part also holds
-    (`elsewhere`) stay in the first."""
+    """The part of every image of the pool, and notes on requirements that were not met. Units that a given part also
+    holds (`elsewhere`) stay in the first."""
     names = sorted({units[image.image_id] for image in pool} - elsewhere)
     parts = list(shares)
     free = len(parts) if len(names) == len({units[image.image_id] for image in pool}) else len(parts) - 1

@@ -1,7 +1,6 @@
-"""A split as a file that runs take: `python search/run.py --set split.file=split.json --set split.fold=2`.
+"""Split files that runs can use: `python search/run.py --set split.file=split.json --set split.fold=2`.
 
-Enters: a `Split` with its folds, or the path of a file. Leaves: the other one. The file lists image_ids, so it
-outlives corrected labels; an image that the file leaves out takes no part.
+A file lists image_ids, so it stays valid when labels are corrected; images that it does not list are left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """UPerNet (Xiao 2018): pyramid pooling on the coarsest level, a feature pyramid over all, one fused map.
 
-Enters: four features (B,C_i,H/s_i,W/s_i). Leaves: logits (B,K,H/4,W/4) and, with `aux_weight`, those of an FCN head on
-the stride-16 level (B,K,H/16,W/16). As in mmsegmentation: laterals 1x1, outputs 3x3, fusion 3x3, all with batch norm
-and ReLU, bilinear upsampling (align_corners=False), channel dropout before the 1x1 classifier.
+Four features (B,C_i,H/s_i,W/s_i) give logits (B,K,H/4,W/4) and, with `aux_weight`, those of an FCN head on the
+stride-16 level (B,K,H/16,W/16). As in mmsegmentation: laterals 1x1, outputs 3x3, fusion 3x3, all with batch norm and
+ReLU, bilinear upsampling (align_corners=False), channel dropout before the 1x1 classifier.
 """
 
 from __future__ import annotations
