@@ -50,7 +50,8 @@ def main(
         result = judge_members(members, card, out, options, opened_at=opened_at, say=typer.echo)
     typer.echo(f"{'rule':20} {'val, fitted':>12} {'cross-fitted':>13} {'hold-out':>9}")
     for rule in result.rules:
-        scores = [score.miou for score in (rule.val_fitted, rule.val_crossfit, rule.holdout)]
+        mious = [score.miou for score in (rule.val_fitted, rule.val_crossfit, rule.holdout)]
+        scores = [float("nan") if miou is None else miou for miou in mious]
         typer.echo("{:20} {:12.4f} {:13.4f} {:9.4f}".format(rule.name, *scores))
     typer.echo(result.verdict.sentence)
 

@@ -11,7 +11,6 @@ epoch, under `augmentation` in a space.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from enum import StrEnum
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 
     from trainables.data.index import SegIndex
 
-JPEG_QUALITY = 95
 PREVIEW_IMAGES, PREVIEW_PX, GAP_PX = 24, 192, 8
-IGNORED = "ignored"  # a category for the pixels that count for nothing
 app = new_app()
 
 
@@ -85,15 +82,14 @@ def write_mixed(
     cache_dir: Path,
 ) -> dict[str, int]:
     """Mix and write; how many of the new images show each class. ValueError for a DIR that is there already."""
-    from trainables.data.augment.mix_sources import Sources
-    from trainables.data.augment.mixing import Mix
-    from trainables.data.augment.pipeline import reseed
+    import cv2
+
+    from trainables.data.augment.offline_mix import MixSettings, OfflineSet, mixed_images
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
     from trainables.data.splits.make_split import look, make_split
     from trainables.data.splits.split_file import read_split
-    from trainables.recipe.augmentation import Augmentation
 
     if out.exists():
         raise ValueError(f"--out must name a folder that does not exist yet, got {out}; remove it or name another")
@@ -106,123 +102,25 @@ def write_mixed(
     else:
         shares = {name: parts[name] for name in ("val_share", "holdout_share")}
         train_ids = make_split(index, seed=seed, **shares, known=look(index, cache)).train_ids
-    size_px = settings["size_px"]
-    if size_px % 32:
-        raise ValueError(f"--size-px must be divisible by 32, got {size_px}; use {size_px // 32 * 32}")
-    pipelines = {}
-    for kind in kinds:
-        mixing = {kind: {"p": 1.0, "rare_class_weight": settings["rare"]}}
-        scales = {key: settings[key] for key in ("scale_min", "scale_max")}
-        aug = Augmentation.model_validate({"crop_px": size_px, "hflip_p": 0, "colour_p": 0, **scales, **mixing})
-        pipelines[kind] = (_pipeline(aug, Mix.of(aug)), Sources(cache, train_ids, aug))
+    how = MixSettings(seed, **settings)
+    if how.size_px % 32:
+        raise ValueError(f"--size-px must be divisible by 32, got {how.size_px}; use {how.size_px // 32 * 32}")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        writer = Writer(temporary, index, card.stem if card.stem != "data" else index.name)
-        for number in range(num_images):
-            kind = kinds[number % len(kinds)]
-            pipeline, sources = pipelines[kind]
-            reseed(pipeline, seed, number)
-            position = sources.draw(pipeline.py_random, settings["rare"])
-            image_id = sources.ids[position]
-            given = {"image": cache.image(image_id), "mask": cache.label(image_id)}
-            mixed = pipeline(**given, sources=sources, position=position)
-            used = [image_id, *(sources.ids[each] for each in pipeline.transforms[-1].used)]
-            writer.add(f"{kind}-{number:06d}", mixed["image"], mixed["mask"], kind, used)
-        counts = writer.close(seed, settings)
+        written = OfflineSet(temporary, index, card.stem if card.stem != "data" else index.name)
+        previews: list[NDArray[np.uint8]] = []
+        for mixed in mixed_images(cache, train_ids, kinds, how, num_images):
+            written.add(mixed)
+            if len(previews) < PREVIEW_IMAGES:
+                previews.append(_preview(mixed.image, mixed.label, index))
+        cv2.imwrite(str(temporary / "preview.jpg"), cv2.cvtColor(_sheet(previews), cv2.COLOR_RGB2BGR))
+        counts = written.close(how)
         temporary.chmod(0o755)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return counts
-
-
-def _pipeline(aug: Any, mix: Any) -> Any:
-    """A crop at a random scale, then the mixing: colours and geometry are the loader's, fresh each epoch."""
-    import albumentations
-
-    from trainables.data.augment.crop import ScaledCrop
-
-    return albumentations.Compose([ScaledCrop(aug.crop_px, None, aug.scale_min, aug.scale_max), mix])
-
-
-class Writer:
-    """The files of an off-line set, filled image by image; only small previews are kept in memory."""
-
-    def __init__(self, folder: Path, index: SegIndex, name: str) -> None:
-        self.folder, self.index, self.name = folder, index, name
-        first = 1 if index.background else 0
-        self.categories = {k: k + 1 - first for k in range(first, index.num_classes)} | {
-            index.ignore_index: index.num_classes + 1 - first
-        }
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
-        self.lineage: list[dict[str, Any]] = []
-        self.previews: list[NDArray[np.uint8]] = []
-        self.counts = dict.fromkeys(index.classes, 0)
-        (folder / "images").mkdir()
-
-    def add(self, stem: str, image: NDArray[np.uint8], label: NDArray[np.uint8], kind: str, used: list[str]) -> None:
-        """One mixed image (h,w,3) with its label (h,w)."""
-        import cv2
-        import numpy as np
-
-        file_name = f"images/{stem}.jpg"
-        done, encoded = cv2.imencode(
-            ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        )
-        assert done, "OpenCV writes JPEG"
-        (self.folder / file_name).write_bytes(encoded.tobytes())
-        height, width = label.shape
-        entry = {"id": len(self.images), "file_name": file_name, "height": height, "width": width}
-        self.images.append(entry)
-        self.lineage.append({"file_name": file_name, "kind": kind, "sources": used})
-        for k in np.unique(label).tolist():
-            if k < self.index.num_classes:
-                self.counts[self.index.classes[k]] += 1
-            if k in self.categories:
-                self.annotations.append(self._annotation(label == k, k))
-        if len(self.previews) < PREVIEW_IMAGES:
-            self.previews.append(_preview(image, label, self.index))
-
-    def _annotation(self, mask: NDArray[np.bool_], class_index: int) -> dict[str, Any]:
-        import numpy as np
-        from pycocotools import mask as coco_mask
-
-        rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-        return {
-            "id": len(self.annotations),
-            "image_id": len(self.images) - 1,
-            "category_id": self.categories[class_index],
-            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-            "area": int(mask.sum()),
-            "bbox": [float(side) for side in coco_mask.toBbox(rle)],
-            "iscrowd": 0,
-        }
-
-    def close(self, seed: int, settings: dict[str, Any]) -> dict[str, int]:
-        """Write what describes the images; the number of images that show each class."""
-        import cv2
-        import yaml
-
-        names = {k: self.index.classes[k] if k < self.index.num_classes else IGNORED for k in self.categories}
-        ignores = any(each["category_id"] == self.categories[self.index.ignore_index] for each in self.annotations)
-        kept = [k for k in self.categories if ignores or k != self.index.ignore_index]
-        coco = {
-            "info": {"description": f"mixed training images of {self.name}"},
-            "licenses": [{"id": n, "name": name, "url": ""} for n, name in enumerate(self.index.licences)],
-            "images": self.images,
-            "categories": [{"id": self.categories[k], "name": names[k]} for k in kept],
-            "annotations": self.annotations,
-        }
-        (self.folder / "train.json").write_text(json.dumps(coco), encoding="utf-8")
-        card = {"name": f"{self.name}-mixed", "train": "train.json", "background": self.index.background}
-        card |= {"ignore": [IGNORED]} if ignores else {}
-        (self.folder / "data.yaml").write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
-        about = {"seed": seed, **settings, "data_fingerprint": self.index.fingerprint, "images": self.lineage}
-        (self.folder / "mix.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        cv2.imwrite(str(self.folder / "preview.jpg"), cv2.cvtColor(_sheet(self.previews), cv2.COLOR_RGB2BGR))
-        return self.counts
 
 
 def _preview(image: NDArray[np.uint8], label: NDArray[np.uint8], index: SegIndex) -> NDArray[np.uint8]:

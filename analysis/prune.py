@@ -63,7 +63,7 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
         unneeded = members_too or trial.name not in used
         for split in _folders(trial, left):
             for path in sorted(split.iterdir()):
-                half_written = path.name.startswith(".") and path.suffix == ".partial"
+                half_written = path.name.startswith(".") and path.suffix == ".tmp"
                 shard = path.suffix == ".safetensors" or path.name == COST_FILE
                 if path.is_symlink() or not path.is_file() or not (half_written or shard):
                     left[path] = "no shard"

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from trainables.files import write_text
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -97,9 +99,7 @@ def existing_run_dir(root: Path) -> RunDir:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

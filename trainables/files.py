@@ -1,4 +1,4 @@
-"""The one atomic write."""
+"""Atomic writes: a file appears whole or not at all. Light to import, as everything writes files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it; nothing is left behind where it fails.
+    Missing folders are made.
 
     Raises OSError where the disk is full or not writable; `path` then keeps what it had.
     """
@@ -28,5 +29,5 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file, UTF-8, whole or not at all."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

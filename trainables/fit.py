@@ -1,7 +1,6 @@
-"""Train one recipe on one split; no Ray here.
+"""Trains one recipe on one split, without Ray.
 
-Enters: a recipe, the cache and a split. Leaves: a report an epoch, whose folder holds `state.pt` (to resume) and the
-best epoch's weights. From the shell:
+Every epoch is reported with a folder that holds `state.pt` (to resume) and the best epoch's weights. From the shell:
 
     python -m trainables.fit --recipe recipe.json --data data.yaml --out DIR [--resume DIR/epoch-0003]
         [--device cuda] [--ranks 4]
@@ -32,12 +31,13 @@ from trainables.data.coco import read
 from trainables.data.index import Split
 from trainables.data.splits.make_split import look, make_split
 from trainables.recipe.recipe import Recipe
-from trainables.training.attempt import DoesNotFit, EpochReport, Report, Trial, attempt
+from trainables.training.attempt import DoesNotFit, EpochReport, Report, attempt
 from trainables.training.checkpoint import LAST
 from trainables.training.epoch import Diverged
 from trainables.training.launch_ranks import attempt_on_ranks
+from trainables.training.trial import Trial
 
-__all__ = ["Diverged", "EpochReport", "OutOfMemory", "fit"]
+__all__ = ["Diverged", "EpochReport", "OutOfMemory", "Trial", "fit"]
 
 
 class OutOfMemory(RuntimeError):
@@ -45,48 +45,42 @@ class OutOfMemory(RuntimeError):
 
 
 def fit(
-    recipe: Recipe,
-    cache: Cache,
-    split: Split,
-    *,
-    out_dir: Path,
-    device: str,
+    trial: Trial,
     report: Report,
+    *,
     resume_from: Path | None = None,
     num_ranks: int = 1,
-    snapshots: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Train to the last epoch and return its metrics; `report` is called after each.
 
     A batch that the device does not hold is split in more micro-batches, and the epoch starts again from the last
-    state. `num_ranks` processes share each batch, on as many devices (see `trainables.distributed`). The last
-    `snapshots` epochs' evaluated weights lie beside the best ones, as ingredients of a soup.
+    state. `num_ranks` processes share each batch, on as many devices (see `training.launch_ranks`). The evaluated
+    weights of the trial's last `snapshots` epochs lie beside the best ones, as ingredients of a soup.
 
     Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there
-    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches a
+    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches per
     batch), and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports
     diverged 1 with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where one image is too
     much, and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an
     empty split, or a `resume_from` that is another trial's.
     """
-    _check(recipe, cache, split, num_ranks)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    last = out_dir / LAST
+    _check(trial.recipe, trial.cache, trial.split, num_ranks)
+    trial.out_dir.mkdir(parents=True, exist_ok=True)
+    last = trial.out_dir / LAST
     shutil.rmtree(last, ignore_errors=True)  # another trial's, where a worker uses one folder again
-    trial = Trial(recipe, cache, split, out_dir, device, snapshots)
     train: Callable[..., dict[str, Any]] = (
         partial(attempt, clock=clock) if num_ranks == 1 else partial(attempt_on_ranks, num_ranks=num_ranks)
     )
-    parts, start = recipe.train.accumulate, resume_from
+    parts, start = trial.recipe.train.accumulate, resume_from
     try:
         while True:
             try:
                 return train(trial, report, accumulate=parts, resume_from=start)
             except DoesNotFit as error:
                 parts, reason = error.accumulate, error.reason  # the error itself holds the frames that fill the device
-            _release(device)
-            parts = _more_parts(recipe, num_ranks, parts, reason, device)
+            _release(trial.device)
+            parts = _more_parts(trial.recipe, num_ranks, parts, reason, trial.device)
             start = last if last.exists() else resume_from
     finally:
         shutil.rmtree(last, ignore_errors=True)
@@ -148,16 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         index = read(read_card(args.data))
         cache = Cache.open(index, args.out / "cache")
         split = make_split(index, seed=recipe.seed, known=look(index, cache))
-        fit(
-            recipe,
-            cache,
-            split,
-            out_dir=args.out,
-            device=args.device,
-            report=_print_epoch,
-            resume_from=args.resume,
-            num_ranks=args.ranks,
-        )
+        trial = Trial(recipe, cache, split, args.out, args.device)
+        fit(trial, _print_epoch, resume_from=args.resume, num_ranks=args.ranks)
     except (ValueError, OSError, OutOfMemory) as error:  # pydantic's ValidationError is a ValueError
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -168,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_epoch(done: EpochReport) -> None:
-    """One line an epoch; of the checkpoints only the newest is kept."""
+    """Print one line per epoch; of the checkpoints only the newest is kept."""
     m = done.metrics
     print(
         f"epoch {done.epoch:3d}  loss {m['train/loss']:.4f}  val {m['val/loss']:.4f}  mIoU {m['val/miou']:.4f}  "

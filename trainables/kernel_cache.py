@@ -1,7 +1,7 @@
-"""Where numba keeps compiled kernels: a folder of its own for every state of the sources that have any.
+"""Gives numba a cache folder of its own for every state of the sources that have compiled kernels.
 
-By itself numba looks at the file of the compiled function alone. Where a function that it calls, or a constant that it
-uses, changes in another file, the old machine code would go on being run, and its numbers believed.
+By itself numba checks the file of the compiled function alone. Where a function that it calls, or a constant that it
+uses, changes in another file, the old machine code would still be run, with wrong numbers.
 """
 
 from __future__ import annotations

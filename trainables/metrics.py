@@ -1,6 +1,5 @@
-"""Confusion matrices and what is read from them.
+"""The one confusion matrix, int64 (K,K) [true, predicted], and the IoU and mIoU computed from it.
 
-Enters: uint8 label maps of one shape, any number of axes. Leaves: int64 counts (K,K) [true, predicted], IoU (K,), mIoU.
 mIoU is the mean over classes of the IoU of ONE matrix summed over images; a class absent from truth and prediction
 is left out of the mean.
 """

@@ -1,7 +1,6 @@
-"""The processes that train one trial together, each on a device of its own.
+"""The processes that train one trial together, each on a device of its own: sums, shares of work, averaged gradients.
 
-Enters: this process's rank, how many there are. Leaves: sums over all of them, shares of work, a module whose
-gradients are averaged over them. One process alone, the default, communicates nothing.
+One process alone, the default, communicates nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The Ray Tune trainable: the one file here that knows Ray.
+"""The Ray Tune trainable: the only file of this package that knows Ray.
 
-Enters: `config["recipe"]` (a Recipe as a dict), `config["resume_from"]` (a checkpoint folder or None), a data index
-and its split through Ray's object store, the path of the node's cache. Leaves: one report an epoch with its
-checkpoint. Actors are reused from trial to trial, so the process keeps its imports and its open cache.
+`config` holds the recipe (as a dict) and `resume_from` (a checkpoint folder or None); the data index and its split
+come through Ray's object store. Every epoch is reported with its checkpoint. Actors are reused from trial to trial, so
+the process keeps its imports and its open cache.
 
 torch is imported late: the driver loads this module to name the function, not to train.
 """
@@ -74,7 +74,7 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
 
     Goes on from Ray's checkpoint (a retry after a lost node), else from `config["resume_from"]` (a resumed run).
     """
-    from trainables.fit import fit
+    from trainables.fit import Trial, fit
     from trainables.training.epoch import Diverged
 
     context = tune.get_context()
@@ -85,15 +85,11 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
     report = EpochReporter(trial=context.get_trial_name() or "", family=recipe.family)
     with tempfile.TemporaryDirectory(prefix="segsearch-trial-") as out_dir:
         try:
+            device = "cuda" if resources.get("GPU") else "cpu"
             fit(
-                recipe,
-                open_cache(index, cache_root),
-                split,
-                out_dir=Path(out_dir),
-                device="cuda" if resources.get("GPU") else "cpu",
+                Trial(recipe, open_cache(index, cache_root), split, Path(out_dir), device, snapshots),
+                report,
                 num_ranks=max(1, int(resources.get("GPU", 0.0))),
-                snapshots=snapshots,
-                report=report,
                 resume_from=Path(checkpoint.path) if checkpoint else as_path(config.get("resume_from")),
             )
         except Diverged as error:
@@ -108,7 +104,7 @@ _CACHES: dict[tuple[str, Path], Cache] = {}  # of this process; actors outlive t
 
 
 def open_cache(index: SegIndex, root: Path) -> Cache:
-    """The node's cache of this data set, opened once a process."""
+    """The node's cache of this data set, opened once per process."""
     from trainables.data.cache import Cache
 
     key = (index.fingerprint, root)

@@ -15,7 +15,7 @@ THREAD_TIMEOUT_S = 60  # Ray waits 2 s for a trial's teardown before it gives th
 
 
 def worker_environment(cpus: float) -> dict[str, str]:
-    """What a worker process needs in its environment, given its trial's share of CPUs."""
+    """The environment variables of a worker process, given its trial's share of CPUs."""
     return {
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": str(THREAD_TIMEOUT_S),
         "NO_ALBUMENTATIONS_UPDATE": "1",  # else its import asks the network for a newer version

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -20,14 +18,10 @@ from numpy.typing import NDArray
 from analysis.bundle.manifest import Bundle, BundleError, Member
 from analysis.postprocess.label_map import postprocess
 from analysis.voting import probabilities, votes
-from trainables.logits.predict_views import view_logits
+from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.view import View
-from trainables.models.segmentor import Segmentor
-
-if TYPE_CHECKING:
-    from trainables.data.cache import Cache
-    from trainables.logits.store import LogitStore
 from trainables.models.load import load_model
+from trainables.models.segmentor import Segmentor
 
 Image = NDArray[np.uint8]  # (H,W,3) RGB
 Label = NDArray[np.uint8]  # (H,W)
@@ -92,25 +86,14 @@ class Predictor:
             q = np.empty((len(stores), len(self.classes), *image.shape[:2]), dtype=np.float32)
             joined = zip(stores, self._rule.views, self._rule.temperatures, strict=True)
             for m, (store, views, temperature) in enumerate(joined):
-                held = cast("LogitStore", store)
-                probabilities.probabilities(held, views, name, out=q[m], temperature=temperature)
+                probabilities.probabilities(store, views, name, out=q[m], temperature=temperature)
             yield name, q
 
     def _logits(self, member: Member, model: Segmentor, images: Mapping[str, Image]) -> _HeldLogits:
+        inference = Inference(model, member.short_px, self.device, self._batch_size, member.recipe.train.amp)
         held = _HeldLogits(images, {})
         for view in member.views:
-            held.by_view[view] = dict(
-                view_logits(
-                    model,
-                    cast("Cache", _HeldImages(images)),
-                    list(images),
-                    View.parse(view),
-                    short_px=member.short_px,
-                    device=self.device,
-                    batch_size=self._batch_size,
-                    amp=member.recipe.train.amp,
-                )
-            )
+            held.by_view[view] = dict(view_logits(inference, _HeldImages(images), list(images), View.parse(view)))
         return held
 
 
@@ -148,7 +131,7 @@ def class_scores(q: Float, vote: votes.Vote) -> Float:
 
 @dataclass(frozen=True)
 class _HeldImages:
-    """Images in memory where `view_logits` takes a cache: it asks one for sizes and pixels, and nothing else."""
+    """An `ImageSource` of images in memory."""
 
     images: Mapping[str, Image]
 
@@ -161,12 +144,17 @@ class _HeldImages:
 
 
 @dataclass(frozen=True)
+class _OfBundle:
+    trial: str = "of this bundle"
+
+
+@dataclass(frozen=True)
 class _HeldLogits:
-    """Logits in memory where `probabilities.probabilities` takes a store."""
+    """A `LogitSource` of logits in memory."""
 
     images: Mapping[str, Image]
     by_view: dict[str, dict[str, NDArray[np.float16]]]  # view -> name -> (K,h,w)
-    header = SimpleNamespace(trial="of this bundle")
+    header: _OfBundle = _OfBundle()
 
     def logits(self, view: str, image_id: str) -> NDArray[np.float16]:
         return self.by_view[view][image_id]

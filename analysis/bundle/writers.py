@@ -10,15 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from pycocotools import mask as coco_mask
 from safetensors.numpy import save
 
 from analysis.report.palette import Colours, png_palette
+from trainables.data.coco_writer import CocoWriter
 from trainables.files import write_atomically
 
 if TYPE_CHECKING:
@@ -57,39 +57,22 @@ class CocoFile:
     def __init__(self, out: Path, classes: Sequence[str], *, background: bool) -> None:
         self._out = out
         first = 1 if background else 0
-        self._categories = [{"id": k, "name": name} for k, name in enumerate(classes) if k >= first]
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        self._categories = {k: name for k, name in enumerate(classes) if k >= first}
+        self._coco = CocoWriter()
 
     def write_all(self, predictor: Predictor, images: Mapping[str, Image]) -> None:
         for name, label in predictor.predict_many(images):
             self._add(name, label)
 
     def _add(self, name: str, label: Label) -> None:
-        height, width = label.shape
-        image_id = len(self._images)
-        self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        present = set(np.unique(label).tolist())
-        for category in self._categories:
-            if category["id"] in present:
-                self._annotations.append(self._annotation(image_id, category["id"], label == category["id"]))
+        image_id = self._coco.add_image(name, *label.shape)
+        for k in np.unique(label).tolist():
+            if k in self._categories:
+                self._coco.add_mask(image_id, k, label == k)
 
     def close(self) -> None:
-        content = {"images": self._images, "annotations": self._annotations, "categories": self._categories}
-        text = json.dumps(content, ensure_ascii=False)
+        text = json.dumps(self._coco.content(self._categories), ensure_ascii=False)
         write_atomically(self._out / COCO_NAME, partial(_write_bytes, content=text.encode()))
-
-    def _annotation(self, image_id: int, category_id: object, mask: NDArray[np.bool_]) -> dict[str, Any]:
-        rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-        return {
-            "id": len(self._annotations),
-            "image_id": image_id,
-            "category_id": category_id,
-            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-            "area": int(mask.sum()),
-            "bbox": coco_mask.toBbox(rle).tolist(),
-            "iscrowd": 0,
-        }
 
 
 class ProbabilityFiles:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pycocotools import mask as coco_mask
 
 from analysis.label_errors.confident_learning import Suspect
 from analysis.report.html import write_text
 from trainables.data.card import DataCard
+from trainables.data.coco_writer import rle_fields
 from trainables.data.index import SegIndex
 
 COLUMNS = (
@@ -120,12 +120,8 @@ def _corrected(content: Mapping[str, Any], edits: Iterable[Mapping[str, str]]) -
             by_id[row["annotation_id"]]["category_id"] = category[row["suggested"]]
         else:
             entry = image[row["image_id"]]
-            rle = {"size": [entry["height"], entry["width"]], "counts": row["rle"]}
-            encoded = {**rle, "counts": row["rle"].encode("ascii")}
-            fresh["annotations"].append({
-                "id": next_id, "image_id": entry["id"], "category_id": category[row["suggested"]], "segmentation": rle,
-                "area": float(coco_mask.area(encoded)), "bbox": coco_mask.toBbox(encoded).tolist(), "iscrowd": 0,
-            })  # fmt: skip
+            place = {"id": next_id, "image_id": entry["id"], "category_id": category[row["suggested"]]}
+            fresh["annotations"].append(place | rle_fields(row["rle"], entry["height"], entry["width"]))
             next_id += 1
     fresh["annotations"] = [entry for entry in fresh["annotations"] if str(entry["id"]) not in removed]
     return fresh

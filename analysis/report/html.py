@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from plotly.offline import get_plotlyjs
 
 from analysis.report.palette import Colours, paint
+from trainables import files
 from trainables.data.index import IGNORE_INDEX
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,11 +63,8 @@ def write_facts(out: Path, facts: Mapping[str, Any]) -> None:
 
 def write_text(out: Path, text: str) -> None:
     """Write `text` whole or not at all. Raises ValueError where the place cannot be written to."""
-    temporary = out.with_name(f".{out.name}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
+        files.write_text(out, text)
     except OSError as error:
         raise ValueError(f"{out} cannot be written ({error.strerror or error}); choose another place") from error
 

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.logits.store import LogitStore
+from trainables.logits.sources import LogitSource
 
 Float = NDArray[np.float32]
 
@@ -121,7 +121,7 @@ def _at_pixels(grid, y0, y1, fy, x0, x1, fx, flat, out):  # type: ignore[no-unty
 
 
 def probabilities(
-    store: LogitStore, views: Sequence[str], image_id: str, out: Float | None = None, *, temperature: float = 1.0
+    store: LogitSource, views: Sequence[str], image_id: str, out: Float | None = None, *, temperature: float = 1.0
 ) -> Float:
     """(K,H,W) float32 at the label's size, the mean of `views`; written into `out` where one is given. The logits are
     divided by `temperature`.
@@ -145,13 +145,13 @@ def probabilities(
     return out
 
 
-def sampled_probabilities(store: LogitStore, view: str, image_id: str, flat: NDArray[np.int64], out: Float) -> None:
+def sampled_probabilities(store: LogitSource, view: str, image_id: str, flat: NDArray[np.int64], out: Float) -> None:
     """Writes one view's probabilities at the flat pixel positions `flat` (P,) of the label into `out` (K,P)."""
     grid, rows, columns = _grid(store, view, image_id)
     _at_pixels(grid, rows.low, rows.high, rows.share, columns.low, columns.high, columns.share, flat, out)
 
 
-def finite_logits(store: LogitStore, view: str, image_id: str) -> Float:
+def finite_logits(store: LogitSource, view: str, image_id: str) -> Float:
     """(K,h,w) float32. Raises ValueError where they are not finite."""
     grid = store.logits(view, image_id).astype(np.float32)
     if not np.isfinite(grid).all():
@@ -162,7 +162,7 @@ def finite_logits(store: LogitStore, view: str, image_id: str) -> Float:
     return grid
 
 
-def _grid(store: LogitStore, view: str, image_id: str) -> tuple[Float, Axis, Axis]:
+def _grid(store: LogitSource, view: str, image_id: str) -> tuple[Float, Axis, Axis]:
     grid = finite_logits(store, view, image_id)
     height, width = store.size_px(view, image_id)
     return grid, axis(grid.shape[1], height), axis(grid.shape[2], width)

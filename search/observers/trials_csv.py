@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import override
 
 from search.observers.trial_row import Observer, TrialRow
+from trainables.files import write_text
 
 
 class CsvTable(Observer):
@@ -62,6 +63,4 @@ def write_csv(path: Path, rows: Sequence[TrialRow], classes: Sequence[str]) -> N
         line = {key: value for key, value in asdict(row).items() if key in plain and value is not None}
         line |= {f"iou/{name}": iou for name, iou in zip(classes, row.iou, strict=False) if iou is not None}
         writer.writerow(line | {f"param/{name}": value for name, value in row.params.items()})
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text.getvalue())

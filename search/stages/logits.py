@@ -68,8 +68,7 @@ def _write_one(
     """A Ray task: write all logits of one candidate and measure the cost of its views; returns messages."""
     prepare_worker(cpu)
     device = "cuda" if gpu else "cpu"
-    said: list[str] = []
-    candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device, say=said.append)
+    said = candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device)
     measure_costs(candidate, cache, split.val_ids, views, folders["val"], device=device, clock=time.perf_counter)
     return said
 

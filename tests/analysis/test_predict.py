@@ -30,7 +30,7 @@ from analysis.voting.view_config import Ballot, Look
 from analysis.voting.votes import Vote, vote_labels
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits.latency import measure_costs, read_ms
-from trainables.logits.predict_views import view_logits
+from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.store import LogitStore, LogitWriter
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
@@ -94,10 +94,9 @@ def stores(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Logi
             classes = tiny_run.ensemble.classes
             header = make_header(member.trial, classes=classes, split="holdout", view=view, stride=model.stride)
             with LogitWriter(root / member.trial, header) as writer:
-                for name, logits in view_logits(
-                    model, Pictures(tiny_run.images), list(tiny_run.images), View.parse(view),
-                    short_px=recipe.augmentation.short_px, device="cpu", batch_size=1, amp="auto",
-                ):  # fmt: skip
+                inference = Inference(model, recipe.augmentation.short_px, "cpu", batch_size=1, amp="auto")
+                names = list(tiny_run.images)
+                for name, logits in view_logits(inference, Pictures(tiny_run.images), names, View.parse(view)):
                     writer.add(name, logits, tiny_run.images[name].shape[:2])
     return [LogitStore(root / member.trial) for member in tiny_run.ensemble.members]
 
@@ -154,7 +153,7 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         folders = {part: tmp_path / trial / part for part in stores}
         candidate = Candidate(trial, recipe, folder, 0.5)
         views = [View(), View(1.0, "horizontal")]
-        write_logits(candidate, cache, split, views, folders, device="cpu", say=print)
+        write_logits(candidate, cache, split, views, folders, device="cpu")
         measure_costs(candidate, cache, names, views, folders["val"], device="cpu", clock=perf_counter)
         ms = read_ms(folders["val"])[1]
         assert ms["s1.00-none"] == ms["s1.00-horizontal"] > 0

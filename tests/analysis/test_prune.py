@@ -50,7 +50,7 @@ def test_without_yes_what_would_go_is_listed_and_stays(run: Path) -> None:
 
 def test_trials_that_are_no_members_go_and_so_do_half_written_files(run: Path) -> None:
     before = files(run)
-    (run / "logits/1/val/.s1.00-none-00001.safetensors.partial").write_bytes(b"half")
+    (run / "logits/1/val/.s1.00-none-00001.safetensors.12345.tmp").write_bytes(b"half")
     code, said = command("--run", str(run), "--yes")
     assert code == 0
     assert "deleted: 3 files" in said

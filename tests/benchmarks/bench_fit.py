@@ -28,9 +28,10 @@ from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import Split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.fit import fit
+from trainables.fit import Trial, fit
 from trainables.logits.predict_views import autocast_dtype
-from trainables.models.segmentor import build_segmentor, upsample
+from trainables.models.resize import upsample
+from trainables.models.segmentor import build_segmentor
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead, Train
 from trainables.training.attempt import EpochReport
@@ -75,7 +76,7 @@ def _pairs(recipe: Recipe, cache: Cache, folder: Path, device: str) -> list[tupl
     def measure(done: EpochReport) -> None:
         pairs.append((done.metrics["images_per_s"], bare.images_per_s(NUM_IMAGES // BATCH_SIZE)))
 
-    fit(recipe, cache, split, out_dir=folder, device=device, report=measure)
+    fit(Trial(recipe, cache, split, folder, device), measure)
     return pairs[1:]
 
 

@@ -19,8 +19,8 @@ from trainables.data.coco import read
 from trainables.data.index import Split
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.fit import OutOfMemory, fit
-from trainables.logits.predict_views import at_label_size, view_logits
+from trainables.fit import OutOfMemory, Trial, fit
+from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.view import View
 from trainables.metrics import confusion, miou
 from trainables.models.segmentor import Segmentor, build_segmentor
@@ -68,10 +68,13 @@ def recipe_of(*, head=None, aug=None, loss=None, optimizer=None, seed=3, **train
     )
 
 
-def run(recipe, data, out_dir, **kwargs):
+def trial_of(recipe, data, out_dir=None, snapshots=0):
+    return Trial(recipe, *data, out_dir, "cpu", snapshots)
+
+
+def run(recipe, data, out_dir, snapshots=0, **kwargs):
     reports = []
-    cache, split = data
-    last = fit(recipe, cache, split, out_dir=out_dir, device="cpu", report=reports.append, **kwargs)
+    last = fit(trial_of(recipe, data, out_dir, snapshots), reports.append, **kwargs)
     return last, reports
 
 
@@ -105,9 +108,7 @@ def test_val_miou_is_that_of_the_best_weights_view_logits(data, tmp_path):
     model = build_segmentor(Recipe.model_validate(about["recipe"]), len(about["classes"]))
     model.load_state_dict(load_weights(folder / "best.safetensors"))
     conf = np.zeros((len(about["classes"]),) * 2, np.int64)
-    for image_id, logits in view_logits(
-        model, cache, split.val_ids, View(), short_px=48, device="cpu", batch_size=3, amp="off"
-    ):
+    for image_id, logits in view_logits(Inference(model, 48, "cpu", 3, "off"), cache, split.val_ids, View()):
         true = cache.label(image_id)
         full = at_label_size(torch.from_numpy(logits)[None], true.shape)
         conf += confusion(true, full[0].argmax(0).numpy().astype(np.uint8), len(conf))
@@ -138,7 +139,7 @@ def test_a_resumed_trial_ends_as_an_uninterrupted_one(data, tmp_path, variant):
 
     whole, reports = run(recipe, data, tmp_path / "whole", snapshots=3)
     with pytest.raises(Stop):
-        fit(recipe, *data, out_dir=tmp_path / "cut", device="cpu", report=stop_after_two, snapshots=3)
+        fit(trial_of(recipe, data, tmp_path / "cut", 3), stop_after_two)
     torch.manual_seed(99)
     (tmp_path / "resumed").mkdir()
     (tmp_path / "resumed" / "snapshot-0009.safetensors").write_bytes(b"of a trial that used this folder before")
@@ -209,7 +210,7 @@ def test_a_diverged_trial_ends_at_once_and_keeps_its_best(data, tmp_path, monkey
     monkeypatch.setattr(Segmentor, "forward_all", breaks)
     reports = []
     with pytest.raises(Diverged, match="loss was nan"):
-        fit(recipe_of(num_epochs=9), *data, out_dir=tmp_path, device="cpu", report=reports.append)
+        fit(trial_of(recipe_of(num_epochs=9), data, tmp_path), reports.append)
     assert len(reports) == 2
     assert calls.count(True) == updates * (1 if where == "train" else 2) + (where == "train")
     last = reports[-1]
@@ -225,13 +226,12 @@ def test_a_trial_that_never_had_a_score_diverges_too(data, tmp_path):
         (tmp_path / name).write_bytes(b"of a trial that used this folder before")
     recipe = recipe_of(optimizer=Optimizer(lr=1e30, clip_norm=None, warmup_epochs=0), num_epochs=3)
     with pytest.raises(Diverged):
-        fit(recipe, *data, out_dir=tmp_path, device="cpu", report=reports.append)
+        fit(trial_of(recipe, data, tmp_path), reports.append)
     assert reports[0].metrics["best/miou"] == 0.0
     assert list(reports[0].checkpoint_dir.iterdir()) == []
 
 
 def test_accumulated_gradients_are_the_whole_batchs(data):
-    cache, split = data
     generator = torch.Generator().manual_seed(0)
     image, label = (
         torch.randn(4, 3, 32, 32, generator=generator),
@@ -241,7 +241,7 @@ def test_accumulated_gradients_are_the_whole_batchs(data):
     after = []
     for parts in (1, 2, 4):
         recipe = recipe_of(batch_size=4, accumulate=parts, optimizer=Optimizer(name="sgd", lr=0.1), ema_decay=None)
-        state, loss = prepare(recipe, cache, split, device="cpu", autocast=None, resume_from=None)
+        state, loss = prepare(trial_of(recipe, data), None, resume_from=None)
         state.model.eval()  # batch norm and dropout see other batches
         total = update(state, Batch(image, label, torch.arange(4)), loss, recipe, None)
         after.append([total, *(p.detach() for p in state.model.parameters())])
@@ -267,7 +267,7 @@ def test_low_precision_asked_for_on_the_cpu_is_honoured(data, tmp_path, monkeypa
 
 def test_gradients_are_clipped(data):
     recipe = recipe_of(optimizer=Optimizer(name="sgd", lr=1.0, clip_norm=1e-3, weight_decay=0, warmup_epochs=0))
-    state, loss = prepare(recipe, *data, device="cpu", autocast=None, resume_from=None)
+    state, loss = prepare(trial_of(recipe, data), None, resume_from=None)
     before = [p.detach().clone() for p in state.model.parameters()]
     batch = Batch(torch.randn(4, 3, 32, 32), torch.zeros(4, 32, 32, dtype=torch.int64), torch.arange(4))
     update(state, batch, loss, recipe, None)
@@ -278,7 +278,7 @@ def test_gradients_are_clipped(data):
 def test_class_weights_come_from_the_train_split(data):
     cache, split = data
     recipe = recipe_of(loss=Loss(class_weights="inverse_sqrt"))
-    _, loss = prepare(recipe, cache, split, device="cpu", autocast=None, resume_from=None)
+    _, loss = prepare(trial_of(recipe, data), None, resume_from=None)
     wanted = build_loss(recipe.loss, cache.index.num_classes, cache.class_pixels(split.train_ids))
     torch.testing.assert_close(loss.class_weight, wanted.class_weight)
 
@@ -336,7 +336,7 @@ def test_a_device_that_fills_up_later_costs_the_epoch_and_no_more(data, tmp_path
         shutil.rmtree(done.checkpoint_dir)  # its owner's right
         device.largest = 1
 
-    fit(recipe_of(num_epochs=3), *data, out_dir=tmp_path, device="cpu", report=fills_up)
+    fit(trial_of(recipe_of(num_epochs=3), data, tmp_path), fills_up)
     assert [(r.epoch, r.metrics["accumulate"]) for r in reports] == [(1, 1), (2, 2), (3, 2)]
     assert device.sizes == [2] * (updates + 1) + [1] * 4 * updates
     assert (tmp_path / "best.safetensors").exists()
@@ -403,7 +403,7 @@ def test_workers_end_when_the_callback_raises(data, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(recipe_of(num_workers=1), *data, out_dir=tmp_path, device="cpu", report=fails)
+        fit(trial_of(recipe_of(num_workers=1), data, tmp_path), fails)
     assert len(stopped) == 1
 
 

@@ -56,9 +56,9 @@ def run_with(monkeypatch: pytest.MonkeyPatch, fit: Any, **config: Any) -> dict[s
 
     seen: dict[str, Any] = {}
 
-    def record(*args: Any, **kwargs: Any) -> None:
-        seen.update(kwargs, args=args)
-        fit(**kwargs)
+    def record(trial: Any, report: Any, **kwargs: Any) -> None:
+        seen.update(kwargs, trial=trial)
+        fit(trial, report)
 
     monkeypatch.setattr(fit_module, "fit", record)
     whole = {"recipe": RECIPE.model_dump(mode="json"), "number": 3, "resume_from": None} | config
@@ -70,9 +70,9 @@ def epochs(*mious: float) -> Any:
     """A `fit` that reports these, each with a checkpoint folder of its own."""
     from trainables.training.attempt import EpochReport
 
-    def fit(*, out_dir: Path, report: Any, **_: Any) -> None:
+    def fit(trial: Any, report: Any) -> None:
         for epoch, miou in enumerate(mious, start=1):
-            folder = out_dir / f"epoch-{epoch}"
+            folder = trial.out_dir / f"epoch-{epoch}"
             folder.mkdir()
             (folder / "state.pt").touch()
             report(EpochReport(epoch, {"val/miou": miou, "val/iou": [miou, float("nan")]}, folder))
@@ -82,7 +82,6 @@ def epochs(*mious: float) -> Any:
 
 
 def test_every_epoch_is_reported_with_its_checkpoint(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[7]"""
     run_with(monkeypatch, epochs(0.1, 0.2))
     assert tune.reports == [
         ({"val/miou": 0.1, "val/iou": [0.1, None], "epoch": 1}, ["state.pt"]),
@@ -92,15 +91,15 @@ def test_every_epoch_is_reported_with_its_checkpoint(tune: FakeTune, monkeypatch
 
 def test_fit_gets_the_recipe_the_cache_and_the_device(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = run_with(monkeypatch, epochs(0.1))
-    assert seen["args"] == (RECIPE, ("cache", "toy", Path("/cache")), SPLIT)
-    assert (seen["device"], seen["resume_from"], seen["snapshots"]) == ("cpu", None, 4)
+    trial = seen["trial"]
+    assert (trial.recipe, trial.cache, trial.split) == (RECIPE, ("cache", "toy", Path("/cache")), SPLIT)
+    assert (trial.device, trial.snapshots, seen["resume_from"]) == ("cpu", 4, None)
     tune.context.get_trial_resources().required_resources["GPU"] = 0.5
     seen = run_with(monkeypatch, epochs(0.1))
-    assert (seen["device"], seen["num_ranks"]) == ("cuda", 1)
+    assert (seen["trial"].device, seen["num_ranks"]) == ("cuda", 1)
 
 
 def test_every_gpu_of_a_trial_gets_a_process(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[16]"""
     tune.context.get_trial_resources().required_resources["GPU"] = 4.0
     assert run_with(monkeypatch, epochs(0.1))["num_ranks"] == 4
 
@@ -112,7 +111,6 @@ def test_rays_checkpoint_goes_before_an_earlier_sessions(tune: FakeTune, monkeyp
 
 
 def test_nan_is_reported_as_zero_and_diverged(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[2]"""
     run_with(monkeypatch, epochs(float("nan")))
     assert tune.reports == [({"val/miou": 0.0, "val/iou": [None, None], "epoch": 1, "diverged": True}, None)]
 
@@ -120,8 +118,8 @@ def test_nan_is_reported_as_zero_and_diverged(tune: FakeTune, monkeypatch: pytes
 def test_diverged_fit_ends_the_trial_as_such(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
     from trainables.training.epoch import Diverged
 
-    def fit(*, report: Any, out_dir: Path, **kwargs: Any) -> None:
-        epochs(0.1)(report=report, out_dir=out_dir)
+    def fit(trial: Any, report: Any) -> None:
+        epochs(0.1)(trial, report)
         raise Diverged("loss is nan at step 7")
 
     run_with(monkeypatch, fit)
@@ -139,7 +137,6 @@ def test_diverged_fit_ends_the_trial_as_such(tune: FakeTune, monkeypatch: pytest
     ],
 )
 def test_what_would_only_happen_again_is_reported_not_raised(tune: FakeTune, error: Exception, reason: str) -> None:
-    """[15]"""
 
     def trial(config: dict[str, Any]) -> None:
         raise error
@@ -165,7 +162,7 @@ def test_other_errors_are_left_to_rays_retries(tune: FakeTune) -> None:
 
 
 def test_process_takes_the_trials_share_of_cpus(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[1] and the threads of torch"""
+    """The threads of torch too."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,8 +1,11 @@
-"""Data sets: read, split, decoded once, changed at random.
+"""Data sets: read, split, decoded once, augmented.
 
-albumentations asks the network for a newer version when it is imported, unless this says no; so it comes first.
+albumentations asks the network for a newer version when it is imported, unless NO_ALBUMENTATIONS_UPDATE is set: so it
+is set first.
 """
 
 import os
+
+__all__ = ["augment", "cache", "card", "coco", "coco_writer", "index", "raster", "splits", "synthetic"]  # modules
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"

@@ -1,14 +1,14 @@
-"""A data set decoded once a machine: memory-mapped pixels that every trial shares.
+"""The cache: a data set decoded once per machine, as memory-mapped pixels that all trials share.
 
-Enters: a `SegIndex` and a folder. Leaves: a `Cache` whose views cost a page fault: image uint8 (H,W,3) RGB, label
-uint8 (H,W). The folder `<root>/<fingerprint>-v<format>/` holds
+Reading costs a page fault: image uint8 (H,W,3) RGB, label uint8 (H,W). The folder `<root>/<fingerprint>-v<format>/`
+holds
     images.u8, labels.u8   all pixels in the order of the index, images of any size one after the other
     layout.npy             int64 (N,4): offset in images.u8, offset in labels.u8 (-1: unlabelled), height, width
     class_pixels.npy       int64 (N,K): labelled pixels of each class in each image
     meta.json              the sizes of the two pixel files in bytes, and the image ids in their order
     index-<hash>.json      the index, for processes that open the cache by its path; one for each place and name
                            under which the same data was opened
-It is written beside its name and renamed when whole, so it is there entirely or not at all.
+It is written beside its final name and renamed when complete, so it is there entirely or not at all.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from trainables.data.card import DataProblems
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.raster import rasterise, read_image
+from trainables.files import write_atomically
 
 FORMAT = 1
 NUM_THREADS = 4
@@ -219,17 +220,19 @@ def _map_bytes(path: Path, num_bytes: int) -> NDArray[np.uint8]:
 
 
 def _index_file(index: SegIndex) -> str:
-    """What a fingerprint leaves open: where the data lies, and what the card calls it."""
+    """Name of the index file, by what the fingerprint leaves open: the data's place and its name in the card."""
     places = [index.name, index.licences, [str(image.path) for image in index.images]]
     return f"index-{hashlib.blake2b(json.dumps(places).encode(), digest_size=8).hexdigest()}.json"
 
 
 def _write_index(index: SegIndex, path: Path) -> None:
     content = json.dumps(vars(index), default=_plain)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".index-", delete=False, encoding="utf-8") as file:
-        file.write(content)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(content, encoding="utf-8")
+        temporary.chmod(0o644)  # whatever the umask: others who share the machine read it too
+
+    write_atomically(path, write)
 
 
 def _plain(value: object) -> object:

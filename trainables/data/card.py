@@ -1,8 +1,8 @@
-"""The data card: a short YAML file that names a data set.
+"""The data card: a short YAML file that describes a data set.
 
-Enters: the path of a `data.yaml`. Leaves: a `DataCard` whose paths are absolute. No image and no COCO file is opened.
-What is found wrong with the data set it names travels in `Findings` and is raised as `DataProblems`.
-Paths in the card are relative to `root`, and `root` is relative to the card's own folder (its default).
+Reading it opens neither images nor COCO files. Problems of the data set are collected in `Findings` and raised as
+`DataProblems`. Paths in the card are relative to `root`, and `root` is relative to the card's own folder (its
+default); those of a `DataCard` are absolute.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""From a data card and its COCO files to one checked index.
-
-Enters: a `DataCard`. Leaves: a `SegIndex`; every problem of every file is found first and raised at once.
+"""Reads a data card and its COCO files into one checked index; all problems of all files are raised at once.
 
 - `image_id` is the `file_name`: the integer ids of different files may collide, and CamVid's do.
 - Categories are matched by name across files; their order, and so the class indices, is train's by category id.
 - An EXIF orientation tag is not applied: masks are painted on the stored pixels, whose size the JSON names.
 - `fingerprint` hashes the card's rules, the bytes of every JSON file, and of every image its length and its first
-  and last 64 KiB: all of a usual photograph. Paths and dates do not enter, so a moved data set keeps its
+  and last 64 KiB: all of a usual photograph. Paths and dates are left out, so a moved data set keeps its
   fingerprint; an edit in the middle of a larger file that keeps its length to the byte is not seen.
 """
 
@@ -49,7 +47,7 @@ def read(card: DataCard) -> SegIndex:
             files.append(_load(cast(Role, role), path, card))
         except ValueError as error:
             findings.error(str(error))
-    if findings.errors:  # nothing else can be said of a set whose files are not there
+    if findings.errors:  # nothing else can be checked of a set whose files are missing
         raise DataProblems(findings.errors)
     classes, class_of = _classes(card, files, findings)
     records: list[ImageRecord] = []
@@ -255,7 +253,7 @@ def _check_images(records: list[ImageRecord], files: dict[Role, str], findings: 
             return str(error)
 
     digests = []
-    with ThreadPoolExecutor(max_workers=8) as pool:  # the disk is what is waited for
+    with ThreadPoolExecutor(max_workers=8) as pool:  # they wait for the disk
         for record, found in zip(records, pool.map(look, records), strict=True):
             where = f"{files[record.role]}: image {record.image_id}"
             if isinstance(found, str):

@@ -1,6 +1,5 @@
-"""From files to pixels: an image as RGB, its COCO segmentations as a label map.
+"""Decodes images to uint8 RGB (H,W,3) and paints COCO segmentations as label maps, uint8 (H,W).
 
-Enters: the path of an image, or an `ImageRecord`. Leaves: uint8 (H,W,3), or uint8 (H,W) with a class index a pixel.
 Polygons and RLE go through pycocotools, so that a mask is the one that `COCO.annToMask` gives, pixel for pixel.
 """
 
@@ -37,7 +36,7 @@ END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # scan data never holds JPEG'
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What the head and the tail of an image file tell, without decoding it."""
+    """Facts from the head and the tail of an image file, without decoding it."""
 
     height: int
     width: int
@@ -46,7 +45,7 @@ class ImageFile:
 
 
 def probe_image(path: Path) -> ImageFile:
-    """Look at an image file cheaply. Raises ValueError for one that is missing, cut short or not readable."""
+    """Probe an image file cheaply. Raises ValueError for one that is missing, cut short or not readable."""
     if not path.is_file():
         raise ValueError(f"no file at {path}; add it, correct root, or take the image out of the JSON")
     try:

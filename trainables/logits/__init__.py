@@ -1,1 +1,12 @@
 """From trained weights to stored logits."""
+
+__all__ = [
+    "latency",
+    "predict_views",
+    "quantise",
+    "shard_format",
+    "sources",
+    "store",
+    "view",
+    "write_logits",
+]  # modules

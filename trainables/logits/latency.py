@@ -1,15 +1,16 @@
-"""What a view of a member costs: milliseconds an image, measured where its logits were made.
+"""Measures what a view of a member costs, in milliseconds per image, on the machine that writes its logits.
 
-Enters: a segmentor, images, views and a clock. Leaves: cost.json beside the logits of val. It is no part of the logits
-or their header: on the same machine the next measurement gives other digits, while everything that is decided from one
-measurement is decided by it alone. An image is looked at by itself, as a product does, from its pixels to its logits;
-trials that share a machine slow each other down, and so make each other dearer.
+The result is cost.json beside the logits of val. It is no part of the logits or their header: the next measurement
+on the same machine gives other digits, and every decision is taken from one measurement alone. Images are run one at
+a time, as in production, from pixels to logits; trials that share a machine slow each other down, and so measure
+higher costs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -17,11 +18,11 @@ import torch
 
 from trainables.data.cache import Cache
 from trainables.files import write_text
-from trainables.logits.predict_views import Amp, view_logits
+from trainables.logits.predict_views import Inference, view_logits
+from trainables.logits.sources import ImageSource
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate
 from trainables.models.load import load_model
-from trainables.models.segmentor import Segmentor
 from trainables.models.weights_file import BEST_WEIGHTS
 
 COST_FILE = "cost.json"
@@ -39,49 +40,38 @@ def measure_costs(
     device: str,
     clock: Callable[[], float],  # seconds
 ) -> None:
-    """Writes cost.json, medians a scale, into the folder of the candidate's logits; where it names all views already,
-    it is kept."""
+    """Write cost.json, one median per scale, into the folder of the candidate's logits. One that has all views
+    already is kept."""
     if {view.name for view in views} <= read_ms(folder)[1].keys():
         return
     recipe = candidate.recipe
     model = load_model(recipe, cache.index.num_classes, candidate.checkpoint / BEST_WEIGHTS).to(device)
+    inference = Inference.of(recipe, model, device, batch_size=1)
     by_scale: dict[float, list[float]] = {}  # a flip or a turn changes nothing: what differs between these is noise
     for view in views:
-        by_scale.setdefault(view.scale, []).extend(
-            measure_ms(
-                model, cache, ids, view,
-                short_px=recipe.augmentation.short_px, device=device, amp=recipe.train.amp, clock=clock,
-            )
-        )  # fmt: skip
+        by_scale.setdefault(view.scale, []).extend(measure_ms(inference, cache, ids, view, clock))
     ms = {view.name: float(median(by_scale[view.scale])) for view in views}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     write_text(folder / COST_FILE, json.dumps({"device": name, "ms_an_image": ms}, indent=1))
 
 
 def measure_ms(
-    model: Segmentor,
-    cache: Cache,
-    ids: Sequence[str],
-    view: View,
-    *,
-    short_px: int | None,
-    device: str,
-    amp: Amp,
-    clock: Callable[[], float],  # seconds
+    inference: Inference, images: ImageSource, ids: Sequence[str], view: View, clock: Callable[[], float]
 ) -> list[float]:
-    """Of a few images, spread over `ids`, each by itself, after a warm-up."""
+    """Times of a few images, spread over `ids`, one at a time, after a warm-up. `clock` gives seconds."""
+    alone = replace(inference, batch_size=1)
     some = list(ids[:: max(1, len(ids) // NUM_IMAGES)])[:NUM_IMAGES]
     taken = []
     for image_id in some[:NUM_WARM_UPS] + some:
         start = clock()
-        for _ in view_logits(model, cache, [image_id], view, short_px=short_px, device=device, batch_size=1, amp=amp):
+        for _ in view_logits(alone, images, [image_id], view):
             pass  # the logits are on the host when they come: the device has finished
         taken.append(1000 * (clock() - start))
     return taken[NUM_WARM_UPS:]
 
 
 def read_ms(folder: Path) -> tuple[str, dict[str, float]]:
-    """The device, and milliseconds by view; empty where nothing was measured."""
+    """The device, and milliseconds per image by view; empty where nothing was measured."""
     path = folder / COST_FILE
     if not path.is_file():
         return "", {}

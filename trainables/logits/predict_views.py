@@ -1,8 +1,7 @@
-"""Logits of one test-time view.
+"""Predicts the logits of one test-time view: (K,h,w) float16 at the head's own stride, turns and flips undone.
 
-Enters: a segmentor, the cache and image ids. Leaves: for each image the logits (K,h,w) float16 at the head's own
-stride, turns and flips undone. A view's size is a multiple of 32 px, so the logit grid covers the image exactly and
-one bilinear resize (`at_label_size`) takes it to the label's size.
+A view's size is a multiple of 32 px, so the logit grid covers the image exactly and one bilinear resize
+(`at_label_size`) takes it to the label's size.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal
 
 import cv2
@@ -17,14 +17,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainables.data.augment.pipeline import view_size
-from trainables.data.cache import Cache
+from trainables.logits.sources import ImageSource
 from trainables.logits.view import View
+from trainables.models.resize import resize
 from trainables.models.segmentor import Segmentor
+from trainables.recipe.recipe import Recipe
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A model, and how it is run on images."""
+
+    model: Segmentor
+    short_px: int | None  # shorter side of the image at scale 1; None: as it is
+    device: str
+    batch_size: int  # images of one size at a time, at most
+    amp: Amp
+
+    @classmethod
+    def of(cls, recipe: Recipe, model: Segmentor, device: str, batch_size: int) -> Inference:
+        """As the trial of `recipe` validates its own model."""
+        return cls(model, recipe.augmentation.short_px, device, batch_size, recipe.train.amp)
 
 
 def autocast_dtype(amp: Amp, device: str) -> torch.dtype | None:
@@ -36,50 +53,35 @@ def autocast_dtype(amp: Amp, device: str) -> torch.dtype | None:
 
 
 def view_logits(
-    model: Segmentor,
-    cache: Cache,
-    ids: Sequence[str],
-    view: View,
-    *,
-    short_px: int | None,
-    device: str,
-    batch_size: int,
-    amp: Amp,
+    inference: Inference, images: ImageSource, ids: Sequence[str], view: View
 ) -> Iterator[tuple[str, NDArray[np.float16]]]:
     """Yield (image_id, logits (K,h,w)) for every id, images of one size together (so not in the order of `ids`)."""
-    batches = view_batches(model, cache, ids, view, short_px=short_px, device=device, batch_size=batch_size, amp=amp)
-    for batch_ids, logits in batches:
+    for batch_ids, logits in view_batches(inference, images, ids, view):
         yield from zip(batch_ids, logits.cpu().numpy(), strict=True)
 
 
 def view_batches(
-    model: Segmentor,
-    cache: Cache,
-    ids: Sequence[str],
-    view: View,
-    *,
-    short_px: int | None,
-    device: str,
-    batch_size: int,
-    amp: Amp,
+    inference: Inference, images: ImageSource, ids: Sequence[str], view: View
 ) -> Iterator[tuple[list[str], Tensor]]:
     """`view_logits` a batch at a time, still on the device: (ids, logits (B,K,h,w) float16).
 
     The model is left in the mode (training or not) that it came in.
     """
-    dtype = autocast_dtype(amp, device)
+    model, device = inference.model, inference.device
+    dtype = autocast_dtype(inference.amp, device)
+    sizes = _equal_sizes(inference, images, ids, view)
     was_training = model.training
     model.to(device).eval()
     try:
-        for batch_ids, images in _ahead(cache, _equal_sizes(cache, ids, view, short_px, batch_size), view):
-            yield batch_ids, _forward(model, images.to(device, non_blocking=True), view, dtype)
+        for batch_ids, batch in _ahead(images, sizes, view):
+            yield batch_ids, _forward(model, batch.to(device, non_blocking=True), view, dtype)
     finally:
         model.train(was_training)
 
 
 def at_label_size(logits: Tensor, size: tuple[int, int]) -> Tensor:  # (B,K,h,w) -> (B,K,H,W)
     """A view's logits at the label's own resolution, float32."""
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+    return resize(logits.float(), size)
 
 
 @torch.no_grad()  # not inference_mode: what a backbone caches here must serve in training too
@@ -93,24 +95,25 @@ def _forward(
 
 
 def _equal_sizes(
-    cache: Cache, ids: Sequence[str], view: View, short_px: int | None, batch_size: int
+    inference: Inference, images: ImageSource, ids: Sequence[str], view: View
 ) -> list[tuple[tuple[int, int], list[str]]]:
     """Batches of ids whose views have one size (h, w)."""
     by_size: dict[tuple[int, int], list[str]] = {}
     for image_id in ids:
-        height, width = cache.size(image_id)
-        by_size.setdefault(view_size(height, width, short_px, view.scale), []).append(image_id)
-    return [(size, same[i : i + batch_size]) for size, same in by_size.items() for i in range(0, len(same), batch_size)]
+        height, width = images.size(image_id)
+        by_size.setdefault(view_size(height, width, inference.short_px, view.scale), []).append(image_id)
+    most = inference.batch_size
+    return [(size, same[i : i + most]) for size, same in by_size.items() for i in range(0, len(same), most)]
 
 
 def _ahead(
-    cache: Cache, batches: list[tuple[tuple[int, int], list[str]]], view: View
+    images: ImageSource, batches: list[tuple[tuple[int, int], list[str]]], view: View
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Read one batch while the model works on another."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: deque[tuple[list[str], Future[Tensor]]] = deque()
         for size, batch_ids in batches:
-            pending.append((batch_ids, pool.submit(_read, cache, batch_ids, size, view)))
+            pending.append((batch_ids, pool.submit(_read, images, batch_ids, size, view)))
             if len(pending) == 2:
                 done_ids, future = pending.popleft()
                 yield done_ids, future.result()
@@ -118,11 +121,10 @@ def _ahead(
             yield done_ids, future.result()
 
 
-def _read(cache: Cache, ids: list[str], size: tuple[int, int], view: View) -> Tensor:  # -> (B,3,h,w) uint8
+def _read(images: ImageSource, ids: list[str], size: tuple[int, int], view: View) -> Tensor:  # -> (B,3,h,w) uint8
     height, width = size
     batch = np.empty((len(ids), height, width, 3), dtype=np.uint8)
     for i, image_id in enumerate(ids):
         # bilinear also where it shrinks: what the model saw in training
-        batch[i] = cv2.resize(cache.image(image_id), (width, height), interpolation=cv2.INTER_LINEAR)
-    images = torch.from_numpy(batch).permute(0, 3, 1, 2)
-    return view.apply(images).contiguous()
+        batch[i] = cv2.resize(images.image(image_id), (width, height), interpolation=cv2.INTER_LINEAR)
+    return view.apply(torch.from_numpy(batch).permute(0, 3, 1, 2)).contiguous()

@@ -1,14 +1,14 @@
 """Logits in 8 bits: how far each class lies below its pixel's best one, on a square-root scale.
 
-Enters: logits (K,h,w) float. Leaves: levels (K,h,w) uint8 and one scale an image; `-scale * levels**2` are the logits
-again, less each pixel's maximum.
+Logits (K,h,w) become levels (K,h,w) uint8 and one scale per image; `-scale * levels**2` are the logits again, less
+each pixel's maximum.
 
-Taking a pixel's maximum off changes no softmax, and none after bilinear upsampling either: the interpolated maximum
-is taken off every class alike. What lies near the maximum decides labels and probabilities, so it gets the fine
+Subtracting a pixel's maximum changes no softmax, and none after bilinear upsampling either: the interpolated maximum
+is subtracted from every class alike. Values near the maximum decide labels and probabilities, so they get the fine
 steps: the step is in proportion to the square root of the distance (companding, as in telephony's G.711), and a
 probability exp(-d) is off by at most sqrt(d * range) / 255 of itself. Distances count as at most `FLOOR`. On three
 members' CamVid logits this changes 0.03% of the upsampled labels and mIoU by 0.00001; equal steps from the least to the
-greatest logit change 0.2% (an image at a time) or 0.13% (a class at a time) of them.
+greatest logit change 0.2% (one scale per image) or 0.13% (one per class) of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""One shard of a logit store: a safetensors file of one trial, split and view that describes itself.
-
-Enters: a path. Leaves: a `Shard`: its `LogitHeader`, and where each image's tensor lies. Only the header is read.
+"""The format of a shard: a safetensors file of one trial, split and view that describes itself.
 
 The metadata holds `format`, `header` (JSON of `LogitHeader`), `sizes` (JSON: image_id -> [H, W] of the label) and, in
 8 bits, `scales` (JSON: image_id -> float). A tensor's name is its image_id; it is (K,h,w), either F16 (the logits) or
@@ -24,7 +22,7 @@ TENSOR_DTYPES: dict[str, tuple[str, int]] = {"float16": ("F16", 2), "uint8": ("U
 
 @dataclass(frozen=True, kw_only=True)
 class LogitHeader:
-    """What a shard's logits are. All shards of a store agree in everything but `view`, `stride` and `dtype`."""
+    """Describes a shard's logits. All shards of a store agree in everything but `view`, `stride` and `dtype`."""
 
     trial: str
     recipe_hash: str
@@ -58,7 +56,7 @@ class TruncatedShard(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one image's tensor lies."""
+    """The place of one image's tensor in a file."""
 
     path: Path
     offset: int  # bytes from the start of the file

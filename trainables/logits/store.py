@@ -1,8 +1,8 @@
 """The logit store: raw logits of one trial on one split, as safetensors shards that describe themselves.
 
-Enters: (K,h,w) float16 logits an image and view, at the head's own stride. Leaves:
-`<view>-<shard:05d>.safetensors`, one tensor an image, float16 or in 8 bits (`shard` has the layout), read back
-memory-mapped, one image at a time. Any safetensors reader can use them without this module.
+Logits are (K,h,w) per image and view, at the head's own stride. Shards are `<view>-<shard:05d>.safetensors` with one
+tensor per image, float16 or in 8 bits (see `shard_format`), read back memory-mapped, one image at a time. Any
+safetensors reader can use them without this module.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.files import write_atomically
 from trainables.logits.quantise import Float, Levels, decode, encode
 from trainables.logits.shard_format import (
     FORMAT,
@@ -71,7 +72,7 @@ class LogitWriter:
         self._seen: set[str] = set()
         self._num_shards = 0
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in [*folder.glob(f"{header.view}-*.safetensors"), *folder.glob(f".{header.view}-*.partial")]:
+        for stale in [*folder.glob(f"{header.view}-*.safetensors"), *folder.glob(f".{header.view}-*.tmp")]:
             stale.unlink()
 
     def __enter__(self) -> LogitWriter:
@@ -82,7 +83,7 @@ class LogitWriter:
             self.close()
 
     def add(self, image_id: str, logits: Half, size: tuple[int, int]) -> None:
-        """Takes logits (K,h,w) float16 of one image whose label has `size` (H,W). Raises ValueError on a wrong
+        """Add logits (K,h,w) float16 of one image whose label has `size` (H,W). Raises ValueError on a wrong
         shape or type, a second array of one image, and logits that are not finite."""
         self._check(image_id, logits)
         array, scale = encode(logits) if self.header.dtype == "uint8" else (np.ascontiguousarray(logits), None)
@@ -96,7 +97,7 @@ class LogitWriter:
         self._seen.add(image_id)
 
     def close(self) -> None:
-        """Writes what is still held. Calling it twice does nothing."""
+        """Write the images still held. Calling it twice does nothing."""
         if self._held:
             self._write_shard()
 
@@ -124,13 +125,14 @@ class LogitWriter:
             {image_id: one.size_px for image_id, one in held.items()},
             {image_id: one.scale for image_id, one in held.items() if one.scale is not None},
         )
-        name = f"{self.header.view}-{self._num_shards:05d}.safetensors"
-        partial = self.folder / f".{name}.partial"
-        with partial.open("wb", buffering=0) as file:
-            file.write(head)
-            for one in held.values():
-                one.array.tofile(file)
-        partial.replace(self.folder / name)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb", buffering=0) as file:
+                file.write(head)
+                for one in held.values():
+                    one.array.tofile(file)
+
+        write_atomically(self.folder / f"{self.header.view}-{self._num_shards:05d}.safetensors", write)
         self._num_shards += 1
         self._held, self._held_bytes = {}, 0
 
@@ -212,7 +214,7 @@ class LogitStore:
         return self._entry(view, image_id).size_px
 
     def dtype_of(self, view: str) -> Dtype:
-        """How a view is stored."""
+        """The type that a view is stored in."""
         return self._headers[view].dtype
 
     def logits(self, view: str, image_id: str) -> Half | Float:

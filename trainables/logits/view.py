@@ -58,7 +58,7 @@ class View:
         return turned if axis is None else turned.flip(axis)
 
     def undo(self, logits: Tensor) -> Tensor:  # (..,h,w)
-        """What `apply` did, undone."""
+        """The inverse of `apply`."""
         axis = _FLIPPED_AXIS[self.flip]
         turned = logits if axis is None else logits.flip(axis)
         return torch.rot90(turned, -(self.turn // 90), (-2, -1)) if self.turn else turned

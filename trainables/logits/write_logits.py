@@ -1,15 +1,15 @@
 """The trials that may enter the ensemble, and their logits.
 
-Enters: scored trials with checkpoints. Leaves: for each candidate, every test-time view of val and hold-out as a
-`LogitStore` (raw logits at the head's own stride, float16 or in 8 bits). Labels are read only where 8 bits are asked
-for, and only those of val: what the rounding changes is measured before the view is kept.
+Every test-time view of val and hold-out becomes a `LogitStore` per candidate (raw logits at the head's own stride,
+float16 or in 8 bits). Labels are read only where 8 bits are asked for, and only those of val: what the rounding
+changes is measured before the view is kept.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from trainables.data.augment.pipeline import view_size
 from trainables.data.cache import Cache
 from trainables.data.index import Split
-from trainables.logits.predict_views import at_label_size, view_logits
+from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.quantise import decode, encode
 from trainables.logits.shard_format import Dtype, LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter, forecast_bytes
 from trainables.logits.view import View
 from trainables.metrics import confusion_torch, miou
 from trainables.models.load import load_model
-from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.segmentor import build_segmentor
 from trainables.models.weights_file import BEST_WEIGHTS, fingerprint
 from trainables.recipe.recipe import Recipe
 
@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Storage:
-    """How logits are kept, and how much of them."""
+    """Format and quota of stored logits."""
 
     dtype: Dtype = "float16"
     max_error: float = 0.001  # of a view's mIoU on val by 8 bits; a view with more is kept as float16
@@ -66,7 +66,9 @@ def check_space(
     split: Split,
     views: Sequence[View],
     run_folder: Path,
-    folders: Sequence[Mapping[Part, Path]] = (),  # a candidate each; what is there already needs no further room
+    folders: Sequence[
+        Mapping[Part, Path]
+    ] = (),  # one per candidate; logits that are there already need no further room
     storage: Storage = FLOAT16,
 ) -> tuple[int, int]:
     """Forecast of the bytes that all logits will take, and the bytes free under `run_folder`.
@@ -101,15 +103,15 @@ def write_logits(
     storage: Storage = FLOAT16,
     *,
     device: str,
-    say: Callable[[str], None],
-) -> None:
-    """Write what is missing of one candidate's logits. A view that is complete is kept.
+) -> list[str]:
+    """Write the missing views of one candidate's logits. A view that is complete is kept.
 
-    In 8 bits, what the rounding changes is measured on val and said. Raises ValueError where the checkpoint was cut
+    Returns the mIoU that 8 bits change on val, one line per view. Raises ValueError where the checkpoint was cut
     short or the logits are not finite.
     """
     weights = candidate.checkpoint / BEST_WEIGHTS
-    model = None
+    inference = None
+    lines: list[str] = []
     for view in views:
         dtype = storage.dtype
         for part in SPLITS:
@@ -117,54 +119,40 @@ def write_logits(
             header = _header(candidate, cache, split, part, view, weights=weights, dtype=dtype)
             kept = kept_as(folders[part], header, ids)
             if kept is None:
-                if model is None:
+                if inference is None:
                     model = load_model(candidate.recipe, cache.index.num_classes, weights).to(device)
-                header = replace(header, stride=model.stride)
-                kept = _write_view(candidate, model, cache, ids, view, header, folders[part], storage, device, say)
+                    inference = Inference.of(candidate.recipe, model, device, candidate.recipe.train.batch_size)
+                header = replace(header, stride=inference.model.stride)
+                kept, found = _write_view(inference, cache, ids, header, folders[part], storage.max_error)
+                lines += found
             dtype = kept
+    return lines
 
 
 def _write_view(
-    candidate: Candidate,
-    model: Segmentor,
-    cache: Cache,
-    ids: Sequence[str],
-    view: View,
-    header: LogitHeader,
-    folder: Path,
-    storage: Storage,
-    device: str,
-    say: Callable[[str], None],
-) -> Dtype:
-    """How the view was kept in the end. Of val in 8 bits, the mIoU that it changes is said; beyond the limit the
-    view is predicted again and kept as float16."""
+    inference: Inference, cache: Cache, ids: Sequence[str], header: LogitHeader, folder: Path, max_error: float
+) -> tuple[Dtype, list[str]]:
+    """Returns the type that was kept in the end, and of val in 8 bits a line with the mIoU that it changes.
+
+    Beyond `max_error` the view is predicted again and kept as float16.
+    """
+    device = inference.device
     counts = torch.zeros((2, len(header.classes), len(header.classes)), dtype=torch.int64, device=device)
     measured = header.dtype == "uint8" and header.split == "val"
-    found = view_logits(
-        model,
-        cache,
-        ids,
-        view,
-        short_px=candidate.recipe.augmentation.short_px,
-        device=device,
-        batch_size=candidate.recipe.train.batch_size,
-        amp=candidate.recipe.train.amp,
-    )
     with LogitWriter(folder, header) as writer:
-        for image_id, logits in found:
+        for image_id, logits in view_logits(inference, cache, ids, View.parse(header.view)):
             writer.add(image_id, logits, cache.size(image_id))
             if measured:
                 counts += _counts_before_and_after(logits, cache.label(image_id), device)
     if not measured:
-        return header.dtype
+        return header.dtype, []
     before, after = miou(counts.cpu().numpy())
-    said = f"8-bit logits of trial {candidate.trial}, {view.name}: mIoU {after - before:+z.4f} on val"
-    if abs(after - before) <= storage.max_error:
-        say(said)
-        return header.dtype
-    say(f"warning: {said}, more than ensemble.max_logit_error {storage.max_error:g}: the view is kept as float16")
-    plain = replace(header, dtype="float16")
-    return _write_view(candidate, model, cache, ids, view, plain, folder, storage, device, say)
+    change = f"8-bit logits of trial {header.trial}, {header.view}: mIoU {after - before:+z.4f} on val"
+    if abs(after - before) <= max_error:
+        return header.dtype, [change]
+    kept, _ = _write_view(inference, cache, ids, replace(header, dtype="float16"), folder, max_error)
+    warning = f"warning: {change}, more than ensemble.max_logit_error {max_error:g}: the view is kept as float16"
+    return kept, [warning]
 
 
 def _counts_before_and_after(
@@ -181,8 +169,8 @@ def ids_of(split: Split, part: Part) -> tuple[str, ...]:
 
 
 def kept_as(folder: Path, header: LogitHeader, ids: Sequence[str]) -> Dtype | None:
-    """How the view is kept there, if every image of it is, written from the same checkpoint, data and split, in as
-    many bits as the header says or more."""
+    """The type of the stored view, if it has every image, was written from the same checkpoint, data and split, and
+    has at least as many bits as the header says; else None."""
     if not any(folder.glob(f"{header.view}-*.safetensors")):
         return None
     try:
@@ -204,7 +192,7 @@ def kept_as(folder: Path, header: LogitHeader, ids: Sequence[str]) -> Dtype | No
 
 
 def rounding_note(stores: Sequence[LogitStore]) -> list[str]:
-    """What a verdict on 8-bit logits has to say of itself; nothing where there are none."""
+    """A note for a verdict on 8-bit logits; none where there are none."""
     rounded = [store.header.trial for store in stores if any(store.dtype_of(v) == "uint8" for v in store.views)]
     if not rounded:
         return []

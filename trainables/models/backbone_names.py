@@ -1,9 +1,8 @@
-"""Which backbones there are, answered without importing timm, smp or torch.
+"""Checks backbone names without importing timm, smp or torch.
 
-Enters: a backbone's name as a recipe writes it, 'convnext_tiny', 'convnext_tiny.fb_in22k_ft_in1k' or 'mit_b0'. Leaves:
-nothing, or a ValueError with the three nearest names. Importing timm takes seconds, and a misspelt name should be told
-at once; so timm's model files are found on disk and their `@register_model` functions and `'name.tag':` keys are read
-as text (about 0.1 s, once a process). `build_backbone` asks timm itself again. The Mix Transformers are smp's.
+Importing timm takes seconds, and a misspelt name should be reported at once; so timm's model files are found on disk
+and their `@register_model` functions and `'name.tag':` keys are read as text (about 0.1 s, once per process).
+`build_backbone` asks timm itself again. The Mix Transformers are smp's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A backbone as a pyramid, or as plain features, whatever it is made of.
+"""Builds a backbone as a pyramid, or as plain features, whatever network it is made of.
 
-Enters: images (B,C,H,W), H and W multiples of 32, normalised with `.mean` and `.std`. Leaves: what the head reads: four
-features (B,C_i,H/s_i,W/s_i) at strides 4, 8, 16, 32, or those of a plain transformer at its own one, channels first.
+Images (B,C,H,W), H and W multiples of 32, are normalised with `.mean` and `.std`. The head reads four features
+(B,C_i,H/s_i,W/s_i) at strides 4, 8, 16, 32, or those of a plain transformer at its own one, channels first.
 
 Each feature that the head reads gets a LayerNorm over channels where the model normalises inside its blocks
 (LayerNorm, GroupNorm or RMSNorm: ConvNeXt, Swin, ViT, ...): such stages end in a residual stream of no fixed scale,

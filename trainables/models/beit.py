@@ -1,10 +1,10 @@
-"""BEiT and BEiT v2 for images of any size. timm's have a table of relative positions for one size each.
+"""BEiT and BEiT v2 for images of any size; timm's have a table of relative positions for one size each.
 
-Enters: timm's model, images (B,C,H,W). Leaves: the features of some blocks, (B,D,H/patch,W/patch). Tables are resized
-on the way, in each pass, as BEiT's authors resize them before fine-tuning (Bao 2022, `run_class_finetuning.py`, the
-same as timm's `resize_rel_pos_bias_table`): known offsets are set out in a geometric progression, finest about zero,
-so that it reaches the largest new offset, and between them the bias is linear. Offsets of a few patches so keep
-their bias, whatever the size of the image. The tables themselves stay as they are, so one model serves all sizes.
+Tables are resized in each pass, as BEiT's authors resize them before fine-tuning (Bao 2022,
+`run_class_finetuning.py`, the same as timm's `resize_rel_pos_bias_table`): known offsets are set out in a geometric
+progression, finest about zero, so that it reaches the largest new offset, and between them the bias is linear. Offsets
+of a few patches so keep their bias, whatever the size of the image. The tables themselves stay as they are, so one
+model serves all sizes.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class BeitFeatures(nn.Module):
 
 
 def resize_to(grid: tuple[int, int], window: tuple[int, int], device: torch.device) -> Resizing:
-    """How tables of `window` (patches, height and width) become tables of `grid`."""
+    """The map from tables of `window` (patches, height and width) to tables of `grid`."""
     index = gen_relative_position_index(grid, device=device)
     if tuple(grid) == tuple(window):
         return Resizing(index, None, None)

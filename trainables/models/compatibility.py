@@ -1,7 +1,7 @@
-"""Which head can take which backbone, answered without importing timm, smp or torch.
+"""Checks which head can take which backbone, without importing timm, smp or torch.
 
-Enters: the names of a backbone and a head. Leaves: nothing, or a ValueError. Whether a backbone is a plain transformer
-(tokens at one stride through all of its blocks) or a hierarchy is read off the timm file that defines it.
+Whether a backbone is a plain transformer (tokens at one stride through all of its blocks) or a hierarchy is read off
+the timm file that defines it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PLAIN_EXAMPLES = "vit_small_patch16_224, deit3_base_patch16_384 or beitv2_base_
 
 @dataclass(frozen=True)
 class Reads:
-    """What a head takes from a backbone.
+    """The features that a head takes from a backbone.
 
     Either levels of the pyramid (0 is stride 4, 3 is stride 32) or, where `depths` are given, plain features at the
     transformer's own stride after these shares of its blocks (1.0 after the last).

@@ -1,7 +1,4 @@
-"""What a backbone's body is, wherever it comes from, and what all of timm's have in common.
-
-Enters: a recipe's backbone section. Leaves: an `Extraction`: the network that gives features, and what is known of it.
-"""
+"""`Extraction`: a backbone's network and what is known of it, and what all of timm's have in common."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """timm's hierarchical models: ConvNeXt, Swin, Twins, PVT, MaxViT, HRNet, ResNet and the like.
 
-Enters: the backbone section. Leaves: an `Extraction` with four features at strides 4, 8, 16 and 32; other levels that
-timm gives are dropped.
+They give four features at strides 4, 8, 16 and 32; other levels that timm gives are dropped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Which image sizes a backbone can take.
+"""Finds out which image sizes a backbone can take.
 
-Enters: a trial pass. Leaves: a `Sizes`. Most models take any multiple of 32 px, to which the segmentor pads. Some cut
-the image into windows that must divide it, or hold a table with an entry for each position of one size: those are
-found by trying, on the meta device.
+Most models take any multiple of 32 px, to which the segmentor pads. Some cut the image into windows that must divide
+it, or hold a table with an entry for each position of one size: those are found by trying, on the meta device.
 """
 
 from __future__ import annotations

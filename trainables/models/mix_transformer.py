@@ -1,8 +1,7 @@
-"""smp's Mix Transformers MiT-B0 to B5 (Xie 2021), the backbones of SegFormer, which timm has not.
+"""smp's Mix Transformers MiT-B0 to B5 (Xie 2021), the backbones of SegFormer, which timm lacks.
 
-Enters: the backbone section. Leaves: an `Extraction` with four features at strides 4, 8, 16 and 32, each after its
-stage's own layer norm. Pretrained weights are smp's conversion of the authors' ImageNet-1k ones (NVIDIA's licence:
-non-commercial use).
+They give four features at strides 4, 8, 16 and 32, each after its stage's own layer norm. Pretrained weights are smp's
+conversion of the authors' ImageNet-1k ones (NVIDIA's licence: non-commercial use).
 """
 
 from __future__ import annotations

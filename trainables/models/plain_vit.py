@@ -1,8 +1,8 @@
 """timm's plain transformers: ViT, DeiT, BEiT, EVA, DINO and the like, whose blocks share one stride.
 
-Enters: the backbone section and how deep the head reads. Leaves: an `Extraction` with one feature a depth, all at one
-stride. Patches of 8, 16 or 32 px give it as it is. Others (14 px) are padded to whole patches on the right and at the
-bottom, and their grid resampled to the nearest of these strides, so that everything after has strides that divide 32.
+They give one feature per depth that the head reads, all at one stride. Patches of 8, 16 or 32 px give it as it is.
+Others (14 px) are padded to whole patches on the right and at the bottom, and their grid resampled to the nearest of
+these strides, so that everything after has strides that divide 32.
 """
 
 from __future__ import annotations

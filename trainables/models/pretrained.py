@@ -1,9 +1,7 @@
-"""Pretrained weights for a feature extractor, and the record of what was loaded.
+"""Loads pretrained weights into a feature extractor, and records what was loaded.
 
-Enters: the feature extractor (random), the whole model it was cut from, and either timm's own weights or a local
-.safetensors or .pth file. Leaves: the extractor filled in place, and a `LoadReport`. A file that does not fill every
-tensor of the extractor is refused with the count of those that fit; what only a classifier needs may be missing or
-left over.
+Weights are timm's own or a local .safetensors or .pth file. A file that does not fill every tensor of the extractor is
+refused with the number of those that fit; tensors that only a classifier needs may be missing or left over.
 """
 
 from __future__ import annotations
@@ -168,7 +166,7 @@ def _from_foreign(state: dict[str, Tensor], whole: nn.Module, name: str) -> dict
 
 
 def _where(name: str) -> str:
-    """The one place where timm looks after its cache."""
+    """The one place that timm checks after its cache."""
     cfg = timm.models.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         return "nothing: timm has no weights of this name"

@@ -1,8 +1,8 @@
-"""Backbone and head as one network.
+"""Backbone and head as one network: images (B,3,H,W), normalised with `.mean` and `.std`, to logits.
 
-Enters: images (B,3,H,W) of any size from 1 px, normalised with `.mean` and `.std`. Leaves: logits
-(B,K,ceil(H/s),ceil(W/s)) at the head's own stride s; the caller upsamples (`upsample`). Sizes that 32 does not divide
-are padded with zeros, the training set's mean colour, on the right and at the bottom, and the logits cropped again.
+Images may have any size from 1 px. Logits are (B,K,ceil(H/s),ceil(W/s)) at the head's own stride s; the caller takes
+them to full size (`resize.upsample`). Sizes that 32 does not divide are padded with zeros, the training set's mean
+colour, on the right and at the bottom, and the logits cropped again.
 """
 
 from __future__ import annotations
@@ -91,19 +91,3 @@ def build_segmentor(
     backbone = build_backbone(cfg, features_read(recipe.head), in_chans=in_chans)
     head = build_head(recipe.head, backbone.channels, backbone.strides, num_classes)
     return Segmentor(backbone, head, num_classes)
-
-
-def upsample(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """logits (B,K,h,w) at `stride` -> (B,K,H,W) for `size` = (H,W), bilinear (align_corners=False).
-
-    A grid that overhangs the image, because its size was padded to the stride, is upsampled by exactly `stride` and
-    cropped, so that no pixel is shifted or stretched.
-    """
-    height, width = logits.shape[2] * stride, logits.shape[3] * stride
-    if not (0 <= height - size[0] < stride and 0 <= width - size[1] < stride):
-        raise ValueError(
-            f"size must be within one stride under the grid, got {size} for logits "
-            f"{tuple(logits.shape[2:])} at stride {stride}; resize to another size after upsampling"
-        )
-    full = functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-    return full[:, :, : size[0], : size[1]]

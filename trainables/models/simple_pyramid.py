@@ -1,9 +1,9 @@
 """A pyramid from the features of a plain transformer.
 
-Enters: four features (B,C,H/p,W/p) at the transformer's own stride p, a power of two. Leaves: the same at strides 4,
-8, 16 and 32, C channels each. As in BEiT's segmentation code (Bao 2022) and ViTDet (Li 2022, section 3, the "simple
-feature pyramid"): transposed 2x2 convolutions of stride 2 upwards, with a norm and GELU between two of them, the
-identity, max pooling downwards. As ViTDet's the norm is a layer norm; BEiT's batch norm has as many parameters.
+Four features (B,C,H/p,W/p) at the transformer's own stride p, a power of two, are taken to strides 4, 8, 16 and 32, C
+channels each. As in BEiT's segmentation code (Bao 2022) and ViTDet (Li 2022, section 3, the "simple feature pyramid"):
+transposed 2x2 convolutions of stride 2 upwards, with a norm and GELU between two of them, the identity, max pooling
+downwards. As in ViTDet the norm is a layer norm; BEiT's batch norm has as many parameters.
 """
 
 from __future__ import annotations

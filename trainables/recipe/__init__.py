@@ -1,1 +1,3 @@
-"""What a trial is made of, as frozen pydantic models."""
+"""The parts of a trial, as frozen pydantic models."""
+
+__all__ = ["augmentation", "config", "operators", "recipe"]  # modules

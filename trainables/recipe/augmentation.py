@@ -1,7 +1,7 @@
-"""What is done to the pixels before they reach the model while training: the types, the presets, the checks.
+"""Training augmentation in a recipe: types, presets and checks.
 
-Enters: plain values; `preset` fills in what they leave open. Leaves: a frozen `Augmentation` in which every value is
-written out, so that it can be read without the presets. No numpy here: a space is checked in a fraction of a second.
+`preset` fills in values that are left open; a frozen `Augmentation` has every value written out, so that it can be
+read without the presets. No numpy here: a space is checked in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ STARVES_MS = 5.0  # on average a sample: as much as all the rest of a plain one,
 
 
 class Augmentation(Part):
-    """What is done to the pixels before they reach the model while training.
+    """Changes to the pixels before they reach the model while training.
 
     `short_px` is the only part that also holds at inference: views scale relative to it.
     """
@@ -98,7 +98,7 @@ class Augmentation(Part):
     scale_min: Annotated[float, Field(gt=0.0, le=4.0)] = 0.5
     scale_max: Annotated[float, Field(gt=0.0, le=4.0)] = 2.0
     cat_max_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # crops are drawn anew while one class has more
-    rare_class_weight: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0  # 0: each image once an epoch; else see Mixed
+    rare_class_weight: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0  # 0: each image once per epoch; else see Mixed
     hflip_p: Probability = 0.5
     vflip_p: Probability = 0.0
     colour_p: Probability = 0.5  # ColorJitter: brightness, contrast, saturation, hue
@@ -144,7 +144,7 @@ class Augmentation(Part):
 
     @model_validator(mode="after")
     def _crop_fits(self, info: ValidationInfo) -> Augmentation:
-        """Where the data is known: context={"image_sizes": [(height, width), ...]}."""
+        """Check sizes where the data is known: context={"image_sizes": [(height, width), ...]}."""
         if info.context is not None and "image_sizes" in info.context:
             self.check_sizes(info.context["image_sizes"])
         return self

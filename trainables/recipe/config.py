@@ -1,4 +1,4 @@
-"""What every section of a recipe is made from. Imports pydantic alone."""
+"""The base of every section of a recipe: frozen, no unknown fields. Imports pydantic alone."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The augmentation operators: one type each, by their albumentations names, in the groups that a space has.
 
-Enters: plain values of a space. Leaves: typed, frozen groups. `p` is the probability that an operator is applied; an
-operator that a group does not name is off. Ranges are written by their ends, so that each is one number to search:
-a `..._limit` l draws from -l to l (for a scale: from 1 - l to 1 + l), a `..._max` from the operator's least to itself.
-In a group with `one_of: true` one operator is applied with the group's own `p`, and the operators' p are its weights.
-What the operators do lies in `trainables.data`; neither numpy nor albumentations is imported here.
+`p` is the probability that an operator is applied; an operator that a group does not name is off. Ranges are written
+by their ends, so that each is one number to search: a `..._limit` l draws from -l to l (for a scale: from 1 - l to
+1 + l), a `..._max` from the operator's least to itself. In a group with `one_of: true` one operator is applied with
+the group's own `p`, and the operators' p are its weights. The operators are implemented in `trainables.data.augment`;
+neither numpy nor albumentations is imported here.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class PhotoMetricDistortionOp(Operator):
 
 class GaussNoiseOp(Operator):
     std_max: Annotated[float, Field(ge=0.01, le=0.5)] = 0.1  # of the full range, from 0.01
-    exact: bool = False  # fresh numbers a pixel from albumentations, not a window of a table
+    exact: bool = False  # fresh numbers per pixel from albumentations, not a window of a table
 
 
 class BlurOp(Operator):

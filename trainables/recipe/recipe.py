@@ -1,6 +1,5 @@
-"""The typed, frozen description of one trial.
+"""The recipe: the typed, frozen, hashable and serialisable description of one trial.
 
-Enters: plain values (from a space, a JSON file, a test). Leaves: a validated `Recipe`, hashable and serialisable.
 This module imports neither torch nor timm, so that a space can be checked in a fraction of a second.
 """
 

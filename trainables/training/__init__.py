@@ -1,1 +1,17 @@
 """From a recipe to trained weights."""
+
+__all__ = [
+    "attempt",
+    "checkpoint",
+    "epoch",
+    "launch_ranks",
+    "losses",
+    "memory_estimate",
+    "optim",
+    "soup",
+    "state",
+    "sync_batch_norm",
+    "training_step",
+    "trial",
+    "validate",
+]  # modules

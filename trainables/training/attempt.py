@@ -1,7 +1,6 @@
 """One attempt at a trial: epoch after epoch, to the last one or until a batch does not fit the device.
 
-Enters: a recipe, the cache, a split, in how many parts a batch is split, which of how many ranks this is. Leaves: a
-report an epoch, from the first rank, whose folder holds `state.pt` (to resume) and the best epoch's weights.
+The first rank reports every epoch, with a folder that holds `state.pt` (to resume) and the best epoch's weights.
 """
 
 from __future__ import annotations
@@ -16,15 +15,21 @@ import torch
 
 from trainables.data.augment.pipeline import write_pipeline
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
-from trainables.data.cache import Cache
-from trainables.data.index import Split
-from trainables.logits.predict_views import autocast_dtype
+from trainables.logits.predict_views import Inference, autocast_dtype
 from trainables.ranks import ALONE, Ranks
-from trainables.recipe.recipe import Recipe
-from trainables.training.checkpoint import epoch_dir, keep_last, save_best, save_snapshot, save_state, take_weights
+from trainables.training.checkpoint import (
+    about_best,
+    epoch_dir,
+    keep_last,
+    save_best,
+    save_snapshot,
+    save_state,
+    take_weights,
+)
 from trainables.training.epoch import Diverged, train_epoch
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState, prepare, steps_per_epoch
+from trainables.training.trial import Trial
 from trainables.training.validate import validate
 
 AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
@@ -50,18 +55,6 @@ class DoesNotFit(RuntimeError):
         self.accumulate, self.reason = accumulate, reason
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What is trained on what, where. Plain values: it can be sent to another process."""
-
-    recipe: Recipe
-    cache: Cache
-    split: Split
-    out_dir: Path
-    device: str
-    snapshots: int = 0  # of how many last epochs the evaluated weights are kept
-
-
 def attempt(
     trial: Trial,
     report: Report,
@@ -75,16 +68,7 @@ def attempt(
     state: TrainingState | None = None
     autocast = autocast_dtype(trial.recipe.train.amp, trial.device)
     try:
-        state, loss = prepare(
-            trial.recipe,
-            trial.cache,
-            trial.split,
-            device=trial.device,
-            autocast=autocast,
-            resume_from=resume_from,
-            accumulate=accumulate,
-            ranks=ranks,
-        )
+        state, loss = prepare(trial, autocast, resume_from=resume_from, accumulate=accumulate, ranks=ranks)
         if ranks.is_first:
             take_weights(resume_from, trial.out_dir)  # those there may be another trial's: a worker uses folders again
         return _epochs(trial, state, loss, report, autocast, clock)
@@ -135,17 +119,9 @@ def _seed_of(*numbers: int) -> int:
 def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> None:
     """Score the epoch that was just trained, count it, and keep its weights: the best so far, the last ones."""
     recipe, ranks = trial.recipe, state.ranks
-    scores = validate(
-        state.evaluated,
-        loss,
-        trial.cache,
-        trial.split.val_ids,
-        short_px=recipe.augmentation.short_px,
-        device=trial.device,
-        batch_size=max(1, recipe.train.batch_size // (state.accumulate * ranks.count)),
-        amp=recipe.train.amp,
-        ranks=ranks,
-    )
+    batch_size = max(1, recipe.train.batch_size // (state.accumulate * ranks.count))
+    inference = Inference.of(recipe, state.evaluated, trial.device, batch_size)
+    scores = validate(inference, loss, trial.cache, trial.split.val_ids, ranks)
     if not np.isfinite(scores.loss):
         raise Diverged(f"the validation loss was {scores.loss} after epoch {state.epoch + 1}")
     state.epoch += 1
@@ -164,15 +140,8 @@ def _write_weights(state: TrainingState, trial: Trial, miou: float) -> None:
     """The weights of the epoch that was just scored, as the best ones where they are, and as a snapshot."""
     weights = state.evaluated.state_dict()
     if state.best_epoch == state.epoch:
-        save_best(
-            trial.out_dir,
-            weights,
-            recipe=trial.recipe,
-            index=trial.cache.index,
-            split=trial.split,
-            miou=state.best_miou,
-            epoch=state.best_epoch,
-        )
+        about = about_best(trial.recipe, trial.cache.index, trial.split, miou=state.best_miou, epoch=state.best_epoch)
+        save_best(trial.out_dir, weights, about)
     if trial.snapshots:
         save_snapshot(trial.out_dir, weights, epoch=state.epoch, miou=miou, keep=trial.snapshots)
 

@@ -1,6 +1,5 @@
-"""Files that hold a trial: state.pt (everything to resume) and safetensors (weights alone).
+"""The files of a checkpoint: state.pt (everything to resume) and safetensors (weights alone), whole or absent.
 
-Enters: dictionaries of tensors and plain values. Leaves: files that are whole or absent, and the same dictionaries.
 `state.pt` is read with weights_only=True: no pickled code is ever run.
 """
 
@@ -13,7 +12,7 @@ import pickle
 import random
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,19 +58,9 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def save_best(
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    *,
-    recipe: Recipe,
-    index: SegIndex,
-    split: Split,
-    miou: float,
-    epoch: int,
-    ingredients: Sequence[str] = (),  # of a soup
-) -> None:
-    """Write best.safetensors, and best.json, which says of what recipe and data the weights are."""
-    about = {
+def about_best(recipe: Recipe, index: SegIndex, split: Split, *, miou: float, epoch: int) -> dict[str, Any]:
+    """The contents of best.json: the recipe and data that weights come from, and their score on val."""
+    return {
         "recipe": recipe.model_dump(mode="json"),
         "classes": list(index.classes),
         "miou": miou,
@@ -79,8 +68,10 @@ def save_best(
         "data_fingerprint": index.fingerprint,
         "split_fingerprint": split.fingerprint,
     }
-    if ingredients:
-        about["ingredients"] = list(ingredients)
+
+
+def save_best(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write best.safetensors, and best.json as `about_best` gives it."""
     save_weights(folder / BEST_WEIGHTS, weights)
     write_text(folder / BEST_JSON, json.dumps(about, indent=1) + "\n")
 

@@ -1,8 +1,4 @@
-"""One pass over the training set.
-
-Enters: a training state, a loader of raw batches, a loss. Leaves: the state some updates further, and the pass's mean
-loss and speed.
-"""
+"""One pass over the training set: its updates, mean loss and speed."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from trainables.recipe.recipe import Recipe
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState
 
-_GPU_CHECK_EVERY = 16  # updates between looks at the loss on a GPU, where each look waits for the queue to drain
+_GPU_CHECK_EVERY = 16  # updates between checks of the loss on a GPU, where each check waits for the queue to drain
 
 
 class Diverged(RuntimeError):

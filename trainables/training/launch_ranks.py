@@ -1,8 +1,8 @@
-"""One attempt at a trial by several processes, one a device.
+"""One attempt at a trial by several processes, one per device.
 
-Enters: a trial, how many ranks. Leaves: the first rank's reports, called in this process; when it returns or raises,
-no rank is left. Ranks are spawned here, not placed by Ray: a trial holds all of its devices in one bundle, so on one
-machine. What a rank raises is raised here once, and a rank that is killed is named with its exit status.
+The first rank's reports are called in this process; when it returns or raises, no rank is left. Ranks are spawned
+here, not placed by Ray: a trial holds all of its devices in one bundle, so on one machine. What a rank raises is
+raised here once, and a rank that is killed is reported with its exit status.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 from trainables.ranks import Ranks, joined
-from trainables.training.attempt import DoesNotFit, Report, Trial, attempt
+from trainables.training.attempt import DoesNotFit, Report, attempt
 from trainables.training.epoch import Diverged
+from trainables.training.trial import Trial
 
 _GRACE_S = 10.0  # a rank that was asked to end is killed after that
 _BEREAVED_S = 1.0  # a rank may learn of another's death before this process does
@@ -92,7 +93,7 @@ def _listen(processes: Sequence[BaseProcess], talks: Sequence[Connection], repor
 
 
 def _cause(processes: Sequence[BaseProcess], rank: int, error: BaseException) -> BaseException:
-    """What `rank` raised; but where another rank is dead, that is why, and this one only lost the connection."""
+    """The error that `rank` raised; or the death of another rank, which made this one lose the connection."""
     lost_connection = isinstance(error, RuntimeError) and not isinstance(error, DoesNotFit | Diverged)
     for other in range(len(processes) if lost_connection else 0):
         if other != rank:
@@ -130,7 +131,7 @@ def _work(
     resume_from: Path | None,
     num_threads: int,
 ) -> None:
-    """A rank's whole life. It says ("epoch", report), ("done", metrics) or ("error", exception)."""
+    """Run one rank. It sends ("epoch", report), ("done", metrics) or ("error", exception)."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(num_threads)
 

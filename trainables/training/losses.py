@@ -1,7 +1,6 @@
-"""Losses over dense labels.
+"""Losses of logits (B,K,H,W) against labels (B,H,W) int64, in which IGNORE_INDEX pixels count for nothing.
 
-Enters: logits (B,K,H,W) and label (B,H,W) int64, IGNORE_INDEX pixels counting for nothing. Leaves: one float32 scalar
-with gradient, 0 (not NaN) for a batch without a pixel that counts.
+A loss is one float32 scalar with gradient, 0 (not NaN) for a batch without a pixel that counts.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class SegmentationLoss(nn.Module):
         self.lovasz = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_index)
 
     def weight(self, label: Tensor) -> Tensor:  # (B,H,W) -> ()
-        """What these labels count in a mean over batches: their pixels, by class weight where there is one."""
+        """Weight of these labels in a mean over batches: their pixels, by class weight where there is one."""
         counts = label != self.ignore_index
         if self.class_weight is None:
             return counts.sum().float()

@@ -1,10 +1,9 @@
-"""What a trial will take of a device's memory, and whether its shapes work out, found without a device.
+"""Estimates how much of a device's memory a trial takes, and checks its shapes, without a device.
 
-Enters: a recipe, the number of classes, the sizes of the views. Leaves: a `Footprint`, or a ValueError. The network is
-built on the meta device, and one training step is run on fake tensors, which have sizes and no values, counting what
-is alive at once: activations, gradients, cross-entropy over full-size logits. Weights, the optimiser's state and the
-EMA are added from the number of parameters. What libraries take beside (work space, fragments, the CUDA context: about
-1 GiB) is not counted: a trial that does not fit by this account does not fit.
+The network is built on the meta device, and one training step is run on fake tensors, which have sizes and no values,
+counting what is alive at once: activations, gradients, cross-entropy over full-size logits. Weights, the optimiser's
+state and the EMA are added from the number of parameters. Memory that libraries take besides (work space, fragments,
+the CUDA context: about 1 GiB) is not counted: a trial that does not fit by this estimate does not fit.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def _count(recipe: Recipe, num_classes: int) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int]:
-    """Parameters, and bytes an image adds: the peak of a step, less its gradients, over the batch."""
+    """Parameters, and bytes that each image adds: the peak of a step, less its gradients, over the batch."""
     model, crop_px = _on_meta(recipe, num_classes), recipe.augmentation.crop_px
     num_weights = sum(p.numel() for p in model.parameters())
     alive = _Alive()

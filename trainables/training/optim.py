@@ -1,7 +1,7 @@
 """Optimiser and schedule of a trial, both timm's.
 
-Enters: a segmentor (its backbone knows the depth of its layers) and the recipe's optimiser section. Leaves: an
-optimiser whose groups carry their weight decay and, under layer decay, `lr_scale`; a schedule stepped every update.
+The optimiser's groups carry their weight decay and, under layer decay, `lr_scale`; the schedule is stepped every
+update.
 """
 
 from __future__ import annotations

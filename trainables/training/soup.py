@@ -1,12 +1,12 @@
 """Model soups: the mean of several checkpoints' weights, as a candidate that costs no more to run than one of them.
 
-Enters: `Ingredient`s, weights of one architecture with their val mIoU: a trial's best and last epochs, or the best
-weights of trials that started from the same pretrained ones. Leaves: a folder with soup.json and, where the mean is
-better on val than its best ingredient, best.safetensors and best.json, as a trial has them.
+Ingredients have one architecture: a trial's best and last epochs, or the best weights of trials that started from the
+same pretrained ones. A soup's folder has soup.json and, where the mean is better on val than its best ingredient,
+best.safetensors and best.json, as a trial has them.
 
 Greedy (Wortsman et al. 2022, recipe 1): from the best ingredient on, each next is kept where the mean's val mIoU does
-not fall. Batch norms' statistics belong to no mean of weights: they are taken again from training images (Izmailov et
-al. 2018, sec. 3.2). Val chose among means here, as it chooses among epochs; the hold-out takes no part.
+not fall. Batch norms' statistics belong to no mean of weights: they are estimated again from training images (Izmailov
+et al. 2018, sec. 3.2). Val chooses among means here, as it chooses among epochs; the hold-out takes no part.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from trainables.data.augment.train_set import TrainSet, normalise, train_loader
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.files import write_text
-from trainables.logits.predict_views import autocast_dtype
+from trainables.logits.predict_views import Inference, autocast_dtype
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
 from trainables.recipe.config import Part
 from trainables.recipe.recipe import Loss, Recipe
-from trainables.training.checkpoint import save_best
+from trainables.training.checkpoint import about_best, save_best
 from trainables.training.losses import build_loss
 from trainables.training.validate import validate
 
@@ -55,7 +55,7 @@ class Ingredient(Part):
 
 
 class Step(Part):
-    """What the mean with one more ingredient scored, and whether it stayed in."""
+    """The score of the mean with one more ingredient, and whether that one was kept."""
 
     ingredient: str
     miou: float
@@ -115,22 +115,14 @@ def make_soup(plan: Plan, cache: Cache, split: Split, folder: Path, *, device: s
         miou=max([taken[0].miou, *(step.miou for step in steps if step.taken)]),
     )
     if soup.is_offered:
-        save_best(
-            folder,
-            weights,
-            recipe=plan.recipe,
-            index=cache.index,
-            split=split,
-            miou=soup.miou,
-            epoch=soup.best.epoch,
-            ingredients=[one.name for one in taken],
-        )
+        about = about_best(plan.recipe, cache.index, split, miou=soup.miou, epoch=soup.best.epoch)
+        save_best(folder, weights, about | {"ingredients": [one.name for one in taken]})
     write_text(folder / SOUP_JSON, soup.model_dump_json(indent=1) + "\n")  # last: it says that all is there
     return soup
 
 
 def read_soup(folder: Path) -> Soup | None:
-    """What `make_soup` left in `folder`; None where it did not end there."""
+    """The soup that `make_soup` wrote to `folder`; None where it did not finish."""
     path = folder / SOUP_JSON
     return Soup.model_validate_json(path.read_bytes()) if path.is_file() else None
 
@@ -183,7 +175,7 @@ def check_same(first: Ingredient, wanted: Weights, other: Ingredient, found: Wei
 
 
 def scorer(recipe: Recipe, cache: Cache, split: Split, device: str) -> Score:
-    """What scores weights as `recipe`'s trial validates its own, batch norms' statistics taken again first."""
+    """A function that scores weights as `recipe`'s trial does its own, once batch norms' statistics are estimated."""
     model = build_segmentor(recipe, cache.index.num_classes, pretrained=False).to(device)
     loss = build_loss(Loss(), cache.index.num_classes).to(device)  # not read: what decides is the mIoU
     micro_batch = max(1, recipe.train.batch_size // recipe.train.accumulate)
@@ -192,16 +184,7 @@ def scorer(recipe: Recipe, cache: Cache, split: Split, device: str) -> Score:
     def score(weights: Weights) -> tuple[float, Weights]:
         model.load_state_dict(weights)
         estimate_batch_norms(model, images, recipe, device)
-        scores = validate(
-            model,
-            loss,
-            cache,
-            split.val_ids,
-            short_px=recipe.augmentation.short_px,
-            device=device,
-            batch_size=micro_batch,
-            amp=recipe.train.amp,
-        )
+        scores = validate(Inference.of(recipe, model, device, micro_batch), loss, cache, split.val_ids)
         return scores.miou, {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
     return score
@@ -219,7 +202,7 @@ def training_images(recipe: Recipe, cache: Cache, split: Split, batch_size: int)
 
 
 def estimate_batch_norms(model: Segmentor, images: Sequence[Tensor], recipe: Recipe, device: str) -> None:
-    """Running statistics become the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay."""
+    """Set running statistics to the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay."""
     if not images:
         return
     dtype = autocast_dtype(recipe.train.amp, device)

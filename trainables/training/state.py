@@ -1,7 +1,6 @@
-"""All that changes while a trial trains, as one value that can be written and put back.
+"""The training state of a trial, as one value that can be saved and restored.
 
-Enters: a recipe, the cache, a split. Leaves: model, EMA, optimiser, schedule, scaler, counters, best score; and the
-dictionary of them that `state.pt` holds.
+It holds model, EMA, optimiser, schedule, scaler, counters and the best score.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.ranks import ALONE, Ranks
@@ -27,6 +25,7 @@ from trainables.training.losses import SegmentationLoss, build_loss
 from trainables.training.optim import build_optimizer, build_schedule
 from trainables.training.sync_batch_norm import synchronise
 from trainables.training.training_step import TrainingStep, compiled
+from trainables.training.trial import Trial
 
 
 @dataclass
@@ -93,12 +92,9 @@ class TrainingState:
 
 
 def prepare(
-    recipe: Recipe,
-    cache: Cache,
-    split: Split,
-    *,
-    device: str,
+    trial: Trial,
     autocast: torch.dtype | None,
+    *,
     resume_from: Path | None,
     accumulate: int | None = None,
     ranks: Ranks = ALONE,
@@ -108,21 +104,12 @@ def prepare(
     `autocast` float16 turns gradient scaling on; `accumulate` overrides the recipe's. Raises ValueError where
     activations shall be recomputed in a backbone that has no switch for it.
     """
+    recipe, index, device = trial.recipe, trial.cache.index, trial.device
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)
     torch.manual_seed(recipe.seed)  # of every device
-    index = cache.index
-    model = build_segmentor(recipe, index.num_classes, pretrained=None if resume_from is None else False)
-    # tensor cores read channels-last; a CPU gains by it in some layers only
-    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
-    if ranks.count > 1:
-        synchronise(model, device)
-    if recipe.train.grad_checkpointing:
-        checkpoint_gradients(model)
-    weighted = recipe.loss.class_weights != "none"
-    pixels = cache.class_pixels(split.train_ids) if weighted else None
-    loss = build_loss(recipe.loss, index.num_classes, pixels, index.ignore_index).to(device)
+    model = _build_model(trial, ranks, pretrained=None if resume_from is None else False)
+    loss = _loss_of(trial)
     cfg, train = recipe.optimizer, recipe.train
     optimizer = build_optimizer(model, cfg)
     # without a warm-up the average of a short run would mostly hold its random start
@@ -133,15 +120,34 @@ def prepare(
         step=compiled(step, device) if train.compile else step,
         ema=ema,
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, split)),
+        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, trial.split)),
         scaler=torch.amp.GradScaler(torch.device(device).type, enabled=autocast == torch.float16),
-        identity={"recipe": recipe.hash, "data": index.fingerprint, "split": split.fingerprint},
+        identity={"recipe": recipe.hash, "data": index.fingerprint, "split": trial.split.fingerprint},
         accumulate=accumulate or train.accumulate,
         ranks=ranks,
     )
     if resume_from is not None:
         state.restore(resume_from)
     return state, loss
+
+
+def _loss_of(trial: Trial) -> SegmentationLoss:
+    cfg, index = trial.recipe.loss, trial.cache.index
+    pixels = trial.cache.class_pixels(trial.split.train_ids) if cfg.class_weights != "none" else None
+    return build_loss(cfg, index.num_classes, pixels, index.ignore_index).to(trial.device)
+
+
+def _build_model(trial: Trial, ranks: Ranks, *, pretrained: bool | None) -> Segmentor:
+    recipe, device = trial.recipe, trial.device
+    built = build_segmentor(recipe, trial.cache.index.num_classes, pretrained=pretrained)
+    # tensor cores read channels-last; a CPU gains by it in some layers only
+    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+    model: Segmentor = built.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
+    if ranks.count > 1:
+        synchronise(model, device)
+    if recipe.train.grad_checkpointing:
+        checkpoint_gradients(model)
+    return model
 
 
 def checkpoint_gradients(model: Segmentor) -> None:
@@ -157,5 +163,5 @@ def checkpoint_gradients(model: Segmentor) -> None:
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:
-    """Updates an epoch: whole batches only."""
+    """Updates per epoch: whole batches only."""
     return len(split.train_ids) // recipe.train.batch_size

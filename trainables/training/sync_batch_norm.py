@@ -1,8 +1,7 @@
-"""Batch norms that see the whole batch where several ranks train one trial.
+"""Batch norms over the whole batch where several ranks train one trial.
 
-Enters: a model, its device. Leaves: the same model, each batch norm's mean and variance taken over all ranks, as one
-process would take them over the whole batch. Names, parameters and running statistics stay as they are, so that the
-weights are those of the plain model.
+Each batch norm's mean and variance are taken over all ranks, as one process would take them over the whole batch.
+Names, parameters and running statistics stay as they are, so that the weights are those of the plain model.
 """
 
 from __future__ import annotations

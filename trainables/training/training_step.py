@@ -1,7 +1,7 @@
-"""What one update computes: from a micro-batch to its loss, as one module that can be compiled and shared by ranks.
+"""The loss of a micro-batch as one module that can be compiled and shared by ranks.
 
-Enters: a segmentor, a loss. Leaves: a module (image (B,3,H,W), label (B,H,W), weight () of the whole batch or None) ->
-loss (). It holds the segmentor itself, whose state dict keeps its plain names.
+The module maps (image (B,3,H,W), label (B,H,W), weight () of the whole batch or None) to loss (). It holds the
+segmentor itself, whose state dict keeps its plain names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from trainables.models.segmentor import Segmentor, upsample
+from trainables.models.resize import upsample
+from trainables.models.segmentor import Segmentor
 from trainables.training.losses import SegmentationLoss
 
 

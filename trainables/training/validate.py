@@ -1,7 +1,6 @@
-"""Scores of a model on labelled images.
+"""Scores a model on labelled images: the loss and ONE confusion matrix summed over images.
 
-Enters: a segmentor, a loss, the cache and ids. Leaves: the loss and ONE confusion matrix summed over images, both at
-the labels' own resolution and from the same float16 logits as the logit store's view s1.00-none.
+Both are taken at the labels' own resolution and from the same float16 logits as the logit store's view s1.00-none.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.data.cache import Cache
-from trainables.logits.predict_views import Amp, at_label_size, view_batches
+from trainables.logits.predict_views import Inference, at_label_size, view_batches
 from trainables.logits.view import View
 from trainables.metrics import confusion, confusion_torch, iou, miou
-from trainables.models.segmentor import Segmentor
 from trainables.ranks import ALONE, Ranks
 from trainables.training.losses import SegmentationLoss
 
@@ -41,25 +39,14 @@ class Scores:
 
 @torch.no_grad()
 def validate(
-    model: Segmentor,
-    loss: SegmentationLoss,
-    cache: Cache,
-    ids: Sequence[str],
-    *,
-    short_px: int | None,
-    device: str,
-    batch_size: int,
-    amp: Amp,
-    ranks: Ranks = ALONE,
+    inference: Inference, loss: SegmentationLoss, cache: Cache, ids: Sequence[str], ranks: Ranks = ALONE
 ) -> Scores:
-    """Score `model` on `ids`, which the `ranks` share. Raises ValueError where no labelled pixel counts."""
+    """Score a model on `ids`, which the `ranks` share. Raises ValueError where no labelled pixel counts."""
+    device = inference.device
     num_classes, ignore_index = cache.index.num_classes, cache.index.ignore_index
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss times weight, weight
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    batches = view_batches(
-        model, cache, ranks.share(ids), View(), short_px=short_px, device=device, batch_size=batch_size, amp=amp
-    )
-    for batch_ids, logits in batches:
+    for batch_ids, logits in view_batches(inference, cache, ranks.share(ids), View()):
         for image_id, one in zip(batch_ids, logits, strict=True):  # (K,h,w)
             true = np.array(cache.label(image_id))  # (H,W); own memory, as torch takes no read-only arrays
             label = torch.from_numpy(true).to(device)

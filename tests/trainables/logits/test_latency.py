@@ -1,4 +1,4 @@
-"""What a view costs: measured times, kept beside the logits, and counted where nothing was measured."""
+"""Costs of views: measured times, kept beside the logits, and counts where nothing was measured."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from analysis.ensembling.costs import costs_of
 from trainables.logits.latency import COST_FILE, measure_ms
+from trainables.logits.predict_views import Inference
 from trainables.logits.view import View
 
 
@@ -23,7 +24,7 @@ class Model(torch.nn.Module):
         return image
 
 
-class Cache:
+class Pictures:
     def image(self, _image_id: str) -> np.ndarray:
         return np.zeros((32, 32, 3), np.uint8)
 
@@ -35,9 +36,8 @@ def test_a_few_images_are_timed_after_a_warm_up() -> None:
     seconds = [9.0, 0.010, 0.020, 0.500, 0.030, 0.040]  # the first is the warm-up
     ticks = iter([t for i, taken in enumerate(seconds) for t in (100 * i, 100 * i + taken)])
     model: Any = Model()
-    cache: Any = Cache()
-    ids = [str(i) for i in range(23)]
-    found = measure_ms(model, cache, ids, View(), short_px=None, device="cpu", amp="off", clock=lambda: next(ticks))
+    inference = Inference(model, short_px=None, device="cpu", batch_size=8, amp="off")
+    found = measure_ms(inference, Pictures(), [str(i) for i in range(23)], View(), lambda: next(ticks))
     assert found == pytest.approx([10, 20, 500, 30, 40])
     assert next(ticks, None) is None
 

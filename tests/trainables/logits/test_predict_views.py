@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainables.logits.predict_views import at_label_size, autocast_dtype, view_logits
+from trainables.logits.predict_views import Inference, at_label_size, autocast_dtype, view_logits
 from trainables.logits.view import View
 from trainables.models.segmentor import build_segmentor
 from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
@@ -45,7 +45,7 @@ ALL_VIEWS = [View(1.0, flip, turn) for flip in ("none", "horizontal", "vertical"
 
 def _run(model, cache, view, **kwargs):
     kwargs = {"short_px": None, "device": "cpu", "batch_size": 2, "amp": "off"} | kwargs
-    return dict(view_logits(model, cache, tuple(cache.images), view, **kwargs))
+    return dict(view_logits(Inference(model, **kwargs), cache, tuple(cache.images), view))
 
 
 @pytest.mark.parametrize("view", [View(), View(0.75, "horizontal"), View(1.25, "vertical"), View(1.0, "none", 90)])
@@ -124,9 +124,7 @@ def test_the_model_keeps_its_mode_and_gets_no_gradient():
     recipe = Recipe(backbone=Backbone(name="test_convnext", pretrained=False), head=SegFormerHead(channels=16))
     model = build_segmentor(recipe, 3).train()
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    stream = view_logits(
-        model, FakeCache(a=(32, 32)), ["a"], View(), short_px=None, device="cpu", batch_size=1, amp="bf16"
-    )
+    stream = view_logits(Inference(model, None, "cpu", 1, "bf16"), FakeCache(a=(32, 32)), ["a"], View())
     next(stream)
     assert torch.is_grad_enabled()  # the caller's own code between two images
     assert list(stream) == []

@@ -63,10 +63,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def write(found: Any, storage: Storage = FLOAT16, folders: Any = None, cache: Any = None) -> list[str]:
     """What was said."""
-    said: list[str] = []
     place, source = folders or found.folders, cache or found.cache
-    write_logits(found.one, source, found.split, VIEWS, place, storage, device="cpu", say=said.append)
-    return said
+    return write_logits(found.one, source, found.split, VIEWS, place, storage, device="cpu")
 
 
 def test_the_forecast_is_what_is_written(written: Any) -> None:

@@ -66,8 +66,8 @@ def test_an_unknown_backbone_is_told() -> None:
 
 def test_neither_torch_nor_timm_is_imported() -> None:
     code = (
-        "import sys; from trainables.models.compatibility import check_pair;"
-        "check_pair('vit_tiny_patch16_224', 'segmenter');"
+        "import sys; from trainables.models.compatibility import check_pair; "
+        "check_pair('vit_tiny_patch16_224', 'segmenter'); "
         "assert not {'torch', 'timm', 'segmentation_models_pytorch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -12,7 +12,8 @@ from torch.nn import functional
 from trainables.metrics import confusion_torch, miou
 from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS
-from trainables.models.segmentor import Segmentor, upsample
+from trainables.models.resize import upsample
+from trainables.models.segmentor import Segmentor
 
 NUM_CLASSES, SIDE_PX = 5, 64
 MAX_STEPS = 300  # 20 to 160 were needed when this was written

@@ -12,7 +12,7 @@ from torch.nn import functional
 from trainables.models.heads.knet import KernelStage
 from trainables.models.heads.segmenter import Segmenter, num_heads
 from trainables.models.heads.setr import Setr
-from trainables.models.segmentor import upsample
+from trainables.models.resize import upsample
 from trainables.models.simple_pyramid import SimplePyramid
 from trainables.recipe.recipe import SegmenterHead, SetrHead
 
@@ -101,9 +101,8 @@ def stage_by_loops(stage: KernelStage, fused: Tensor, kernels: Tensor, masks: Te
 
 
 @pytest.mark.parametrize("pieces", [1, 2])  # of a kernel, in the update
-def test_a_stage_of_knet_follows_the_paper(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.models.heads.knet._UPDATE_WIDTH", 16 // pieces)
-    stage = randomise(KernelStage(16)).double()
+def test_a_stage_of_knet_follows_the_paper(pieces: int) -> None:
+    stage = randomise(KernelStage(16, update_width=16 // pieces)).double()
     torch.manual_seed(0)
     fused, kernels, masks = (torch.randn(2, *shape).double() for shape in ((16, 3, 4), (3, 16), (3, 3, 4)))
     # the group features are gathered in single precision

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.models.segmentor import Outputs, Segmentor, build_segmentor, upsample
+from trainables.models.resize import upsample
+from trainables.models.segmentor import Outputs, Segmentor, build_segmentor
 from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead, UPerNetHead
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -93,6 +94,7 @@ class Everything(nn.Module):
         return self.model.forward_all(image)
 
 
+@pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides")  # torch's, about speed
 @pytest.mark.parametrize(
     ("backbone", "head"), [("test_convnext", "upernet"), ("test_vit", "knet"), ("test_vit", "setr_pup")]
 )

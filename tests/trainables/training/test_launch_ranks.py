@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import shutil
 
@@ -15,7 +16,7 @@ from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.fit import fit
+from trainables.fit import Trial, fit
 from trainables.ranks import Ranks
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Backbone, Optimizer, Recipe, Train, UPerNetHead
@@ -56,7 +57,7 @@ def run(data, out_dir, recipe=None, **kwargs):
         reports.append(done)
         shutil.copytree(done.checkpoint_dir, out_dir / f"kept-{done.epoch}")
 
-    fit(recipe or recipe_of(), *data, out_dir=out_dir, device="cpu", report=keep, **kwargs)
+    fit(Trial(recipe or recipe_of(), *data, out_dir, "cpu"), keep, **kwargs)
     return reports
 
 
@@ -108,24 +109,19 @@ def test_a_diverged_trial_reports_before_it_raises(data, tmp_path):
     reports = []
     recipe = recipe_of().model_copy(update={"optimizer": Optimizer(lr=1e30, clip_norm=None, warmup_epochs=0)})
     with pytest.raises(Diverged, match="loss was nan"):
-        fit(recipe, *data, out_dir=tmp_path, device="cpu", report=reports.append, num_ranks=2)
+        fit(Trial(recipe, *data, tmp_path, "cpu"), reports.append, num_ranks=2)
     assert [done.metrics["diverged"] for done in reports] == [1]
 
 
-def test_a_callback_that_raises_leaves_no_rank_behind(data, tmp_path, monkeypatch):
+def test_a_callback_that_raises_leaves_no_rank_behind(data, tmp_path):
     started = []
-    real = launch_ranks._listen
-    monkeypatch.setattr(
-        launch_ranks,
-        "_listen",
-        lambda processes, *rest: (started.extend(p.pid for p in processes), real(processes, *rest)),
-    )
 
     def stop(done):
+        started.extend(p.pid for p in multiprocessing.active_children() if p.name.startswith("segsearch-rank-"))
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        fit(recipe_of(), *data, out_dir=tmp_path, device="cpu", report=stop, num_ranks=2)
+        fit(Trial(recipe_of(), *data, tmp_path, "cpu"), stop, num_ranks=2)
     assert len(started) == 2
     for pid in started:
         with pytest.raises(ProcessLookupError):

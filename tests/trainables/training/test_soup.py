@@ -17,6 +17,7 @@ from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
+from trainables.logits.predict_views import Inference
 from trainables.models.load import load_model
 from trainables.models.segmentor import build_segmentor
 from trainables.models.weights_file import save_weights
@@ -156,16 +157,8 @@ def test_a_soups_folder_is_a_trials_and_its_score_can_be_had_again(made: Any) ->
     assert about["ingredients"] == ["00000 epoch 1", "00001 epoch 1"]
     recipe = Recipe.model_validate(about["recipe"])
     model = load_model(recipe, len(about["classes"]), made.folder / "best.safetensors")
-    again = validate(
-        model,
-        build_loss(Loss(), len(about["classes"])),
-        made.cache,
-        made.split.val_ids,
-        short_px=32,
-        device="cpu",
-        batch_size=4,
-        amp="off",
-    )
+    loss = build_loss(Loss(), len(about["classes"]))
+    again = validate(Inference(model, 32, "cpu", 4, "off"), loss, made.cache, made.split.val_ids)
     assert again.miou == about["miou"] == made.soup.miou
 
 

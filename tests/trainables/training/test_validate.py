@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from trainables.logits.predict_views import Inference
 from trainables.recipe.recipe import Loss
 from trainables.training.losses import build_loss
 from trainables.training.validate import validate
@@ -47,7 +48,7 @@ class Constant(nn.Module):
 
 
 def _validate(cache, loss):
-    return validate(Constant(), loss, cache, ["a", "b", "c"], short_px=None, device="cpu", batch_size=2, amp="off")
+    return validate(Inference(Constant(), None, "cpu", 2, "off"), loss, cache, ["a", "b", "c"])
 
 
 def test_scores_are_those_of_all_pixels_together():

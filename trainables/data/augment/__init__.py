@@ -1,1 +1,13 @@
 """The train set: crops, augmentation, mixing."""
+
+__all__ = [
+    "build_transforms",
+    "crop",
+    "geometry",
+    "mix_sources",
+    "mixing",
+    "offline_mix",
+    "photometric",
+    "pipeline",
+    "train_set",
+]  # modules

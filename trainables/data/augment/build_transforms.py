@@ -1,6 +1,6 @@
-"""From the groups of a recipe to albumentations transforms, in the order in which they are applied.
+"""Builds the albumentations transforms of a recipe, in the order in which they are applied.
 
-Enters: an `Augmentation`. Leaves: transforms that share nothing but the random stream that `reseed` gives them.
+They share nothing but the random stream that `reseed` gives them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Windows of a source at a random scale: what is read of an image, and how it becomes a crop.
+"""Cuts windows of an image at a random scale and makes crops of them.
 
-Enters: image (H,W,3) uint8 RGB or label (H,W) uint8, whole or memory-mapped: only the window's pixels are touched.
-Leaves: a crop (h,w,3) or (h,w), padded with the ImageNet mean and IGNORE_INDEX where the window sticks out.
+Images (H,W,3) uint8 RGB and labels (H,W) uint8 may be memory-mapped: only the window's pixels are touched. A crop is
+padded with the ImageNet mean and IGNORE_INDEX where the window sticks out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 PAD_RGB = (124, 116, 104)  # the ImageNet mean: about zero once a backbone has normalised it
 CAP_TRIES = 10  # mmsegmentation's: a cap that no window meets must not hold the loader up
-CAP_PIXELS = 64  # a side, looked at to tell a window's shares: their error is a few hundredths
+CAP_PIXELS = 64  # per side, sampled to estimate a window's class shares: their error is a few hundredths
 
 
 @dataclass(frozen=True)

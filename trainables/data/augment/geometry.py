@@ -1,11 +1,11 @@
-"""Every geometric operator of a recipe in one resampling.
+"""Applies every geometric operator of a recipe in one resampling.
 
-Enters: image (H,W,3) uint8 and label (H,W) uint8 with the groups `geometric` and `elastic`. Leaves: both, moved alike:
-the image bilinear, the label by nearest neighbour, the mean colour and IGNORE_INDEX where they moved away from.
+Image (H,W,3) uint8 and label (H,W) uint8 move alike: the image bilinear, the label by nearest neighbour, filled with
+the mean colour and IGNORE_INDEX.
 
-The draws make one matrix and one displacement field; where there is a field, all of it is worked out on a coarse grid
-and enlarged. So three operators cost one remap, and an image is blurred once. The operators draw as albumentations
-2.0.8 does; its piecewise affine loops over pixels in Python and its elastic field draws noise at each (`exact: true`).
+The draws make one matrix and one displacement field; a field is computed on a coarse grid and enlarged. So three
+operators cost one remap, and an image is blurred once. The operators draw as albumentations 2.0.8 does; its piecewise
+affine loops over pixels in Python and its elastic field draws noise at each (`exact: true`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Warp(A.DualTransform):
         )
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """Draw what is applied: `matrix` (3,3) from source to output, or `field` (H,W,2) from output to source."""
+        """Draw the transform: `matrix` (3,3) from source to output, or `field` (H,W,2) from output to source."""
         height, width = params["shape"][:2]
         matrix = np.eye(3)
         fields: list[ElasticTransformOp | PiecewiseAffineOp] = []
@@ -109,7 +109,7 @@ class Warp(A.DualTransform):
     def _field(
         self, operators: list[ElasticTransformOp | PiecewiseAffineOp], matrix: Matrix, height: int, width: int
     ) -> Field:
-        """Where in the source each output pixel comes from; displacements of several operators add up."""
+        """The source position of each output pixel; displacements of several operators add up."""
         elastic = [each for each in operators if isinstance(each, ElasticTransformOp)]
         smooth_px = min((each.sigma_px for each in elastic), default=2.0 * CELL_PX)
         cell = 1 if any(each.exact for each in operators) else min(CELL_PX, int(smooth_px / 2))

@@ -1,7 +1,7 @@
-"""Where mixed images get their parts: other training images and their objects, from the cache, never decoded again.
+"""Other training images and their objects, for mixing; from the cache, never decoded again.
 
-Enters: a `Cache` and the ids to train on; nothing else can be drawn. Leaves: positions in those ids, crops, objects.
-All tables are numpy arrays: a worker that is forked shares them, and reading them copies no page.
+Only the ids to train on can be drawn. All tables are numpy arrays: forked workers share them, and reading them copies
+no page.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Sources:
                 )
 
     def probabilities(self, rare: float) -> NDArray[np.float64]:
-        """How likely each image is to be drawn: (N,), with weight max over its classes c of f_c ** -rare, f_c the
+        """The probability of drawing each image: (N,), with weight max over its classes c of f_c ** -rare, f_c the
         share of the images that show c (the repeat factors of Gupta et al. 2019, without their threshold)."""
         share = self._shows.mean(axis=0)  # (K,)
         factor = np.maximum(share, 1 / len(self.ids)) ** -rare  # (K,)
@@ -99,7 +99,7 @@ class Sources:
         return None
 
     def resize_factor(self, position: int) -> float:
-        """What `short_px` makes of an image, and so of its objects."""
+        """The factor by which `short_px` resizes an image, and so its objects."""
         return base_factor(*self.cache.size(self.ids[position]), self._aug.short_px)
 
 

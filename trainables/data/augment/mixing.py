@@ -1,8 +1,7 @@
-"""Images made from several: mosaic, CutMix, ClassMix, copy-paste.
+"""Mixes images: mosaic, CutMix, ClassMix, copy-paste.
 
-Enters: a crop with its label, and `Sources` to draw others from. Leaves: a crop of the same size, its label made the
-same way. It is a step of the training pipeline, so its draws come from the sample's own stream, and what follows
-(flips, geometry, colours) treats the mixed image as one.
+A crop and its label come out in the same size. Mixing is a step of the training pipeline: its draws come from the
+sample's own stream, and later steps (flips, geometry, colours) treat the mixed image as one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Operators on colours and noise that albumentations lacks, or has slowly. The label is never touched.
 
-Enters and leaves: image (H,W,3) uint8 RGB.
+Images are (H,W,3) uint8 RGB.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What happens to an image and its label between the cache and the batch.
+"""The training pipeline from the cache to the batch.
 
-Enters: image (H,W,3) uint8 RGB and label (H,W) uint8. Leaves: both at (crop_px, crop_px): a window of the image,
-resized ONCE to the random scale (bilinear; labels nearest), padded where the image is smaller, mixed with others,
-flipped, moved (all geometric operators in one resampling), its colours changed. Image and label always move together;
-padding is IGNORE_INDEX in the label, the ImageNet mean in the image.
+Image (H,W,3) uint8 RGB and label (H,W) uint8 become (crop_px, crop_px): a window of the image, resized ONCE to the
+random scale (bilinear; labels nearest), padded where the image is smaller, mixed with others, flipped, moved (all
+geometric operators in one resampling), its colours changed. Image and label always move together; padding is
+IGNORE_INDEX in the label, the ImageNet mean in the image.
 
 albumentations' `Compose.set_random_seed` (2.0.8) gives every transform a generator of its own from the SAME seed, so
 two flips at p = 0.5 would always agree: `reseed` lets all draw from one stream.
@@ -24,6 +24,7 @@ from trainables.data.augment.crop import PAD_RGB as PAD_RGB
 from trainables.data.augment.crop import Pixels as Pixels
 from trainables.data.augment.crop import ScaledCrop, base_factor
 from trainables.data.augment.mixing import Mix
+from trainables.files import write_text
 from trainables.recipe.augmentation import Augmentation
 
 STRIDE_PX = 32  # the coarsest feature of the pyramid
@@ -64,9 +65,7 @@ def reseed(pipeline: A.Compose, *words: int) -> None:
 
 def write_pipeline(pipeline: A.Compose, path: Path) -> None:
     """The resolved pipeline in albumentations' own serialisation, as JSON; `path` appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(A.to_dict(pipeline), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(A.to_dict(pipeline), indent=1) + "\n")
 
 
 def read_pipeline(path: Path) -> A.Compose:

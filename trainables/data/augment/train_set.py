@@ -1,8 +1,7 @@
-"""Training batches: cached images, cut and changed at random, in an order that is random too.
+"""The train set and its loader: batches of augmented images (B,3,h,w) and labels (B,h,w), h = w = crop_px.
 
-Enters: a `Cache`, the ids to train on, an `Augmentation`, a seed. Leaves: batches of image (B,3,h,w) and label (B,h,w),
-h = w = crop_px. Every draw is a function of (seed, epoch, position) alone and the order one of (seed, epoch): neither
-workers, nor the batches before, nor torch's global generator change anything, and nothing here draws from the latter.
+Every draw is a function of (seed, epoch, position) alone and the order one of (seed, epoch): neither workers, nor
+earlier batches, nor torch's global generator change anything, and nothing here draws from the latter.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Item = tuple[Tensor, Tensor, int]  # image (3,h,w) uint8, label (h,w) int64, pos
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model and the loss see, on their device."""
+    """Input of the model and the loss, on their device."""
 
     image: Tensor  # (B,3,H,W) float32, normalised
     label: Tensor  # (B,H,W) int64, 255 = ignored

@@ -1,9 +1,8 @@
-"""From an index to the images that train, that are tuned on, and that stay sealed; and to K folds.
+"""Splits the images of an index into train, val and hold-out, and into K folds.
 
-Enters: a `SegIndex`, and where they are known the pixels of each class in each image and the near-duplicate clusters.
-Leaves: a `Split` of image ids in the order of the index, with notes on what could not be had. Parts that the card
-gives are kept (unless they are to be carved again); missing ones are carved from train, stratified by the classes that
-images show and by their pixels at once, in whole units: the card's groups, or else clusters of near-duplicates.
+Parts that the card gives are kept (unless they are to be carved again); missing ones are carved from train, stratified
+by the classes that images show and by their pixels at once, in whole units: the card's groups, or else clusters of
+near-duplicates. Ids keep the order of the index. Notes say which requirements were not met.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PARTS = ("train", "val", "holdout")
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What decoded images tell beyond the index; both parts may be missing."""
+    """Facts from decoded images beyond the index; both may be missing."""
 
     pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' areas are taken
     clusters: Mapping[str, str] | None = None  # image_id -> near-duplicate cluster; counts where the card has no group
@@ -68,14 +67,15 @@ def make_split(
     if shares:
         elsewhere = {units[i.image_id] for i in index.images if i.role in given and i.role not in carve_again}
         all_shares = {"train": 1.0 - sum(shares.values()), **shares}
-        part_of |= _deal(index, pool, all_shares, seed, notes, units, elsewhere, known)
+        dealt, notes = _deal(index, pool, all_shares, seed, units, elsewhere, known)
+        part_of |= dealt
     ids = {p: tuple(i.image_id for i in index.images if part_of[i.image_id] == p) for p in PARTS}
     notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS)
     return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids), tuple(notes))
 
 
 def look(index: SegIndex, cache: Cache) -> Knowledge:
-    """What a decoded data set tells a split: pixels of each class, and, where the card names no group, clusters."""
+    """Facts of a decoded data set for a split: pixels of each class, and, where the card names no group, clusters."""
     labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
     pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
     return Knowledge(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
@@ -84,7 +84,7 @@ def look(index: SegIndex, cache: Cache) -> Knowledge:
 def make_folds(
     index: SegIndex, split: Split, num_folds: int, *, seed: int, known: Knowledge | None = None
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """K folds of the images that are not sealed (train and val of `split`), and notes on what could not be had.
+    """K folds of the images that are not sealed (train and val of `split`), and notes on unmet requirements.
 
     Each image is in one fold, and no unit is in two: fold f tunes a model that the others train. Raises ValueError
     for fewer than 2 folds or fewer images than folds.
@@ -96,8 +96,7 @@ def make_folds(
         raise ValueError(f"folds must be 2 to {len(pool)}, the number of images outside the hold-out, got {num_folds}")
     names = [f"fold {f}" for f in range(num_folds)]
     units = units_of(index, known.clusters)
-    notes: list[str] = []
-    fold_of = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, notes, units, set(), known)
+    fold_of, notes = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, units, set(), known)
     folds = tuple(tuple(i.image_id for i in pool if fold_of[i.image_id] == name) for name in names)
     return folds, (*notes, *absent_classes(index, fold_of, names))
 
@@ -127,34 +126,36 @@ def _deal(
     pool: Sequence[ImageRecord],
     shares: Mapping[str, float],
     seed: int,
-    notes: list[str],
     units: Mapping[str, str],
     elsewhere: set[str],
     known: Knowledge,
-) -> dict[str, str]:
-    """The part of every image of the pool. Units that a given part also holds (`elsewhere`) stay in the first."""
+) -> tuple[dict[str, str], list[str]]:
+    """The part of every image of the pool, and notes on requirements that were not met. Units that a given part also
+    holds (`elsewhere`) stay in the first."""
     names = sorted({units[image.image_id] for image in pool} - elsewhere)
     parts = list(shares)
     free = len(parts) if len(names) == len({units[image.image_id] for image in pool}) else len(parts) - 1
     if len(names) < free:  # the first part has images already where a unit had to stay in it
         noun = "group" if index.grouped else "cluster of near-duplicates"
-        notes.append(
+        note = (
             f"there {'is' if len(names) == 1 else 'are'} {_count(len(names), noun)} that may be moved, and "
             f"{free} are needed: the images were cut into {len(parts)} contiguous blocks by name instead, so "
             "neighbours on either side of a cut are in different parts"
         )
-        return _blocks(pool, shares)
+        return _blocks(pool, shares), [note]
     holds, fixed = _holdings(index, pool, names, units, known)
     start = np.zeros((len(parts), holds.shape[1]))  # (S,2K+1)
     start[0] = fixed
     target = np.outer(list(shares.values()), holds.sum(axis=0) + fixed)  # (S,2K+1)
     chosen = stratify(holds, start, target, np.random.default_rng(seed))  # (J,)
     sizes = start[:, -1] + np.bincount(chosen, weights=holds[:, -1], minlength=len(parts))  # (S,)
-    for part, size, want in zip(parts, sizes, target[:, -1], strict=True):
-        if abs(size - want) > max(1.0, 0.25 * want):
-            notes.append(f"{part} has {size:.0f} images where {want:.0f} were wanted: groups are kept whole")
+    notes = [
+        f"{part} has {size:.0f} images where {want:.0f} were wanted: groups are kept whole"
+        for part, size, want in zip(parts, sizes, target[:, -1], strict=True)
+        if abs(size - want) > max(1.0, 0.25 * want)
+    ]
     part_of_unit = {name: parts[s] for name, s in zip(names, chosen, strict=True)}
-    return {image.image_id: part_of_unit.get(units[image.image_id], parts[0]) for image in pool}
+    return {image.image_id: part_of_unit.get(units[image.image_id], parts[0]) for image in pool}, notes
 
 
 def _holdings(

@@ -1,12 +1,9 @@
-"""Perceptual hashes: which images show the same scene, so that a split can keep them together.
+"""Finds near-duplicate images by perceptual hashes, so that a split can keep them together.
 
-Enters: decoded images uint8 (H,W,3). Leaves: `Hashes` of N images (two 64-bit hashes and a thumbnail each), clusters
-of near-duplicates, and the nearest image of another set.
-
-Two images are near-duplicates where three looks agree: the signs of low cosine frequencies (pHash: Zauner,
+Two images are near-duplicates where three measures agree: the signs of low cosine frequencies (pHash: Zauner,
 "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1), the signs of horizontal
-differences (dHash: Krawetz, "Kind of Like That", 2013), and the correlation of 16 x 16 grey thumbnails, which throws
-out the chance agreements of flat pictures. Clusters are transitive: the frames of one shot chain into one.
+differences (dHash: Krawetz, "Kind of Like That", 2013), and the correlation of 16 x 16 grey thumbnails, which rejects
+chance agreements of flat pictures. Clusters are transitive: the frames of one shot chain into one.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ FLAT = 2.0  # grey levels of standard deviation: below it a picture has no conte
 
 @dataclass(frozen=True)
 class Hashes:
-    """What is kept of N images: 8 + 8 + 1024 bytes each."""
+    """Hashes of N images: 8 + 8 + 1024 bytes each."""
 
     image_ids: tuple[str, ...]
     cosine: NDArray[np.uint64]  # (N,)

@@ -1,7 +1,6 @@
-"""A split as a file that runs take: `python search/run.py --set split.file=split.json --set split.fold=2`.
+"""Split files that runs can use: `python search/run.py --set split.file=split.json --set split.fold=2`.
 
-Enters: a `Split` with its folds, or the path of a file. Leaves: the other one. The file lists image_ids, so it
-outlives corrected labels; an image that the file leaves out takes no part.
+A file lists image_ids, so it stays valid when labels are corrected; images that it does not list are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 
 from trainables.data.index import SegIndex, Split
 from trainables.data.splits.make_split import PARTS, absent_classes, split_fingerprint, straddling, units_of
+from trainables.files import write_text
 
 FORMAT = "segsearch-split/1"
 
@@ -31,9 +31,7 @@ def write_split(path: Path, index: SegIndex, split: Split, folds: Sequence[Seque
         "holdout": list(split.holdout_ids),
         "folds": [list(fold) for fold in folds],
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_split(path: Path, index: SegIndex, fold: int | None = None) -> Split:

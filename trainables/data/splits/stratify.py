@@ -1,11 +1,10 @@
-"""Deal units (groups of images) to parts so that each part has its share of every class.
-
-Enters: what each of J units holds, (J,C), what S parts hold already, (S,C), and what they should hold, (S,C).
-Columns C = 2K + 1: images that show each class (K), pixels of each class (K), images. Leaves: a part a unit, (J,).
+"""Deals units (groups of images) to parts so that each part has its share of every class.
 
 Iterative stratification: Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1, over units in place of examples, with the
-pixels of the class as the first tie-break; then single moves lower the deviation that is left, since units differ in
-size and a class's pixels are not where its images are.
+pixels of the class as the first tie-break; then single moves lower the remaining deviation, since units differ in size
+and a class's pixels are not where its images are.
+
+Arrays have C = 2K + 1 columns: images that show each class (K), pixels of each class (K), images.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LACKING = 0.1  # the price of a class that a part lacks, beside squared shares; 
 
 
 def stratify(holds: Float, start: Float, target: Float, rng: np.random.Generator) -> NDArray[np.intp]:
-    """A part for every unit: (J,). `holds` (J,C), `start` and `target` (S,C). Each part gets a unit where J >= S.
+    """The part of every unit: (J,). `holds` (J,C), `start` and `target` (S,C). Each part gets a unit where J >= S.
 
     The rarest class that is left goes first, and its units, largest first, each to the part that lacks most of it.
     """
@@ -50,8 +49,8 @@ def _fill_empty_parts(chosen: NDArray[np.intp], holds: Float, start: Float) -> N
 
 
 def _row_costs(sums: Float, target: Float, total: Float, lack_price: Float) -> Float:
-    """How far parts' sums (S,C) are from the wanted ones, (S,): squared, as shares of each class, plus a price where
-    a part shows no image of a class at all."""
+    """Distance of the parts' sums (S,C) from the wanted ones, (S,): squared, as shares of each class, plus a price
+    where a part shows no image of a class at all."""
     num_classes = (sums.shape[-1] - 1) // 2
     weight = np.ones(sums.shape[-1])
     weight[-1] = sums.shape[-1]  # the size of a part matters as much as all its classes together

@@ -3,7 +3,7 @@
 Its forward takes the features and gives logits (B,K,h,w) at `.stride`, and a list of auxiliary (logits, loss weight)
 pairs, which is empty outside training. `reads(cfg)` says which features it takes: levels of the pyramid, or plain ones
 after some depths. A new head is one file, one config in `trainables.recipe` and one line here (and its name in
-`trainables.models.pairs.PLAIN_HEADS`, where it takes plain features).
+`trainables.models.compatibility.PLAIN_HEADS`, where it takes plain features).
 """
 
 from __future__ import annotations
@@ -56,5 +56,5 @@ def build_head(cfg: Head, channels: list[int], strides: list[int], num_classes: 
 
 
 def features_read(cfg: Head) -> Reads:
-    """What the head takes from a backbone."""
+    """The features that the head takes from a backbone."""
     return HEADS[cfg.name].reads(cfg)

@@ -1,11 +1,11 @@
 """DPT (Ranftl 2021) over a plain vision transformer, through smp's decoder.
 
-Enters: features (B,D,h,w) at the transformer's stride, after a quarter, a half, three quarters and all of its blocks.
-Leaves: logits (B,K,H/2,W/2). Each feature is reassembled at stride 4, 8, 16 or 32 and fused from the coarsest on,
-with residual convolutions and doublings (section 3); then a 3x3 convolution with batch norm and ReLU, dropout and a
-classifier. What differs: the class token is ignored (the paper's Read_ignore), since not every transformer has one;
+Features (B,D,h,w) at the transformer's stride, after a quarter, a half, three quarters and all of its blocks, give
+logits (B,K,H/2,W/2). Each feature is reassembled at stride 4, 8, 16 or 32 and fused from the coarsest on, with
+residual convolutions and doublings (section 3); then a 3x3 convolution with batch norm and ReLU, dropout and a
+classifier. Differences: the class token is ignored (the paper's Read_ignore), since not every transformer has one;
 widths before the fusion are D/4, D/2, D and D, the paper's 256, 512, 1024 and 1024 for ViT-L; upsampling to the image
-is the caller's.
+is left to the caller.
 """
 
 from __future__ import annotations

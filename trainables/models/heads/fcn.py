@@ -1,7 +1,4 @@
-"""A fully convolutional head on one level (Long 2015), the auxiliary head of the others.
-
-Enters: a feature (B,C,h,w). Leaves: logits (B,K,h,w).
-"""
+"""A fully convolutional head on one level (Long 2015), the auxiliary head of the others: (B,C,h,w) -> (B,K,h,w)."""
 
 from __future__ import annotations
 

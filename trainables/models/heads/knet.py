@@ -1,15 +1,15 @@
-"""K-Net (Zhang 2021) for semantic segmentation: one kernel a class, made better in stages by what it selects.
+"""K-Net (Zhang 2021) for semantic segmentation: one kernel per class, refined in stages by what it selects.
 
-Enters: four features (B,C_i,H/s_i,W/s_i). Leaves: logits (B,K,H/4,W/4) of the last stage and, while training, those of
-the kernel generator (a UPerNet) and of every stage before the last, each with loss weight 1, and UPerNet's auxiliary.
+Four features (B,C_i,H/s_i,W/s_i) give the logits (B,K,H/4,W/4) of the last stage and, while training, those of the
+kernel generator (a UPerNet) and of every stage before the last, each with loss weight 1, and UPerNet's auxiliary.
 
 Stage s turns kernels (B,K,D) and masks (B,K,h,w) into new ones by the paper's section 3.2: group features gathered
 under the masks, eq. 4; gates from kernel and group feature, eq. 5; their gated sum, eq. 6; attention among the kernels
 and a feed-forward network, "kernel interaction"; masks as the dot products of kernels and map, eq. 1. As in the
 authors' code and mmsegmentation: masks by softmax over classes; a 1x1 convolution of the map in each stage; a linear
 layer with norm before the one that gives the masks' kernels; kernels wider than 256 are updated in pieces of 256 that
-share the update's weights. What differs: a group feature is divided by the mass of its mask. Layer norms after it take
-the factor away again but for biases; undivided it grows with the image, so that test scales see other values than
+share the update's weights. Difference: a group feature is divided by the mass of its mask. Layer norms after it remove
+the factor again but for biases; undivided it grows with the image, so that test scales see other values than
 training did, and float16 overflows.
 """
 
@@ -60,10 +60,10 @@ class KNet(nn.Module):
 class KernelStage(nn.Module):
     """(map (B,D,h,w), kernels (B,K,D), masks (B,K,h,w)) -> (masks, kernels)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, update_width: int = _UPDATE_WIDTH) -> None:
         super().__init__()
         self.transform = nn.Conv2d(width, width, 1)
-        self.update = KernelUpdate(min(width, _UPDATE_WIDTH))
+        self.update = KernelUpdate(min(width, update_width))
         self.attention = nn.MultiheadAttention(width, _NUM_ATTENTION_HEADS, batch_first=True)
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trainables.models.compatibility import PYRAMID, Reads
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
+from trainables.models.resize import resize
 from trainables.recipe.recipe import SegFormerHead
 
 
@@ -35,10 +35,7 @@ class SegFormer(nn.Module):
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
         size = features[0].shape[2:]
-        projected = [
-            functional.interpolate(project(f), size=size, mode="bilinear", align_corners=False)
-            for project, f in zip(self.projections, features, strict=True)
-        ]
+        projected = [resize(project(f), size) for project, f in zip(self.projections, features, strict=True)]
         # Coarsest first, the order in which published weights concatenate.
         fused = self.fuse(torch.cat(projected[::-1], dim=1))
         return self.classifier(self.dropout(fused)), []

@@ -1,11 +1,11 @@
 """Segmenter's mask transformer (Strudel 2021, section 3.2) over a plain vision transformer.
 
-Enters: the feature (B,D,h,w) after the last block. Leaves: logits (B,K,h,w) at the transformer's own stride. A learnt
-embedding a class joins the patches through `num_layers` transformer layers; a class's mask is the product of its
-embedding with each patch's, both of length 1 after a projection each, followed by a layer norm over classes.
+The feature (B,D,h,w) after the last block gives logits (B,K,h,w) at the transformer's own stride. One learnt embedding
+per class joins the patches through `num_layers` transformer layers; a class's mask is the product of its embedding
+with each patch's, both of length 1 after a projection each, followed by a layer norm over classes.
 
-As in the authors' code and mmsegmentation: a linear projection before the layers, one attention head a 64 channels.
-What differs: of two classes a layer norm leaves the sign of their difference alone, which has no gradient, so that two
+As in the authors' code and mmsegmentation: a linear projection before the layers, one attention head per 64 channels.
+Difference: of two classes a layer norm leaves only the sign of their difference, which has no gradient, so that two
 classes get its scale and shift without the normalising; the encoder's last norm is the backbone's, learnt anew.
 """
 

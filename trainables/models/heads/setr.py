@@ -1,7 +1,7 @@
 """SETR's naive and progressive-upsampling decoders (Zheng 2021, section 3.3) over a plain vision transformer.
 
-Enters: features (B,D,h,w) at the transformer's stride s, after 10, 15, 20 and 24 of 24 blocks (in proportion for other
-depths). Leaves: logits and, with `aux_weight`, those of one decoder each on the three shallower features.
+Features (B,D,h,w) at the transformer's stride s, after 10, 15, 20 and 24 of 24 blocks (in proportion for other
+depths), give logits and, with `aux_weight`, those of one decoder each on the three shallower features.
 
 Naive: a 1x1 convolution with batch norm and ReLU, a 1x1 classifier, logits at s (the caller upsamples them bilinearly,
 as the paper does). PUP: four 3x3 convolutions, with batch norm and ReLU, a bilinear doubling after each, a classifier;

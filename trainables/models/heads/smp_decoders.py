@@ -1,10 +1,9 @@
-"""segmentation-models-pytorch's decoders over the pyramid.
+"""segmentation-models-pytorch's decoders over the pyramid: four features at strides 4, 8, 16, 32 -> logits.
 
-Enters: four features at strides 4, 8, 16, 32. Leaves: logits (B,K,h,w) at `.stride`. smp's decoders expect the image
-and a stride-2 feature before these four, or a last level dilated to stride 16. The pyramid has neither, so each is
-fitted as its builder says: those that climb level by level stop at the finest level there is, where smp's own further
-blocks would have no feature to merge. Widths and dropout are smp's defaults. Every batch norm is a
-`PooledBatchNorm2d`, because PAN and DeepLabV3+ pool to one pixel.
+smp's decoders expect the image and a stride-2 feature before these four, or a last level dilated to stride 16. The
+pyramid has neither, so each is fitted as its builder says: those that climb level by level stop at the finest level
+there is, where smp's own further blocks would have no feature to merge. Logits (B,K,h,w) lie at `.stride`. Widths and
+dropout are smp's defaults. Every batch norm is a `PooledBatchNorm2d`, because PAN and DeepLabV3+ pool to one pixel.
 """
 
 from __future__ import annotations

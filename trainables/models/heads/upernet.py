@@ -1,19 +1,19 @@
 """UPerNet (Xiao 2018): pyramid pooling on the coarsest level, a feature pyramid over all, one fused map.
 
-Enters: four features (B,C_i,H/s_i,W/s_i). Leaves: logits (B,K,H/4,W/4) and, with `aux_weight`, those of an FCN head on
-the stride-16 level (B,K,H/16,W/16). As in mmsegmentation: laterals 1x1, outputs 3x3, fusion 3x3, all with batch norm
-and ReLU, bilinear upsampling (align_corners=False), channel dropout before the 1x1 classifier.
+Four features (B,C_i,H/s_i,W/s_i) give logits (B,K,H/4,W/4) and, with `aux_weight`, those of an FCN head on the
+stride-16 level (B,K,H/16,W/16). As in mmsegmentation: laterals 1x1, outputs 3x3, fusion 3x3, all with batch norm and
+ReLU, bilinear upsampling (align_corners=False), channel dropout before the 1x1 classifier.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trainables.models.compatibility import PYRAMID, Reads
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.heads.fcn import FCNHead
+from trainables.models.resize import resize
 from trainables.recipe.recipe import UPerNetHead
 
 _POOL_PX = (1, 2, 3, 6)
@@ -63,16 +63,12 @@ class UPerNet(nn.Module):
         top = self._pyramid_pooling(features[-1])
         levels = [lateral(f) for lateral, f in zip(self.laterals, features[:-1], strict=True)] + [top]
         for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + _resize(levels[i], levels[i - 1])
+            levels[i - 1] = levels[i - 1] + resize(levels[i], levels[i - 1].shape[2:])
         outputs = [output(level) for output, level in zip(self.outputs, levels[:-1], strict=True)] + [top]
-        merged: Tensor = self.fuse(torch.cat([_resize(o, outputs[0]) for o in outputs], dim=1))
+        merged: Tensor = self.fuse(torch.cat([resize(o, outputs[0].shape[2:]) for o in outputs], dim=1))
         return merged
 
     def _pyramid_pooling(self, top: Tensor) -> Tensor:
-        pooled = [_resize(pool(top), top) for pool in self.pools]
+        pooled = [resize(pool(top), top.shape[2:]) for pool in self.pools]
         merged: Tensor = self.bottleneck(torch.cat([top, *pooled], dim=1))
         return merged
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,22 @@
+"""One trial: what is trained on what, where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe, its data and its place. Plain values: it can be sent to another process."""
+
+    recipe: Recipe
+    cache: Cache
+    split: Split
+    out_dir: Path
+    device: str
+    snapshots: int = 0  # of how many last epochs the evaluated weights are kept
