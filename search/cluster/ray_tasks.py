@@ -1,8 +1,4 @@
-"""What Ray tasks return, and what they raise.
-
-Enters: a task under way, or several that may fail one by one, each with what it works on. Leaves: results; a task that
-failed raises what it raised, or, of several, is an error's text.
-"""
+"""Collects the results of Ray tasks, and the exceptions that they raised."""
 
 from __future__ import annotations
 

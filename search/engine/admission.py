@@ -1,7 +1,6 @@
-"""May a trial take a device? Asked of every recipe before it is placed, on the machine that drives the search.
+"""Decides whether a trial may take a device, for every recipe before it is placed, and what resources it holds.
 
-Enters: a recipe; the run's classes, image sizes, views, devices. Leaves: an `Admission` with the trial's parameters and
-estimated memory and, where it may not, the reason with the figures. What a trial holds is decided here too.
+Runs on the machine that drives the search; the network is built without memory.
 """
 
 from __future__ import annotations

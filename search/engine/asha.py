@@ -1,7 +1,7 @@
-"""ASHA with one bracket a backbone family.
+"""ASHA with one bracket per backbone family.
 
-Enters: one result an epoch of each trial. Leaves: CONTINUE or STOP. Families that learn slowly at first (large
-transformers) are compared with their own kind alone, so quick learners do not end them at the first rung.
+Families that learn slowly at first (large transformers) are compared with their own kind alone, so quick learners do
+not end them at the first rung.
 
 Rungs are not part of any Ray snapshot here: they are rebuilt from the study's learning curves (`replay`), which are
 on disk before a decision is acted on. Ray's own restore brings rungs back empty.

@@ -1,17 +1,13 @@
-"""TPE over the study on disk: asks for recipes, tells outcomes, and carries a run over a crash.
+"""An Optuna searcher for Ray Tune: TPE over the study on disk, which carries a run over a crash.
 
-Enters: `suggest` (a define-by-run function of an Optuna trial), defaults, `study.db`. Leaves: configs of the form
-`{"recipe": dict, "number": int, "resume_from": str | None}` for Ray Tune, and a study that is always up to date.
-
-The study is the run's only durable state. A trial that was running when the driver died is still RUNNING there; it
-is adopted under its old number with its last checkpoint, so nothing finished runs again and nothing is left behind
-for the sampler's constant liar to punish. One whose recipe was not written yet is suggested again under its number.
-Ray's own snapshots are written but never read.
+The study is the run's only durable state. A trial that was running when the driver died is still RUNNING there: it
+goes on from its last checkpoint under its old number, and one that had not got its whole recipe is suggested again
+under its old number. So nothing finished runs again, no number is lost, and no abandoned trial is left RUNNING, which
+the sampler's constant liar would count as a bad result. Ray's own snapshots are written but never read.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,37 +25,10 @@ from typing_extensions import override
 
 from search.engine.admission import Admission
 from search.engine.asha import is_broken
+from search.engine.study_file import STUDY_NAME, rewind_trial
 from trainables.recipe.recipe import Recipe
 
-STUDY_NAME = "segsearch"
 MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
-
-
-def open_storage(path: Path) -> RDBStorage:
-    """The SQLite storage that optuna-dashboard opens too; waits where that one holds the lock.
-
-    Writes ahead (WAL): a tenth of a rollback journal's time an epoch, whole after SIGKILL and power loss. While it is
-    open, `study.db-wal` belongs to it, and other readers must be on the same machine.
-    """
-    location = path.resolve()
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(location, timeout=60, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
-
-    return RDBStorage(f"sqlite:///{location}", engine_kwargs={"creator": connect})
-
-
-def open_study(path: Path) -> optuna.Study:
-    """The study of an earlier or running search, for reading.
-
-    Raises ValueError where there is none.
-    """
-    if not path.is_file():
-        raise ValueError(f"a run that is resumed has a study, got no file {path}; give the folder of an earlier run")
-    return optuna.load_study(study_name=STUDY_NAME, storage=open_storage(path))
 
 
 def sampler_for(position: int, seed: int, num_random: int) -> BaseSampler:
@@ -109,9 +78,10 @@ class FamilySearch(OptunaSearch):
         self._reported: dict[int, set[int]] = {}  # number -> epochs in the study
         self._live: dict[str, int] = {}  # Ray's trial id -> number
         self._waiting: deque[int] = deque()
-        self._unfinished: deque[int] = deque()  # Optuna's ids of trials without a recipe
         self.refused: deque[int] = deque()  # numbers that failed before Ray heard of them; emptied by the table
-        self._position = 0
+        self._position = 0  # of the next trial: the number of trials with a recipe
+        self._num_lost = 0  # trials FAILed without a recipe, as earlier code did: they have a number and no position
+        self._rdb = storage
         self._adopt()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,36 +98,42 @@ class FamilySearch(OptunaSearch):
         return not self._waiting and not self._live and self._position >= self._num_trials
 
     def _adopt(self) -> None:
-        """Takes over what an interrupted driver left, so that the trials are those of an uninterrupted search.
-
-        Running trials go on under their numbers. A trial whose recipe was not written yet is suggested again by the
-        next `_ask`, under its own number; one that was enqueued but not asked for is what `_ask` takes next.
-        """
-        errors = self.study.user_attrs
+        """Takes over what an interrupted driver left in the study."""
+        attrs = self.study.user_attrs
         for frozen in self.study.get_trials(deepcopy=False):
-            whole = "identity" in frozen.user_attrs
-            self._position += whole
-            if frozen.state.is_finished() or frozen.state is TrialState.WAITING:
-                continue
-            if not whole:
-                self._unfinished.append(frozen._trial_id)
-                continue
-            self.study.sampler = RandomSampler(seed=0)  # making a Trial object draws; nothing is drawn here
-            self._trials[frozen.number] = optuna.Trial(self.study, frozen._trial_id)
-            self._reported[frozen.number] = set(frozen.intermediate_values)
-            checkpoint = frozen.user_attrs.get("checkpoint")
-            if f"error/{frozen.number}" in errors:  # refused, and not told yet
-                self.refused.append(frozen.number)
-                self._tell(frozen.number, "FAIL")
-            elif checkpoint and checkpoint["epoch"] >= self._num_epochs(frozen.number):
-                self._tell(frozen.number, "COMPLETE")  # died between the last checkpoint and the last word
+            number, has_recipe = frozen.number, "identity" in frozen.user_attrs
+            self._position += has_recipe
+            if frozen.state.is_finished():
+                self._num_lost += not has_recipe
+            elif not has_recipe:
+                self._suggest_again(frozen)
             else:
-                self._waiting.append(frozen.number)
+                self.study.sampler = RandomSampler(seed=0)  # a Trial object tells its sampler; nothing is drawn here
+                self._trials[number] = optuna.Trial(self.study, frozen._trial_id)
+                self._reported[number] = set(frozen.intermediate_values)
+                checkpoint = frozen.user_attrs.get("checkpoint")
+                if attrs.get(f"error/{number}"):
+                    self._tell(number, "FAIL")  # died between a refusal and the last word
+                    self.refused.append(number)
+                elif checkpoint and checkpoint["epoch"] >= self._num_epochs(number):
+                    self._tell(number, "COMPLETE")  # died between the last checkpoint and the last word
+                else:
+                    self._waiting.append(number)
+
+    def _suggest_again(self, frozen: FrozenTrial) -> None:
+        """Makes `ask` return a half-suggested trial again; one that was only enqueued is left as it is."""
+        if frozen.state is TrialState.RUNNING:
+            rewind_trial(self._rdb, frozen._trial_id)
+            if f"error/{frozen.number}" in self.study.user_attrs:
+                self.study.set_user_attr(f"error/{frozen.number}", None)  # it refused a recipe that was not stored
 
     def _ask(self) -> int:
-        """A new trial with its whole recipe in the study."""
+        """The next trial with its whole recipe in the study."""
+        if self._position < len(self._defaults) and not self.study.get_trials(False, (TrialState.WAITING,)):
+            self.study.enqueue_trial(dict(self._defaults[self._position]))
         self.study.sampler = sampler_for(self._position, self._search_seed, self._num_random)
-        trial = self._suggested_again(self._unfinished.popleft()) if self._unfinished else self._new_trial()
+        trial = self.study.ask()
+        assert trial.number == self._position + self._num_lost
         recipe = self._suggest_recipe(trial)
         if self._check:
             self._check(recipe)
@@ -167,21 +143,6 @@ class FamilySearch(OptunaSearch):
         self._position += 1
         self._trials[trial.number], self._reported[trial.number] = trial, set()
         return int(trial.number)
-
-    def _new_trial(self) -> optuna.Trial:
-        enqueued = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if self._position < len(self._defaults) and not enqueued:
-            self.study.enqueue_trial(dict(self._defaults[self._position]))
-        return self.study.ask()
-
-    def _suggested_again(self, trial_id: int) -> optuna.Trial:
-        """The trial as if it had just been asked for: all of its parameters are drawn anew, in their order.
-
-        Optuna would keep those that it finds and draw only the rest, from the wrong place in the random sequence.
-        """
-        trial = optuna.Trial(self.study, trial_id)
-        trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
-        return trial
 
     def _note_admission(self, trial: optuna.Trial, recipe: Recipe) -> None:
         if self._admit:

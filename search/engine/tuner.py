@@ -1,10 +1,7 @@
-"""Ray Tune, wired: TPE, ASHA a family, reused actors, one machine or a cluster.
+"""Runs a search with Ray Tune: TPE, ASHA per family, reused actors, one machine or a cluster.
 
-Enters: a `suggest` function, defaults, options, a function trainable that reports every epoch, the paths of the
-study and of Ray's state. Leaves: one `TrialRow` a trial.
-
-What is exact: with one seed, the first trials (the defaults, then the random ones) are the same on every machine and
-at every concurrency, and so is each trial alone. The whole search is the same where one trial runs at a time
+With one seed, the first trials (the defaults, then the random ones) are the same on every machine and at every
+concurrency, and so is each trial by itself. The whole search is the same where one trial runs at a time
 (`max_concurrent: 1`), interrupted or not. With more at once, ASHA and TPE act on what has finished by then.
 """
 
@@ -27,7 +24,8 @@ from ray.tune.search import ConcurrencyLimiter
 from search.engine.admission import Admission
 from search.engine.asha import FamilyASHA
 from search.engine.ray_callback import TrialTable
-from search.engine.searcher import FamilySearch, open_storage
+from search.engine.searcher import FamilySearch
+from search.engine.study_file import open_storage
 from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.space.options import Search
 from trainables.ray_trainable import METRIC, Trainable, guarded
@@ -84,9 +82,9 @@ def run_search(
 
     Args:
         suggest: An Optuna trial -> Recipe; define-by-run, cheap.
-        defaults: Parameters of the first trials, one set a backbone family.
+        defaults: Parameters of the first trials, one set per backbone family.
         resources_of: A recipe -> {"cpu": ..., "gpu": ...}.
-        trainable: `config` -> reports `val/miou` and `epoch` once an epoch, with a checkpoint. It starts from
+        trainable: `config` -> reports `val/miou` and `epoch` once per epoch, with a checkpoint. It starts from
             `tune.get_checkpoint()`, else from `config["resume_from"]`.
         admit: Asked of each new recipe before it is placed; one that it refuses fails with the reason, unplaced.
         observers: Told of every trial and epoch, in this order.

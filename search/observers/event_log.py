@@ -1,8 +1,4 @@
-"""Where a search is told to, besides the terminal: events.jsonl always, W&B on request.
-
-Enters: an observer's calls. Leaves: `events.jsonl`; a W&B run a trial, offline where there is no key.
-All W&B runs are written by the driver's one service process: no actor a trial.
-"""
+"""Writes events.jsonl, the append-only log of a search."""
 
 from __future__ import annotations
 

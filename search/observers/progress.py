@@ -1,7 +1,4 @@
-"""How a running search looks: a live table on a terminal, plain lines elsewhere.
-
-Enters: an observer's calls and a clock. Leaves: text on `console`.
-"""
+"""Progress display: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

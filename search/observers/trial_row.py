@@ -1,8 +1,6 @@
-"""What Ray says, as rows: trials.csv and the observers of a running search.
+"""The record of one trial, and the interface of the observers that are told of it.
 
-Enters: Ray Tune's callback calls. Leaves: one `TrialRow` a trial, kept in the study too, and handed to every
-`Observer`. Observers know nothing of Ray; trackers and the live table are observers. No Ray class is subclassed
-outside this module, `asha` and `searcher`, and what Ray pickles of them is empty.
+Observers know nothing of Ray; trackers and the progress display are observers.
 """
 
 from __future__ import annotations

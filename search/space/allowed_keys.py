@@ -1,7 +1,7 @@
-"""Which keys a space may hold, read off the recipe's and the options' own types.
+"""The keys that a space may hold, derived from the recipe's and the options' own pydantic models.
 
-Enters: the pydantic models. Leaves: `Section` trees; a key leads to another section or to a `FieldInfo` (a value).
-A section with a `name` (backbone, head, loss, optimizer) is where a choice may branch: each name brings its own keys.
+A key of a `Section` leads to another section or to a `FieldInfo` (a value). A section with a `name` (backbone, head,
+loss, optimizer) is where a choice may branch: each name brings its own keys.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`points`: settings that are tried before anything is searched, such as the rows of a table of known good models.
 
-Enters: the list under `points`, each item a mapping of parameter names (as in trials.csv; `model/head` may stand for
-`model/head/name`) to values; what an item leaves out is at its default. Leaves: picks for `draw`, one a point.
+Each point maps parameter names (as in trials.csv; `model/head` may stand for `model/head/name`) to values; parameters
+that it leaves out take their defaults.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The JSON Schema (2020-12) of a space file, for editors: `python search/run.py --print-schema`.
 
-Enters: the grammar and the options' types. Leaves: one schema in which each searched field may be its plain value or a
-search expression that fits its type. It is for completion and first checks; `load_space` is what decides.
+Each searched field may be its plain value or a search expression that fits its type. The schema is for completion and
+first checks; `load_space` decides.
 """
 
 from __future__ import annotations

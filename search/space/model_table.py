@@ -1,7 +1,7 @@
 """The `model` section: one model, or rows of a table of models, each with the backbones and heads that go together.
 
-Enters: the section's tree. Leaves: the nodes of a recipe's backbone and head. `model: {choice: {vit: {backbone: ...,
-head: ...}, swin: {...}}}` makes both branch by one parameter, `model/name`, so that a row is taken whole.
+`model: {choice: {vit: {backbone: ..., head: ...}, swin: {...}}}` makes backbone and head branch by one parameter,
+`model/name`, so that a row is taken whole.
 """
 
 from __future__ import annotations

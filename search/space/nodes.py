@@ -1,4 +1,4 @@
-"""What a space is made of once it is read: values that are fixed, values that are searched, and groups of both.
+"""The nodes of a parsed space: fixed values, searched values, and groups of both.
 
 `draw` walks the nodes and asks `pick` for each searched one that it meets, so a branch that is not taken is never
 asked about: this is what makes a space define-by-run.

@@ -1,7 +1,4 @@
-"""What a space says besides the recipe: how to search, ensemble, view, split, and what a trial may use.
-
-Enters: plain values from a space file. Leaves: a frozen `Options`. None of these is ever searched.
-"""
+"""The options of a space besides the recipe: search, ensemble, views, split and resources. None is ever searched."""
 
 from __future__ import annotations
 

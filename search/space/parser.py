@@ -1,4 +1,4 @@
-"""The space language: a plain tree in; nodes that can be drawn from out, and every fault on the way.
+"""Parses a plain tree into the nodes of a space and collects every problem on the way.
 
 A value is itself or one of {choice|float|int|log: ...}. A section with a `name` is a name, a mapping, a choice between
 names, or a choice between branches that bring their own keys.

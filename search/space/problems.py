@@ -1,4 +1,4 @@
-"""How problems with a space are told: all at once, each with its YAML path and the nearest match."""
+"""The error of a faulty space: all problems at once, each with its YAML path and the nearest match."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Would every recipe of a space be a valid one? Found out by trying, before any is trained.
+"""Checks that every recipe of a space is valid, by building examples before any is trained.
 
-Enters: the nodes of a space, shaped like a recipe. Leaves: one line for each rule that some recipe would break.
 Tried are the default, then every branch, item and end of range one at a time, then pairs within one section (a rule
-may hold two fields against each other). A recipe's own rules stay in `trainables.recipe` alone.
+may relate two fields). A recipe's own rules stay in `trainables.recipe` alone.
 """
 
 from __future__ import annotations

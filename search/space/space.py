@@ -1,9 +1,8 @@
 """A space: what is fixed, what is searched, and the recipe that a trial draws from it.
 
-Enters: a space file (`--space`), a profile, `--set` overrides. Leaves: a `Space`, checked whole before Ray starts.
 `Space.suggest` is Optuna's define-by-run: it asks only for the parameters of the branches that are taken.
 Parameter names are YAML paths with the branch in them: `optimizer/lr`, `model/head/upernet/channels`. The choice
-between branches is `model/head/name`, for Ray nests names at each slash, so that none may begin another.
+between branches is `model/head/name`: Ray nests names at each slash, so no name may be the beginning of another.
 """
 
 from __future__ import annotations

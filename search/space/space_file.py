@@ -1,7 +1,4 @@
-"""A space file, read and resolved: YAML in, one plain tree out, before anything in it is understood.
-
-Enters: a path or the name of a shipped space, a profile's name, `--set` overrides.
-Leaves: `SpaceFile`, its tree merged from `extends`, the file, the profile and the overrides, in this order.
+"""Finds and reads a space file and merges it with what it extends, its profile and the `--set` overrides.
 
 Merging goes key by key into mappings; a search expression ({choice|float|int|log: ...}) replaces and is
 replaced whole, and so is a head of another name.

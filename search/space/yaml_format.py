@@ -1,6 +1,6 @@
 """The YAML that spaces are written in: YAML 1.2's scalars, plain data only, no key twice.
 
-Enters: text. Leaves: mappings, lists and scalars; or the text of such a tree.
+What is written reads the same in YAML 1.1, the dialect of PyYAML and of most tools: `off` gets quotes.
 """
 
 from __future__ import annotations
@@ -75,9 +75,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for something else."""
+    """Quotes text that `_Loader` or a YAML 1.1 reader would take for something else."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's contract)
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {  # noqa: RUF012 (PyYAML's contract)
+        first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 (PyYAML's contract)
         return True
@@ -92,3 +94,7 @@ for _class in (_Loader, _Dumper):
         ("merge", r"<<", ["<"]),
     ):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+# A plain y or n is true or false to some YAML 1.1 readers, 0o17 a number to some of YAML 1.2; PyYAML knows neither.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yYnN]$"), list("yYnN"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^0o[0-7]+$"), ["0"])

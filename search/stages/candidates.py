@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from search.engine.searcher import open_study
+from search.engine.study_file import open_study
 from search.observers.trial_row import study_rows
 from search.run_dir import RunDir
 from search.space.options import Ensemble

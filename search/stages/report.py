@@ -13,7 +13,7 @@ from analysis.ensembling.result import EnsembleResult
 from analysis.report.gallery import GalleryItem
 from analysis.report.page import ReportFacts, worst_images, write_report
 from search.engine.asha import milestones
-from search.engine.searcher import open_study
+from search.engine.study_file import open_study
 from search.observers.event_log import read_events
 from search.observers.trial_row import TrialRow, finite, study_rows
 from search.run_dir import RunDir, read_json

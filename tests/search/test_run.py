@@ -70,7 +70,7 @@ def test_resume_needs_a_run(tmp_path: Path) -> None:
     assert "run.json" in refused("--resume", str(tmp_path))
 
 
-def test_a_resumed_run_keeps_its_question(tmp_path: Path) -> None:
+def test_resume_must_be_given_the_original_arguments(tmp_path: Path) -> None:
     asked = {"space": "convnext.yaml", "data": None, "assignments": [], "profile": None}
     (tmp_path / "run.json").write_text(json.dumps({"asked": asked, "profile": "cpu", "space": "convnext"}))
     message = refused("--resume", str(tmp_path), "--space", "swin.yaml", "--set", "seed=1")

@@ -67,7 +67,6 @@ def test_requeued_trial_comes_back_to_its_bracket() -> None:
 
 
 def test_replayed_curves_give_the_rungs_back() -> None:
-    """[3]"""
     asha, restored = family_asha(), family_asha()
     curves = {0: [0.1 * epoch for epoch in range(1, 28)], 1: [0.02], 2: [0.3, 0.35, 0.4, 0.4]}
     for number, curve in curves.items():
@@ -102,7 +101,7 @@ def test_trial_that_goes_on_under_a_new_ray_id_is_counted_once() -> None:
     ],
 )
 def test_broken_trial_is_stopped_and_leaves_no_record(result: dict[str, Any]) -> None:
-    """[2] Ray itself never stops a NaN, and raises TypeError for None."""
+    """Ray itself never stops a NaN, and raises TypeError for None."""
     asha, subject = family_asha(), trial(0)
     asha.on_trial_add(None, subject)
     whole = {"epoch": 1, **result}

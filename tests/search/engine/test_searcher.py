@@ -11,7 +11,8 @@ import optuna
 import pytest
 from ray.tune.search import Searcher
 
-from search.engine.searcher import FamilySearch, open_storage, open_study, sampler_for
+from search.engine.searcher import FamilySearch, sampler_for
+from search.engine.study_file import open_storage, open_study
 
 
 @pytest.fixture
@@ -98,78 +99,6 @@ def test_running_trials_of_a_dead_driver_are_adopted(search_at: Any, tmp_path: P
     assert second.study.trials[1].intermediate_values[1] == 0.2  # the first report stands
 
 
-class Killed(BaseException):
-    """SIGKILL, as far as the study can see."""
-
-
-def kill_at(moment: str, search: FamilySearch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise `Killed` in the search's next suggestion, at a moment between two of its writes to the study."""
-
-    def killed(*_args: Any, **_kwargs: Any) -> None:
-        raise Killed
-
-    def suggest_one(trial: optuna.Trial) -> None:
-        trial.suggest_categorical("model/backbone", ["convnext_atto", "swin_tiny"])
-        raise Killed
-
-    if moment == "enqueued":
-        monkeypatch.setattr(search.study, "ask", killed)
-    elif moment == "asked":
-        monkeypatch.setattr(search, "_suggest_recipe", killed)
-    elif moment == "first parameter":
-        monkeypatch.setattr(search, "_suggest_recipe", suggest_one)
-    elif moment == "all parameters":
-        monkeypatch.setattr(search, "_check", killed)
-
-
-def trials_of(search: FamilySearch) -> list[tuple[int, str, dict[str, Any], Any]]:
-    return [(t.number, t.state.name, t.params, t.user_attrs["identity"]["hash"]) for t in search.study.trials]
-
-
-@pytest.mark.parametrize(
-    ("moment", "position"),
-    [  # positions of a default, of random search and of TPE
-        ("enqueued", 0),
-        ("asked", 0),
-        ("all parameters", 0),
-        ("first parameter", 3),
-        ("asked", 6),
-        ("first parameter", 6),
-        ("all parameters", 6),
-    ],
-)
-def test_a_kill_while_a_trial_is_suggested_changes_nothing(
-    search_at: Any, monkeypatch: pytest.MonkeyPatch, moment: str, position: int
-) -> None:
-    whole = search_at(num_trials=8, file="whole.db")
-    for n in range(8):
-        whole.suggest(str(n))
-        finish(whole, str(n), miou=0.01 * (n * 7 % 10))
-
-    first = search_at(num_trials=8)
-    for n in range(position):
-        first.suggest(str(n))
-        finish(first, str(n), miou=0.01 * (n * 7 % 10))
-    with monkeypatch.context() as patch:
-        kill_at(moment, first, patch)
-        with pytest.raises(Killed):
-            first.suggest("killed")
-    second = search_at(num_trials=8)
-    for n in range(position, 8):
-        assert second.suggest(str(n))["number"] == n
-        finish(second, str(n), miou=0.01 * (n * 7 % 10))
-    assert trials_of(second) == trials_of(whole)
-
-
-def test_a_refused_trial_whose_end_was_not_told_is_not_run(search_at: Any) -> None:
-    first = search_at()
-    first.suggest("a")
-    first.study.set_user_attr("error/0", "does not fit")
-    second = search_at()
-    assert second.suggest("b")["number"] == 1
-    assert (second.study.trials[0].state.name, list(second.refused)) == ("FAIL", [0])
-
-
 def test_trial_that_died_after_its_last_checkpoint_is_complete(search_at: Any, tmp_path: Path) -> None:
     first = search_at(num_trials=1)
     first.suggest("a")
@@ -249,7 +178,7 @@ def test_recipe_that_does_not_fit_is_refused_when_it_is_drawn(toy: Any, tmp_path
 
 
 def test_snapshot_holds_nothing_and_is_never_read(search_at: Any, tmp_path: Path) -> None:
-    """[11] what Ray pickles cannot fail on a closure, and cannot bring back an old state."""
+    """What Ray pickles cannot fail on a closure, and cannot bring back an old state."""
     search = search_at()
     search.save(str(tmp_path / "state.pkl"))
     assert pickle.loads(pickle.dumps(search)).__dict__ == {}  # noqa: S301

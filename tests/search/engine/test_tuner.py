@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from search.engine.searcher import open_study
+from search.engine.study_file import open_study
 from search.engine.tuner import SearchInterrupted, check_resources, concurrency, start_ray
 from search.observers.event_log import read_events
 from search.observers.trial_row import Observer, study_rows
@@ -66,7 +66,6 @@ def test_every_trial_ends_once_and_the_defaults_come_first(first_search: Any, to
 
 
 def test_stopped_trials_are_pruned_and_whole_ones_complete_in_the_study(first_search: Any) -> None:
-    """[9]"""
     rows, study, _, _ = first_search
     states = {trial.number: trial.state.name for trial in study.trials}
     assert {row.number: row.state for row in rows} == states
@@ -75,7 +74,6 @@ def test_stopped_trials_are_pruned_and_whole_ones_complete_in_the_study(first_se
 
 
 def test_the_study_holds_every_epoch_that_was_run(first_search: Any) -> None:
-    """[7]"""
     rows, study, _, _ = first_search
     for row, trial in zip(rows, study.trials, strict=True):
         assert sorted(trial.intermediate_values) == list(range(1, row.epochs + 1))
@@ -83,7 +81,7 @@ def test_the_study_holds_every_epoch_that_was_run(first_search: Any) -> None:
 
 
 def test_parameters_of_branches_reach_the_recipe_unmerged(first_search: Any) -> None:
-    """[6, 8] names like a/b and a/b/c would be merged into one dict by Ray's own define-by-run."""
+    """Names like a/b and a/b/c would be merged into one dict by Ray's own define-by-run."""
     for row in first_search[0]:
         assert row.recipe["optimizer"]["lr"] == row.params[f"model/backbone/{row.backbone}/lr"]
 
@@ -94,7 +92,6 @@ def test_actors_are_reused(first_search: Any) -> None:
 
 
 def test_rays_json_log_is_kept_and_its_other_loggers_are_not(first_search: Any) -> None:
-    """[12]"""
     for row in first_search[0]:
         folder = Path(row.checkpoint).parent
         assert len((folder / "result.json").read_text().splitlines()) == row.epochs
@@ -102,13 +99,11 @@ def test_rays_json_log_is_kept_and_its_other_loggers_are_not(first_search: Any) 
 
 
 def test_one_checkpoint_a_trial_stays(first_search: Any) -> None:
-    """[4]"""
     for row in first_search[0]:
         assert [path.name for path in Path(row.checkpoint).parent.glob("checkpoint_*")] == [Path(row.checkpoint).name]
 
 
 def test_workers_have_their_share_of_threads_and_the_drivers_directory(first_search: Any) -> None:
-    """[13]"""
     metrics = first_search[2].metrics
     assert {line["threads"] for line in metrics} == {"1"}
     assert {line["cwd"] for line in metrics} == {str(Path.cwd())}
@@ -128,7 +123,6 @@ def test_first_trials_are_the_same_at_any_concurrency(first_search: Any, search_
 
 
 def test_errors_divergence_and_memory_end_their_trials_only(search_in: Any, toy: Any, tmp_path: Path) -> None:
-    """[2, 15]"""
     tries, healthy = tmp_path / "tries", toy.make_trainable()
     tries.mkdir()
 
@@ -186,13 +180,13 @@ def test_a_retried_trial_goes_on_from_its_checkpoint(search_in: Any, toy: Any, t
 
 
 def test_slow_teardown_neither_errs_nor_hangs(search_in: Any, toy: Any) -> None:
-    """[1] Ray gives up on an actor whose last trial takes over 2 s to end."""
+    """Ray gives up on an actor whose last trial takes over 2 s to end."""
     rows = search_in(num_trials=2, trainable=toy.make_trainable(after=lambda: time.sleep(2.5)), max_concurrent=1)
     assert {row.state for row in rows} <= {"COMPLETE", "PRUNED"}
 
 
 def test_trial_that_ray_dropped_runs_after_all(search_in: Any, toy: Any) -> None:
-    """[1] the same where a teardown outlasts even the longer patience: the dropped trial keeps its number."""
+    """The same where a teardown outlasts even the longer patience: the dropped trial keeps its number."""
 
     def impatient(recipe: Any, epoch: int) -> None:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "1"
@@ -252,7 +246,6 @@ def test_demand_that_no_cluster_meets_is_refused_before_a_trial_starts(search_in
 
 
 def test_ray_starts_without_usage_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """[17]"""
     given: dict[str, Any] = {}
     for name in ("RAY_USAGE_STATS_ENABLED", "TUNE_FUNCTION_THREAD_TIMEOUT_S", "NO_ALBUMENTATIONS_UPDATE"):
         monkeypatch.setenv(name, "")  # puts the old values back afterwards
@@ -268,7 +261,6 @@ def test_ray_starts_without_usage_reports(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(("gpus_of_swin", "expected"), [(1, 4 + 1), (2, 4 + 2)])
 def test_more_trials_are_held_than_fit(toy: Any, gpus_of_swin: int, expected: int) -> None:
-    """[5]"""
     wanted = lambda recipe: {"cpu": 1, "gpu": gpus_of_swin if recipe.family == "swin" else 1}  # noqa: E731
     assert concurrency(toy.suggest, toy.DEFAULTS, Search(), wanted, {"CPU": 64, "GPU": 4}) == expected
 
@@ -328,7 +320,6 @@ def kill_in_the_middle(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_driver_resumes_without_losing_or_repeating_a_trial(toy: Any, tmp_path: Path) -> None:
-    """[3, 4, 10, 11, 12]"""
     kill_in_the_middle(tmp_path)
     before = {row.number: row for row in study_rows(open_study(tmp_path / "study.db"))}
     finished = {number: row for number, row in before.items() if row.state != "RUNNING"}

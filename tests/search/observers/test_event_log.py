@@ -140,7 +140,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def test_every_trial_is_a_wandb_run_with_its_history(offline: None, tmp_path: Path) -> None:
-    """[14] two runs at once, in this process and W&B's own, no Ray actor."""
+    """Two runs at once, in this process and W&B's own, no Ray actor."""
     import wandb
 
     said: list[str] = []

@@ -11,7 +11,8 @@ import pytest
 from ray import cloudpickle
 
 from search.engine.ray_callback import TrialTable
-from search.engine.searcher import FamilySearch, open_storage
+from search.engine.searcher import FamilySearch
+from search.engine.study_file import open_storage
 from search.observers.trial_row import Observer, TrialRow, finite, study_rows
 from search.observers.trials_csv import CsvTable, write_csv
 
@@ -118,7 +119,6 @@ def test_checkpoint_of_an_earlier_session_is_removed_once_a_newer_one_is_written
 
 
 def test_trial_that_ray_dropped_is_given_back(rig: Rig) -> None:
-    """[1]"""
     trial = rig.start("a")
     rig.table.on_step_end(0, [trial])
     assert rig.search.is_live("a")
@@ -142,7 +142,6 @@ def test_observers_failure_is_kept_whole(toy: Any, tmp_path: Path) -> None:
 
 
 def test_table_pickles_whatever_its_observers_hold(toy: Any, tmp_path: Path) -> None:
-    """[11]"""
     observer = Observer()
     observer.terminal = (tmp_path / "out").open("w")  # type: ignore[attr-defined]
     copy = cloudpickle.loads(cloudpickle.dumps(Rig(toy, tmp_path, [observer]).table))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from pathlib import Path
 
 import jsonschema
 import optuna
 import pytest
+import yaml
 
 from search.space.allowed_keys import recipe_grammar
 from search.space.json_schema import json_schema
@@ -68,6 +70,15 @@ def test_every_profile_loads_and_suggests(name: str, profile: str | None) -> Non
     recipes = {space.suggest(study.ask()).hash for _ in range(20)}
     assert len(recipes) == 20
     assert len(space.defaults()) <= space.options.search.num_trials
+
+
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
+def test_a_resolved_space_survives_any_yaml_library(name: str, profile: str | None, tmp_path: Path) -> None:
+    space = load(name, profile)
+    file = tmp_path / name
+    file.write_text(yaml.safe_dump(yaml.safe_load(space.to_yaml())), encoding="utf-8")
+    again = load_space(str(file))
+    assert (again.tree, again.root, again.options) == (space.tree, space.root, space.options)
 
 
 @pytest.mark.parametrize("name", SPACES)

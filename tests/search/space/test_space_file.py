@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from search.space.problems import SpaceProblems
 from search.space.space_file import merge, read_space_file
 from search.space.yaml_format import dump_yaml, parse_yaml
+
+WORDS = ["on", "off", "Yes", "no", "y", "N", "true", "False", "null", "~", "", "=", "<<", "12", "010", "0x1f", "0o17"]
+WORDS += ["1:30", "1_000", ".5", ".inf", ".nan", "1.0e+5", "2024-01-01", "bf16", "a: b", "- a", "# a"]
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -100,6 +104,21 @@ def test_scalars_are_those_of_yaml_1_2() -> None:
     expected = {"a": 1e-5, "b": "off", "c": 10.0, "d": "1:30", "e": None, "f": True, "g": -3, "h": 0.5, "i": "1"}
     assert parse_yaml(text, "x") == expected | {"j": "2024-01-01"}
     assert parse_yaml(dump_yaml(expected | {"k": "1e-5", "l": "true"}), "x") == expected | {"k": "1e-5", "l": "true"}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_written_text_is_text_to_every_yaml_reader(word: str) -> None:
+    tree = {"a": word, "b": [word], word: 1e-5}
+    assert parse_yaml(dump_yaml(tree), "x") == tree
+    assert yaml.safe_load(dump_yaml(tree)) == tree
+    assert parse_yaml(yaml.safe_dump(yaml.safe_load(dump_yaml(tree))), "x") == tree
+
+
+@pytest.mark.parametrize(
+    "word", ["on", "off", "Yes", "no", "y", "N", "true", "null", "12", "1e5", "0o17", "2024-01-01"]
+)
+def test_text_that_looks_like_another_scalar_is_quoted(word: str) -> None:
+    assert dump_yaml({"a": word}) == f"a: '{word}'\n"
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

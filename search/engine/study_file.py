@@ -1,0 +1,56 @@
+"""The Optuna study of a run: one SQLite file, the run's only durable state."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy import text
+
+STUDY_NAME = "segsearch"
+
+
+def open_storage(path: Path) -> RDBStorage:
+    """The SQLite storage that optuna-dashboard opens too; waits where that one holds the lock.
+
+    Writes ahead (WAL): a tenth of a rollback journal's time per epoch, whole after SIGKILL and power loss. While it is
+    open, `study.db-wal` belongs to it, and other readers must be on the same machine.
+    """
+    location = path.resolve()
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(location, timeout=60, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return RDBStorage(f"sqlite:///{location}", engine_kwargs={"creator": connect})
+
+
+def open_study(path: Path) -> optuna.Study:
+    """The study of an earlier or running search, for reading.
+
+    Raises ValueError where there is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"a run that is resumed has a study, got no file {path}; give the folder of an earlier run")
+    return optuna.load_study(study_name=STUDY_NAME, storage=open_storage(path))
+
+
+def rewind_trial(storage: RDBStorage, trial_id: int) -> None:
+    """Sets an unfinished trial back to WAITING, as it was before `study.ask`, so that `ask` returns it again.
+
+    Stored parameters go too: a sampler skips its draw for a stored parameter, and every later draw would differ. What
+    `enqueue_trial` fixed stays. Optuna has no call that deletes a parameter, hence the SQL.
+    """
+    with storage.engine.begin() as connection:
+        for statement in (
+            "DELETE FROM trial_params WHERE trial_id = :trial_id",
+            "DELETE FROM trial_user_attributes WHERE trial_id = :trial_id",
+            "DELETE FROM trial_system_attributes WHERE trial_id = :trial_id AND \"key\" <> 'fixed_params'",
+        ):
+            connection.execute(text(statement), {"trial_id": trial_id})
+    storage.set_trial_state_values(trial_id, TrialState.WAITING)
