@@ -82,7 +82,7 @@ def test_views_of_one_store_may_differ_in_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "uint8"])
 def test_the_reader_of_the_readme_reads_both_kinds(tmp_path: Path, dtype: Any) -> None:
     write(tmp_path, replace(HEADER, dtype=dtype), shard_bytes=300)
-    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs/guide.md").read_text(encoding="utf-8")
     [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "def read_logits" in block]
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102  (the README's own lines)
