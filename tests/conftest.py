@@ -29,7 +29,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
-    """ensemble.json of three made-up members, one with two views, whose logits a spread reads and holds."""
+    """ensemble.json of three made-up members, one with two views, whose logits a spread reads."""
     from analysis.ensembling.fit import fit_ensemble
     from analysis.ensembling.options import EnsembleOptions
     from trainables.data.cache import Cache
