@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from analysis.ensembling.crossfit import Folds, Images, nested
 from analysis.ensembling.pixel_sampling import FittingSample
-from analysis.ensembling.pool import Pool
 from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
 from analysis.ensembling.temperature import SILENT, fit_temperature
 from analysis.ensembling.view_selection import Sighted, Sights
@@ -84,7 +83,7 @@ class Fits:
 
 
 def fit_folds(
-    pool: Pool,
+    sample: FittingSample,
     sighted: Sighted,
     folds: Folds,
     max_sweeps: int,
@@ -95,9 +94,9 @@ def fit_folds(
     without = []
     for fold, sights in enumerate(sighted.without):
         report(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
-        without.append(fit_candidates(pool, folds.of_image != fold, sights, max_sweeps, calibrate))
+        without.append(fit_candidates(sample, folds.of_image != fold, sights, max_sweeps, calibrate))
     every = np.ones(folds.of_image.size, bool)
-    return Fits(fit_candidates(pool, every, sighted.whole, max_sweeps, calibrate), without)
+    return Fits(fit_candidates(sample, every, sighted.whole, max_sweeps, calibrate), without)
 
 
 def score_val(
@@ -131,18 +130,17 @@ def score_val(
 
 
 def fit_candidates(
-    pool: Pool, kept: NDArray[np.bool_], sights: Sights, max_sweeps: int, calibrate: bool
+    sample: FittingSample, kept: NDArray[np.bool_], sights: Sights, max_sweeps: int, calibrate: bool
 ) -> Candidates:  # kept (N,)
     """Every rule's candidates, fitted to the pixels of the images that are `kept`. Calibrated ones come before plain
     ones, so that the plain are chosen where both are as good (`choose_candidate`)."""
     looks = [(sights.plain, PLAIN, 0), (sights.own, OWN_VIEWS, 0)]
     for tier, look in enumerate(sights.joint):
-        calibrated = [(_calibrated(pool.coarse, kept, look), JOINT, tier)] if calibrate else []
+        calibrated = [(_calibrated(sample.coarse, kept, look), JOINT, tier)] if calibrate else []
         looks += [*calibrated, (look, JOINT, tier)]
     ballots, rules = [], []
     for look, names, _ in looks:
-        with pool.see(look, kept) as pixels:
-            fits = fit_rules(Sample(pixels, max_sweeps), names)
+        fits = fit_rules(Sample(sample.see(look, kept), max_sweeps), names)
         votes = [_as_all(vote, look) for name in names for vote in fits[name]]
         ballots.append(Ballot(look, tuple(votes)))
         rules.append(tuple(name for name in names for _ in fits[name]))

@@ -5,9 +5,8 @@ Enters: one `LogitStore` a candidate for val and for the hold-out, a source of l
 Leaves: `ensemble.json` (format segsearch-ensemble/1: every rule's weights, scores with intervals and gains, and the
 verdict) and `confusions.safetensors` (counts (N,K,K) int64 a rule and scoring). At no time does this process hold more
 than the fitting sample (`sample_bytes`), the counts of its V votes (4 N V K K bytes, and about as much for the rules'
-own), the resamples (2 bytes a resample and image), and the probabilities of one image. `spread` says where all this is
-done: it may read the images elsewhere, and hold the sample elsewhere (`pool`). Then this process sees every n-th pixel
-of the sample alone, fewer than 2 * `pool.COARSE_PIXELS` of them.
+own), the resamples (2 bytes a resample and image), and the probabilities of one image. `spread` says where images are
+read.
 
     ensemble = fit_ensemble(val_stores, holdout_stores, cache, index, split, EnsembleOptions(), background=True,
                             out_dir=run_dir, opened_at="2025-01-31T12:00:00+00:00")

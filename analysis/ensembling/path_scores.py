@@ -30,15 +30,6 @@ class Tally:
     true: Counts  # (N,K)
 
     @staticmethod
-    def beside(tallies: Sequence[Tally]) -> Tally:
-        """Of consecutive images."""
-        return Tally(
-            np.concatenate([t.hits for t in tallies]),
-            np.concatenate([t.predicted for t in tallies]),
-            np.concatenate([t.true for t in tallies]),
-        )
-
-    @staticmethod
     def sum(tallies: Sequence[Tally]) -> Tally:
         return Tally(
             np.sum([t.hits for t in tallies], axis=0),

@@ -10,8 +10,9 @@ for nothing, as in the score.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -23,10 +24,12 @@ from analysis.voting.probabilities import sampled_probabilities
 from analysis.voting.score_images import LabelSource, Report, label_of
 from analysis.voting.view_config import Look, Views
 from analysis.voting.votes import Float, Labels
+from analysis.weight_search.pixels import Pixels
 from analysis.weight_search.strata import Strata
 from trainables.logits.store import LogitStore
 
 NEAR_PX = 4  # one cell of logits at stride 4: what bilinear upsampling blurs
+COARSE_PIXELS = 32768  # views are searched and temperatures fitted on fewer than twice as many
 INTERIOR_WEIGHT = 4  # where errors lie near boundaries it halves the spread of a 3% sample's mIoU; 8 gains little more
 
 
@@ -64,15 +67,26 @@ class FittingSample:
         """(P,): how often each pixel counts."""
         return self.strata.per_pixel().astype(np.int32)
 
-    def some(self, step: int, begins: Sequence[int]) -> FittingSample:
-        """Every `step`-th pixel of each stratum, from its own begin on."""
-        spans = zip((0, *self.strata.ends[:-1]), self.strata.ends, begins, strict=True)
-        picked = np.concatenate([np.arange(start + begin, end, step) for start, end, begin in spans])
-        # equally spaced over the strata too, where they are whole: then no pixel is copied
-        even = np.array_equal(picked, np.arange(begins[0], self.truth.size, step))
-        at = slice(begins[0], None, step) if even else picked
-        few = tuple(by_view[:, :, at] for by_view in self.by_view)
-        return FittingSample(self.names, few, self.truth[at], self.image[at], self.strata.of(picked))
+    def every(self, step: int) -> FittingSample:
+        """Every `step`-th pixel, without a copy of the probabilities."""
+        few = tuple(by_view[:, :, ::step] for by_view in self.by_view)
+        strata = self.strata.of(np.arange(0, self.truth.size, step))
+        return FittingSample(self.names, few, self.truth[::step], self.image[::step], strata)
+
+    @cached_property
+    def coarse(self) -> FittingSample:
+        """Every n-th pixel: fewer than 2 * COARSE_PIXELS."""
+        return self.every(max(1, self.truth.size // COARSE_PIXELS))
+
+    @cached_property
+    def _room(self) -> Float:  # (M,K,P), kept from one view configuration to the next: fresh memory costs time
+        return np.empty((len(self.names), *self.by_view[0].shape[1:]), np.float32)
+
+    def see(self, look: Look, kept: NDArray[np.bool_]) -> Pixels:
+        """What is seen through `look`; the pixels of images that are not `kept` (N,) have no label. The next call
+        overwrites its probabilities."""
+        truth = np.where(kept[self.image], self.truth, np.uint8(255))
+        return Pixels(self.probabilities(look, self._room), truth, self.strata)
 
     def rows(self, member: int, chosen: Sequence[str]) -> Float:
         """(V,K,P): a member's chosen views."""
@@ -130,37 +144,7 @@ class Drawn:
     by_view: tuple[Float, ...]  # (V_m,K,p) a member
 
 
-@dataclass(frozen=True)
-class Gathering:
-    """Makes the sample of some images, drawn where a spread reads them."""
-
-    drawing: Drawing
-    sizes: Mapping[str, tuple[int, int]]  # of each image's pixels near boundaries, and others
-
-    def __call__(self, ids: Sequence[str], spread: Spread) -> FittingSample:
-        names, num_classes = self.drawing.names, len(self.drawing.stores[0].header.classes)
-        sizes = np.array([self.sizes[image_id] for image_id in ids])  # (N,2)
-        num_near, num_pixels = int(sizes[:, 0].sum()), int(sizes.sum())
-        by_view = tuple(np.empty((len(views), num_classes, num_pixels), np.float32) for views in names)
-        truth = np.empty(num_pixels, np.uint8)
-        starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)
-        images = iter(zip(sizes, starts, strict=True))
-        for part in spread(self.drawing, ids):
-            at = 0
-            while at < part.truth.size:
-                for size, start in zip(*next(images), strict=True):
-                    here, there = slice(at, at + size), slice(start, start + size)
-                    truth[there] = part.truth[here]
-                    for target, drawn in zip(by_view, part.by_view, strict=True):
-                        target[:, :, there] = drawn[:, :, here]
-                    at += size
-        order = np.arange(len(ids), dtype=np.int32)
-        image = np.concatenate([np.repeat(order, sizes[:, stratum]) for stratum in (0, 1)])
-        strata = Strata((num_near, num_pixels), (1, self.drawing.densities.interior_weight))
-        return FittingSample(names, by_view, truth, image, strata)
-
-
-def plan_sample(
+def draw_sample(
     stores: Sequence[LogitStore],
     names: Views,
     ids: Sequence[str],
@@ -169,7 +153,7 @@ def plan_sample(
     seed: int,
     report: Report,
     spread: Spread,
-) -> Gathering:
+) -> FittingSample:
     """Every view of `names` at the same densities of every image's labelled pixels, within `sample_bytes`. The labels
     are read twice: how densely pixels can be drawn depends on how many lie near boundaries."""
     num_classes = len(stores[0].header.classes)
@@ -183,8 +167,31 @@ def plan_sample(
         f"them; {num_near:,} lie within {NEAR_PX} px of a boundary, each other one counts {densities.interior_weight} "
         "times"
     )
-    sizes = {image_id: (near, inner) for image_id, (near, inner) in zip(ids, drawn, strict=True)}
-    return Gathering(Drawing(tuple(stores), labels, names, densities, seed), sizes)
+    return _gather(Drawing(tuple(stores), labels, names, densities, seed), ids, np.array(drawn), spread)
+
+
+def _gather(drawing: Drawing, ids: Sequence[str], sizes: NDArray[np.int64], spread: Spread) -> FittingSample:
+    """The drawn pixels of all images, put in order as they come; `sizes` (N,2) of each image's pixels near boundaries,
+    and others."""
+    names, num_classes = drawing.names, len(drawing.stores[0].header.classes)
+    num_near, num_pixels = int(sizes[:, 0].sum()), int(sizes.sum())
+    by_view = tuple(np.empty((len(views), num_classes, num_pixels), np.float32) for views in names)
+    truth = np.empty(num_pixels, np.uint8)
+    starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)
+    images = iter(zip(sizes, starts, strict=True))
+    for part in spread(drawing, ids):
+        at = 0
+        while at < part.truth.size:
+            for size, start in zip(*next(images), strict=True):
+                here, there = slice(at, at + size), slice(start, start + size)
+                truth[there] = part.truth[here]
+                for target, drawn in zip(by_view, part.by_view, strict=True):
+                    target[:, :, there] = drawn[:, :, here]
+                at += size
+    order = np.arange(len(ids), dtype=np.int32)
+    image = np.concatenate([np.repeat(order, sizes[:, stratum]) for stratum in (0, 1)])
+    strata = Strata((num_near, num_pixels), (1, drawing.densities.interior_weight))
+    return FittingSample(names, by_view, truth, image, strata)
 
 
 def pixels_that_fit(sample_bytes: int, num_classes: int, num_views: Sequence[int]) -> int:  # views a member (M,)

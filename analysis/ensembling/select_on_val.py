@@ -17,8 +17,7 @@ from analysis.ensembling.crossfit import Folds, Images, make_folds
 from analysis.ensembling.crossfit_rules import Choice, Outcome, fit_folds, score_val
 from analysis.ensembling.fit_postprocess import POSTPROCESSED, Found, count, fit_postprocess
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.pixel_sampling import plan_sample
-from analysis.ensembling.pool import Pool
+from analysis.ensembling.pixel_sampling import draw_sample
 from analysis.ensembling.verdict import climb
 from analysis.ensembling.view_selection import Sighted, choose_sights
 from analysis.voting.executor import Spread
@@ -74,11 +73,10 @@ def decide_on_val(
     val, names = [candidates[m] for m in order], tuple(views[m] for m in order)
     costs = costs_of(val, names, options.latency_budget_ms)
     images = Images([group_of[i] for i in ids], grouped, options.seed)
-    plan = plan_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread)
-    with Pool(plan, ids, spread) as pool:
-        sighted = choose_sights(pool, folds, images, costs.in_order(names), options.latency_budget_ms)
-        fits = fit_folds(pool, sighted, folds, options.max_sweeps, options.temperature == "auto", report)
-    del pool
+    sample = draw_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread)
+    sighted = choose_sights(sample, folds, images, costs.in_order(names), options.latency_budget_ms)
+    fits = fit_folds(sample, sighted, folds, options.max_sweeps, options.temperature == "auto", report)
+    del sample
     outcome = score_val(val, ids, labels, fits, folds, images, report, spread)
     draws = draw([group_of[i] for i in ids], grouped, options.resamples, options.seed, "val")
     scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}

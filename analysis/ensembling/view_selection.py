@@ -1,6 +1,6 @@
 """What the rules look at: the plain view of one member, its own best views, or pairs of members and views together.
 
-Enters: the fitting sample (`Pool`), the folds of val, what each view costs. Leaves: `Sights` of the fit on all of val
+Enters: the fitting sample, the folds of val, what each view costs. Leaves: `Sights` of the fit on all of val
 and of the fit without each fold, and the ensembles that the search passed through, for the Pareto page. Choosing views
 is part of a fit. Searching gives paths from cheap to dear (`joint`), found again without each fold; how far to go along
 them is decided by images that a step was not found on: a dearer step is taken where its cross-fitted gain holds, as the
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.crossfit import Folds, Images
-from analysis.ensembling.path_scores import Tally
-from analysis.ensembling.pool import Pool
+from analysis.ensembling.path_scores import Tally, tally
+from analysis.ensembling.pixel_sampling import FittingSample
 from analysis.ensembling.verdict import climb
 from analysis.ensembling.view_search import Pairs, Step, search_path
 from analysis.voting.view_config import Look, Views, plain_view
@@ -55,7 +55,7 @@ class Sighted:
 class _Steps:
     """Paths of every fit in step with each other: column s is one step, found on all of val and without each fold."""
 
-    def __init__(self, pool: Pool, folds: Folds, paths: Sequence[Sequence[Sequence[Step]]]) -> None:
+    def __init__(self, sample: FittingSample, folds: Folds, paths: Sequence[Sequence[Sequence[Step]]]) -> None:
         """`paths[f][p]` is path p of fit f; fit 0 is of all of val, fit f > 0 leaves out fold f - 1."""
         lengths = [len(path) for path in paths[0]]
         self.columns = [range(sum(lengths[:p]), sum(lengths[: p + 1])) for p in range(len(lengths))]
@@ -65,7 +65,7 @@ class _Steps:
         ]
         scored = [np.ones(folds.of_image.size, bool), *(folds.of_image == fold for fold in range(folds.num))]
         tallies = [
-            pool.tally(np.stack([step.shares for step in steps]), images)
+            tally(sample, np.stack([step.shares for step in steps]), images)
             for images, steps in zip(scored, self.steps, strict=True)
         ]
         self.fitted, self.crossfitted = tallies[0].miou(), Tally.sum(tallies[1:])
@@ -78,18 +78,18 @@ class _Steps:
 
 
 def choose_sights(
-    pool: Pool,
+    sample: FittingSample,
     folds: Folds,
     images: Images,
-    costs: Sequence[Sequence[float]],  # of each member's views, in the order of pool.names
+    costs: Sequence[Sequence[float]],  # of each member's views, in the order of sample.names
     budget: float | None,
 ) -> Sighted:
     """Sights of all fits. Members come best first; the first whose plain view the budget allows is the best single.
 
     Raises ValueError where it allows none.
     """
-    search = _Search(pool, folds, _pairs(pool.names, costs), budget)
-    plain = [search.pairs.of(m)[list(names).index(plain_view(names))] for m, names in enumerate(pool.names)]
+    search = _Search(sample, folds, _pairs(sample.names, costs), budget)
+    plain = [search.pairs.of(m)[list(names).index(plain_view(names))] for m, names in enumerate(sample.names)]
     allowed = [m for m, row in enumerate(plain) if budget is None or search.pairs.costs[row] <= budget]
     if not allowed:
         least = min(search.pairs.costs[row] for row in plain)
@@ -120,18 +120,18 @@ def choose_sights(
 class _Search:
     """Paths of every fit, searched on the coarse pixels: fit 0 is of all of val, fit f > 0 leaves out fold f - 1."""
 
-    def __init__(self, pool: Pool, folds: Folds, pairs: Pairs, budget: float | None) -> None:
-        self.pool, self.folds, self.pairs, self.budget = pool, folds, pairs, budget
-        self.q = np.concatenate(pool.coarse.by_view)  # (R,K,C)
-        self.times = pool.coarse.times
-        held_out, truth = folds.of_image[pool.coarse.image], pool.coarse.truth
+    def __init__(self, sample: FittingSample, folds: Folds, pairs: Pairs, budget: float | None) -> None:
+        self.sample, self.folds, self.pairs, self.budget = sample, folds, pairs, budget
+        self.q = np.concatenate(sample.coarse.by_view)  # (R,K,C)
+        self.times = sample.coarse.times
+        held_out, truth = folds.of_image[sample.coarse.image], sample.coarse.truth
         without = (np.where(held_out == fold, np.uint8(255), truth) for fold in range(folds.num))
         self.truths = [truth, *without]
         self.kept = [np.ones(len(folds.of_image), bool), *(folds.of_image != fold for fold in range(folds.num))]
 
     def alone(self, plain: Sequence[int]) -> _Steps:
         """A path for each member on its own, from its plain view."""
-        return _Steps(self.pool, self.folds, [
+        return _Steps(self.sample, self.folds, [
             [self._path(truth, start=[row], among=self.pairs.of(self.pairs.members[row])) for row in plain]
             for truth in self.truths
         ])  # fmt: skip
@@ -144,7 +144,7 @@ class _Search:
         if self.budget is None or all(sum(self.pairs.costs[r] for r in rows) <= self.budget for rows in everybody):
             for found, truth, rows in zip(paths, self.truths, everybody, strict=True):
                 found.append(self._path(truth, start=rows)[:1])
-        return _Steps(self.pool, self.folds, paths)
+        return _Steps(self.sample, self.folds, paths)
 
     def _path(self, truth: Labels, **options: Any) -> list[Step]:
         return search_path(self.q, truth, self.times, self.pairs, budget=self.budget, **options)

@@ -18,7 +18,7 @@ import numpy as np
 
 from analysis.voting.votes import Float, Labels
 from analysis.weight_search.line_search import Counts, Events, Span, best_edge, best_plateau, flag_bins, mean_iou
-from analysis.weight_search.pixels import Part, Pixels, Reach
+from analysis.weight_search.pixels import Pixels, Reach
 from analysis.weight_search.soft_miou import ascend
 from analysis.weight_search.strata import Strata
 
@@ -202,7 +202,7 @@ def fit_weights(
 ) -> Fit:  # fmt: skip
     """`fit_pixels` of probabilities q (M,K,P) and labels truth (P,)."""
     return fit_pixels(
-        Part(q, truth, strata), starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
+        Pixels(q, truth, strata), starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
         coarse_pixels=coarse_pixels, num_bins=num_bins,
     )  # fmt: skip
 
@@ -217,8 +217,8 @@ def fit_pixels(
     smoothed mIoU is climbed by gradient on about `coarse_pixels` of the labelled pixels (`smooth`); from the best end
     the exact search climbs along short lines on an eighth of them, where that is more. Of the starts and all these
     ends, the best on the whole sample climbs on until a sweep along whole lines gains less than `min_gain`, or for
-    `max_sweeps`. So the result is never worse than any start, and the same wherever the pixels are. Raises
-    ValueError where no pixel has a label.
+    `max_sweeps`. So the result is never worse than any start. Raises ValueError where no pixel has a
+    label.
     """
     num = pixels.num_labelled()
     if not num:
@@ -228,9 +228,9 @@ def fit_pixels(
     candidates += [ascend(*coarse[:2], start, free, MAX_WEIGHT, coarse[2]) for start in candidates]
     del coarse
     if num >= 2 * MIDDLE * coarse_pixels:
-        with pixels.thinned(MIDDLE) as middle:
-            few = _Search(middle, _best(middle, candidates), num_bins)
-            _climb(few, free, max_sweeps, 10 * min_gain, prove=False)
+        middle = Pixels(*pixels.every(MIDDLE))
+        few = _Search(middle, _best(middle, candidates), num_bins)
+        _climb(few, free, max_sweeps, 10 * min_gain, prove=False)
         candidates.append(few.weights)
         del middle, few
     search = _Search(pixels, _best(pixels, candidates), num_bins)

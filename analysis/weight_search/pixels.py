@@ -1,10 +1,9 @@
-"""A part of the fitting sample: everything that the exact search does a pixel, where the pixels lie.
+"""The pixels that weights are fitted to: all per-pixel work of the exact search.
 
-Enters: probabilities (M,K,P) float32, labels (P,) uint8 (255: ignored) and strata; then weights. Leaves: counts,
-histograms and events, a few kilobytes each, which the search (`coordinate`) adds up over parts. So a part can live in
-a process or on a machine of its own: `Pixels` is all that the search knows of it.
+`Pixels` holds probabilities (M,K,P) float32, labels (P,) uint8 (255: ignored) and strata. For given weights it returns
+confusion counts, histograms and events, a few kilobytes each, which `coordinate_search` works with.
 
-Memory beside the sample: fourteen bytes a pixel, and for one class at a time 4 M + 9 (above 85 classes 4 M + 10) for
+Memory beside the sample: fourteen bytes per pixel, and for one class at a time 4 M + 9 (above 85 classes 4 M + 10) for
 each pixel that it can win or lose.
 """
 
@@ -12,10 +11,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +19,7 @@ from numpy.typing import NDArray
 from analysis.voting.votes import BLOCK, Float, Labels
 from analysis.weight_search.line_search import Counts, Events, Span
 from analysis.weight_search.sample_confusion import confusion_with_each, sample_confusion
-from analysis.weight_search.strata import Strata, firsts, of_pixels
+from analysis.weight_search.strata import Strata, of_pixels
 from analysis.weight_search.threshold_kernels import (
     flagged_events,
     line_events,
@@ -49,29 +45,9 @@ class Reach:
     column: Float | None = None
 
 
-class Pixels(Protocol):
-    """What the search asks of its pixels. A line runs through the pixels of the open class: `member` m moves W[m,k]
-    itself, None scales the whole column, whose weight is then 1."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...  # members, classes
-    def num_labelled(self) -> int: ...
-    def every(self, step: int) -> tuple[Float, Labels, Strata]: ...
-    def thinned(self, step: int) -> AbstractContextManager[Pixels]: ...
-    def confusion(self, weights: Float) -> Counts: ...
-    def confusion_with_each(self, weights: Float) -> Counts: ...
-    def restart(self, weights: Float) -> Counts: ...
-    def open(self, k: int, reach: Reach) -> Counts: ...
-    def histogram(self, member: int | None, column: Float, span: Span) -> Counts: ...
-    def events(self, flagged: NDArray[np.bool_]) -> Events: ...
-    def won(self, column: Float) -> Counts: ...
-    def commit(self, column: Float) -> None: ...
-    def line_histogram(self, base: Float, step: Float, span: Span) -> Counts: ...
-    def line_events(self, flagged: NDArray[np.bool_]) -> Events: ...
-
-
-class Part:
-    """Pixels in this process's memory."""
+class Pixels:
+    """A sample's pixels. A line runs through the pixels of the open class: `member` m moves W[m,k] itself, None scales
+    the whole column, whose weight is then 1."""
 
     def __init__(self, q: Float, truth: Labels, strata: Strata | None = None) -> None:
         assert q.flags.c_contiguous, "the kernels stream along pixels"
@@ -96,31 +72,11 @@ class Part:
     def num_labelled(self) -> int:
         return int(np.count_nonzero(self.truth != 255))
 
-    def labelled(self) -> list[int]:
-        """How many pixels of each stratum are."""
-        return [int(picked.size) for picked in self._by_stratum()]
-
-    def _by_stratum(self) -> list[NDArray[np.int64]]:
-        picked = np.flatnonzero(self.truth != 255)
-        return np.split(picked, self.strata.of(picked).ends[:-1])
-
-    def some(self, step: int, begins: Sequence[int]) -> tuple[Float, Labels, Strata]:
-        """Every `step`-th labelled pixel of each stratum, from its own begin on."""
-        picked = np.concatenate([one[b::step] for one, b in zip(self._by_stratum(), begins, strict=True)])
-        q = _mapped((*self.shape, picked.size))
-        return np.take(self.q, picked, axis=2, out=q, mode="clip"), self.truth[picked], self.strata.of(picked)
-
-    def thin(self, step: int, begins: Sequence[int]) -> Part:
-        """`some`, as a part of its own."""
-        return Part(*self.some(step, begins))
-
-    def thinned(self, step: int) -> AbstractContextManager[Part]:
-        """What `every` says, as pixels that stay where they are, until the context ends."""
-        return nullcontext(Part(*self.every(step)))
-
     def every(self, step: int) -> tuple[Float, Labels, Strata]:
         """Every `step`-th labelled pixel: probabilities, labels, how often each counts."""
-        return self.some(step, firsts(np.array([self.labelled()]), step)[0])
+        picked = np.flatnonzero(self.truth != 255)[::step]
+        q = _mapped((*self.shape, picked.size))
+        return np.take(self.q, picked, axis=2, out=q, mode="clip"), self.truth[picked], self.strata.of(picked)
 
     def confusion(self, weights: Float) -> Counts:
         return sample_confusion(self.q, weights, self.truth, self.strata)

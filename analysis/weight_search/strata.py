@@ -7,14 +7,10 @@ stratum's weight then costs no memory, and every count stays exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -53,28 +49,3 @@ def of_pixels(strata: Strata | None, num_pixels: int) -> Strata:
     if strata.ends[-1] != num_pixels:
         raise ValueError(f"strata must end at the last of {num_pixels} pixels, got {strata.ends}")
     return strata
-
-
-def in_a_row(strata: Sequence[Strata]) -> Strata:
-    """Of parts of a sample, each in the same strata, taken as one: stratum by stratum, and in each part by part."""
-    sizes = np.sum([np.diff((0, *part.ends)) for part in strata], axis=0)
-    return Strata(tuple(np.cumsum(sizes).tolist()), strata[0].weights)
-
-
-def join(values: Sequence[NDArray[T]], strata: Sequence[Strata]) -> NDArray[T]:
-    """The parts' values (..,P), in the order of `in_a_row`."""
-    begins = [(0, *part.ends[:-1]) for part in strata]
-    pieces = [
-        one[..., begin[s] : part.ends[s]]
-        for s in range(len(strata[0].ends))
-        for one, part, begin in zip(values, strata, begins, strict=True)
-    ]
-    return np.concatenate(pieces, axis=-1)
-
-
-def firsts(sizes: NDArray[np.int64], step: int) -> list[list[int]]:
-    """Where in each part's strata, which have `sizes` (parts,S) pixels, to begin so that all take every `step`-th pixel
-    of the whole `in_a_row`: which pixels are taken does not depend on how they are parted."""
-    flat = sizes.T.reshape(-1)
-    begins = (np.cumsum(flat) - flat).reshape(sizes.T.shape).T  # (parts,S)
-    return [[int(begin) for begin in row] for row in -begins % step]

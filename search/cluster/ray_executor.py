@@ -1,9 +1,8 @@
 """Jobs over stored logits as Ray tasks: where a task runs, there its logits and labels are read.
 
-Enters: a job and image ids (`analysis.spread`). Leaves: the job's results for parts of the ids, in their order. A task
-takes several images and one CPU, with one thread. Stores and the cache travel as paths: on one machine they are local;
-on a cluster the run directory and the cache's folder must lie at the same place on every node (a shared disk, or a
-cache that every node has built, as each does that has trained). Tasks are placed by Ray's own rule.
+A task takes several images and one CPU, with one thread. Stores and the cache travel as paths: on one machine they are
+local; on a cluster the run directory and the cache's folder must lie at the same place on every node (a shared disk, or
+a cache that every node has built, as each does that has trained). Tasks are placed by Ray's own rule.
 """
 
 from __future__ import annotations
@@ -15,14 +14,12 @@ from typing import Any
 
 import ray
 
-from analysis.voting.executor import Held, HeldHere, Job, Making, Places, R, divide
-from search.cluster.parts import HeldInActors
+from analysis.voting.executor import Job, R
 from search.cluster.ray_tasks import result_of
 from trainables.worker_process import prepare_worker
 
 TASKS_A_SLOT = 8  # so that the last ones end together
 MOST_IMAGES = 32  # a task: what a lost node costs
-ACTORS_A_NODE = 4  # that hold shares: a call waits for all of them, and costs more the more there are
 MAX_RETRIES = 3  # of a part whose node was lost; what a job raises is final
 
 
@@ -34,7 +31,6 @@ class RaySpread:
 
     gpus_a_task: float = 0.0
     images_a_task: int | None = None  # None: by the number of images and of slots
-    in_actors: bool | None = None  # where what is held lies, else in this process; None: where there are more nodes
 
     @property
     def device(self) -> str | None:
@@ -59,19 +55,6 @@ class RaySpread:
                 ray.cancel(waiting)
             for actor in actors:
                 ray.kill(actor)
-
-    def hold(self, making: Making, ids: Sequence[str]) -> Places:
-        """In this process on one node; else in actors, so that this process holds no share. They take a CPU each,
-        where other tasks may wait for them to be closed."""
-        nodes = num_nodes()
-        if nodes > 1 if self.in_actors is None else self.in_actors:
-            return HeldInActors(making, divide(ids, min(slots_of_cluster(0.0), ACTORS_A_NODE * nodes)))
-        return HeldHere([Held(making(ids, self))])
-
-
-def num_nodes() -> int:
-    """That are alive."""
-    return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def slots_of_cluster(gpus_a_task: float) -> int:

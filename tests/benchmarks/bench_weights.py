@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 
 from analysis.ensembling.rules import Sample, best_single_class, member, member_class, soft_class
 from analysis.weight_search.coordinate_search import Fit, _Search, fit_weights
-from analysis.weight_search.pixels import Part
+from analysis.weight_search.pixels import Pixels
 from analysis.weight_search.sample_confusion import sample_confusion
 from trainables.metrics import confusion, miou
 
@@ -178,7 +178,7 @@ def exact(q: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _all_starts(q: np.ndarray, truth: np.ndarray) -> Fit:
-    sample = Sample(Part(q, truth))
+    sample = Sample(Pixels(q, truth))
     for rule in (best_single_class, soft_class, member, member_class):
         rule(sample)
     return sample.fits["member_class"]
@@ -186,7 +186,7 @@ def _all_starts(q: np.ndarray, truth: np.ndarray) -> Fit:
 
 def sweeps(q: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """One sweep over all M x K weights from equal ones, over one reading of the probabilities just before it."""
-    search = _Search(Part(q, truth), np.ones(q.shape[:2], np.float32), 512)
+    search = _Search(Pixels(q, truth), np.ones(q.shape[:2], np.float32), 512)
 
     def over_reading(call: Callable[[], Any]) -> float:
         reading_s = min(_seconds(q.sum) for _ in range(3))

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from analysis.ensembling.pixel_sampling import (
+    COARSE_PIXELS,
     NEAR_PX,
     Densities,
+    FittingSample,
     densities_within,
     near_boundary,
     pixels_that_fit,
     sample_pixels,
 )
+from analysis.voting.view_config import Look
+from analysis.weight_search.strata import Strata
 
 
 def blobs(seed: int, height: int, width: int, num_classes: int = 4) -> np.ndarray:
@@ -80,3 +84,32 @@ def test_the_densities_keep_the_sample_within_what_fits() -> None:
     assert densities_within(1000, 2000, 10_000).interior_weight == 4
     assert densities_within(10_000, 2000, 10_000) == Densities(1.0, 1)
     assert 4 * 11 * (6 + 2) * pixels_that_fit(2**20, 11, [4, 2]) < 2**20
+
+
+def sample_of(num_pixels: int) -> FittingSample:
+    """Two members, the first with two views; three images; a third of the pixels near boundaries."""
+    rng = np.random.default_rng(0)
+    q = rng.uniform(0.1, 1, (3, 4, num_pixels)).astype(np.float32)
+    truth, image = rng.integers(0, 4, num_pixels).astype(np.uint8), rng.integers(0, 3, num_pixels).astype(np.int32)
+    strata = Strata((num_pixels // 3, num_pixels), (1, 4))
+    return FittingSample((("u", "v"), ("u",)), (q[:2], q[2:]), truth, image, strata)
+
+
+def test_coarse_pixels_are_every_nth_of_the_sample_and_no_copy() -> None:
+    sample, step = sample_of(3 * COARSE_PIXELS + 5), 3
+    coarse = sample.coarse
+    assert COARSE_PIXELS <= coarse.truth.size < 2 * COARSE_PIXELS
+    np.testing.assert_array_equal(coarse.truth, sample.truth[::step])
+    np.testing.assert_array_equal(coarse.image, sample.image[::step])
+    np.testing.assert_array_equal(coarse.times, sample.times[::step])
+    for few, whole in zip(coarse.by_view, sample.by_view, strict=True):
+        np.testing.assert_array_equal(few, whole[:, :, ::step])
+        assert np.shares_memory(few, whole)
+
+
+def test_images_that_are_not_kept_have_no_label_in_what_is_seen() -> None:
+    sample, kept = sample_of(500), np.array([True, False, True])
+    pixels = sample.see(Look((("v",), ()), (1.0, 1.0)), kept)
+    np.testing.assert_array_equal(pixels.truth, np.where(sample.image == 1, 255, sample.truth))
+    np.testing.assert_array_equal(pixels.q, sample.by_view[0][1:])
+    assert pixels.num_labelled() == (sample.image != 1).sum()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from factories import make_header
 
-from analysis.ensembling.pixel_sampling import plan_sample, strata_of
+from analysis.ensembling.pixel_sampling import draw_sample, strata_of
 from analysis.voting import votes_torch
 from analysis.voting.executor import Here
 from analysis.voting.probabilities import probabilities
@@ -122,7 +122,7 @@ def test_any_division_of_the_images_gives_the_same_sample(
 ) -> None:
     def drawn(spread: Any) -> Any:
         given = stores, (VIEWS,) * 3, IDS, Blocks(), sample_bytes, 7, lambda _line: None
-        return plan_sample(*given, spread)(IDS, spread)
+        return draw_sample(*given, spread)
 
     found, whole = drawn(spread), drawn(Here(100))
     np.testing.assert_array_equal(found.truth, whole.truth)

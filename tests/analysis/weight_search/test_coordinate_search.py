@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
-from analysis.ensembling.pool import JoinedPixels
-from analysis.voting.executor import Held, HeldHere
 from analysis.voting.votes import single
-from analysis.weight_search.coordinate_search import MAX_WEIGHT, Fit, Free, _Search, fit_pixels, fit_weights
-from analysis.weight_search.pixels import Part
+from analysis.weight_search.coordinate_search import MAX_WEIGHT, Fit, Free, _Search, fit_weights
+from analysis.weight_search.pixels import Pixels
 from analysis.weight_search.sample_confusion import sample_confusion
 from analysis.weight_search.strata import Strata
 from analysis.weight_search.top_scores import UNKNOWN
@@ -74,7 +70,7 @@ def test_one_weight_finds_the_best_of_all_breakpoints(seed: int, num_bins: int) 
     q, truth = problem(seed)
     w = np.random.default_rng(seed).uniform(0, 2, (3, 4)).astype(np.float32)
     for m, k in [(0, 0), (1, 2), (2, 3)]:
-        search = _Search(Part(q, truth), w, num_bins)
+        search = _Search(Pixels(q, truth), w, num_bins)
         search.move_weights(k, [m], whole=True)
         assert search.miou == pytest.approx(max(score(q, w, truth), best_of_one_weight(q, w, truth, m, k)), abs=1e-12)
         assert search.miou == score(q, search.weights, truth)
@@ -88,7 +84,7 @@ def test_scaling_a_class_finds_the_best_of_all_breakpoints(seed: int, num_bins: 
     k = seed % 4
     column, rest = np.zeros_like(w), w.copy()
     column[:, k], rest[:, k] = w[:, k], 0
-    search = _Search(Part(q, truth), w, num_bins)
+    search = _Search(Pixels(q, truth), w, num_bins)
     search.scale_class(k, whole=True)
     assert search.miou == pytest.approx(max(score(q, w, truth), best_along(q, w, truth, column, rest)), abs=1e-12)
 
@@ -104,7 +100,7 @@ def test_scaling_a_member_finds_the_best_of_all_crossings(seed: int, num_bins: i
     m = seed % 3
     row, rest = np.zeros_like(w), w.copy()
     row[m], rest[m] = (1.0 if uniform else w[m]), 0
-    search = _Search(Part(q, truth), w, num_bins)
+    search = _Search(Pixels(q, truth), w, num_bins)
     search.move_member(m, uniform, whole=True)
     assert search.miou == pytest.approx(max(score(q, w, truth), best_along(q, w, truth, row, rest)), abs=1e-12)
 
@@ -212,10 +208,10 @@ def test_what_a_short_line_leaves_out_cannot_change_there() -> None:
     q, truth = problem(12, num_pixels=3000)
     w = np.random.default_rng(0).uniform(0.2, 2, (3, 4)).astype(np.float32)
     for k in range(4):
-        search = _Search(Part(q, truth), w, 64)
+        search = _Search(Pixels(q, truth), w, 64)
         search.move_weights(k, range(3), whole=False)
         assert search.miou == score(q, search.weights, truth)
-        fresh = _Search(Part(q, truth), search.weights, 64)
+        fresh = _Search(Pixels(q, truth), search.weights, 64)
         for search_after in (search, fresh):
             search_after.sweep("member_class", whole=True)
         np.testing.assert_array_equal(search.weights, fresh.weights)
@@ -224,7 +220,7 @@ def test_what_a_short_line_leaves_out_cannot_change_there() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_highest_scores_stay_in_step_with_the_weights(seed: int) -> None:
     q, truth = problem(seed, num_classes=6, num_pixels=2000)
-    part = Part(q, truth)
+    part = Pixels(q, truth)
     search = _Search(part, np.random.default_rng(seed).uniform(0.1, 2, (3, 6)).astype(np.float32), 64)
     for whole in (False, False, True, False):
         search.sweep("member_class", whole)
@@ -256,8 +252,8 @@ def test_a_pixel_that_counts_three_times_is_one_that_occurs_three_times(free: Fr
     copied = fit_weights(np.ascontiguousarray(q[:, :, twin]), truth[twin], start, free, coarse_pixels=10**6)
     assert weighted.trace[0] == pytest.approx(copied.trace[0], abs=0.02)  # the smoothed sums round differently
     for search in (
-        _Search(Part(q, truth, strata), start[0], 64),
-        _Search(Part(np.ascontiguousarray(q[:, :, twin]), truth[twin]), start[0], 64),
+        _Search(Pixels(q, truth, strata), start[0], 64),
+        _Search(Pixels(np.ascontiguousarray(q[:, :, twin]), truth[twin]), start[0], 64),
     ):
         for whole in (False, True):
             search.sweep(free, whole)
@@ -268,28 +264,12 @@ def test_a_pixel_that_counts_three_times_is_one_that_occurs_three_times(free: Fr
     np.testing.assert_array_equal(search.hits, expected.hits)
 
 
-@pytest.mark.parametrize("num_parts", [2, 5])
-@pytest.mark.parametrize("free", ["class", "member", "member_class"])
-def test_the_parts_of_a_sample_give_what_it_gives_whole(free: Free, num_parts: int) -> None:
-    q, truth = problem(14, num_pixels=3001)
-    strata, starts = Strata((1100, 3001), (1, 4)), [np.ones((3, 4), np.float32), single(3, 4, 1)]
-    whole = fit_weights(q, truth, starts, free, strata=strata, coarse_pixels=700, num_bins=64)
-    cuts = np.linspace(0, 3001, num_parts + 1).astype(int)
-    parts = [Part(q[:, :, a:b].copy(), truth[a:b], strata.of(np.arange(a, b))) for a, b in itertools.pairwise(cuts)]
-    parted = fit_pixels(
-        JoinedPixels(HeldHere([Held(part) for part in parts]), 0, (3, 4)), starts, free, coarse_pixels=700, num_bins=64
-    )
-    np.testing.assert_array_equal(parted.weights, whole.weights)
-    np.testing.assert_array_equal(parted.confusion, whole.confusion)
-    assert (parted.trace, parted.num_sweeps) == (whole.trace, whole.num_sweeps)
-
-
 def test_a_member_line_with_more_events_than_there_is_room_for_is_walked_again() -> None:
     q, truth = problem(15, num_pixels=2000)
     weights = np.random.default_rng(0).uniform(0.2, 2, (3, 4)).astype(np.float32)
     ends = []
     for room in (2000, 7):
-        part = Part(q, truth)
+        part = Pixels(q, truth)
         part.spare = tuple(column[:room] for column in part.spare)  # type: ignore[assignment]
         search = _Search(part, weights, 64)
         search.move_member(1, False, whole=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
-from analysis.ensembling.pixel_sampling import plan_sample
+from analysis.ensembling.pixel_sampling import draw_sample
 from analysis.voting.executor import HERE, Spread
 from analysis.voting.score_images import score_images
 from analysis.voting.view_config import Ballot, Look
@@ -73,11 +74,16 @@ def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, image
 def test_tasks_draw_the_sample_of_one_process(local_ray: None, made: Made) -> None:
     def drawn(spread: Spread) -> list[np.ndarray]:
         given = made.stores, ((VIEW,),) * 2, made.ids, made.cache, 2**18, 3, quiet
-        sample = plan_sample(*given, spread)(made.ids, spread)
+        sample = draw_sample(*given, spread)
         return [sample.truth, sample.image, *sample.by_view]
 
     for found, expected in zip(drawn(RaySpread()), drawn(HERE), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_tasks_find_the_ensemble_of_one_process(local_ray: None, judged_with: Callable[..., bytes]) -> None:
+    few: dict[str, Any] = {"temperature": "off", "max_sweeps": 1}
+    assert judged_with(RaySpread(), **few) == judged_with(HERE, **few)
 
 
 @dataclass(frozen=True)
