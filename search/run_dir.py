@@ -19,7 +19,7 @@ from trainables.files import write_text
 
 @dataclass(frozen=True)
 class RunDir:
-    """The directory of one run; see DESIGN in docs/ for what each file holds."""
+    """The directory of one run; docs/architecture.md says what each file holds."""
 
     root: Path  # absolute
 
