@@ -21,6 +21,12 @@ class Costs:
     def in_order(self, names: Sequence[Sequence[str]]) -> list[list[float]]:
         return [[costs[view] for view in views] for costs, views in zip(self.of, names, strict=True)]
 
+    def deciding(self, budget_ms: float | None) -> Costs:
+        """The costs by which views are chosen: one per view without a budget, so that no measured time decides."""
+        if budget_ms is not None:
+            return self
+        return Costs("views", tuple(dict.fromkeys(costs, 1.0) for costs in self.of), ())
+
     def total(self, views: Sequence[Sequence[str]]) -> float:
         """Of an ensemble that looks through these views (M,) of its members."""
         return sum(costs[view] for costs, chosen in zip(self.of, views, strict=True) for view in chosen)

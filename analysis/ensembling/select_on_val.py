@@ -7,7 +7,7 @@ and its counts (N,K,K), fitted and cross-fitted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,7 +74,9 @@ def decide_on_val(
     costs = costs_of(val, names, options.latency_budget_ms)
     images = Images([group_of[i] for i in ids], grouped, options.seed)
     sample = draw_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread)
-    sighted = choose_sights(sample, folds, images, costs.in_order(names), options.latency_budget_ms)
+    deciding = costs.deciding(options.latency_budget_ms).in_order(names)
+    sighted = choose_sights(sample, folds, images, deciding, options.latency_budget_ms)
+    sighted = replace(sighted, visited=tuple(replace(v, cost=costs.total(v.views)) for v in sighted.visited))
     fits = fit_folds(sample, sighted, folds, options.max_sweeps, options.temperature == "auto", report)
     del sample
     outcome = score_val(val, ids, labels, fits, folds, images, report, spread)

@@ -336,6 +336,20 @@ def test_the_front_rises_with_the_cost(timed: Path, tmp_path: Path) -> None:
     assert front[-1].ms == answer.rules[-1].cost == 18.0  # all four views are of use
 
 
+def test_measured_times_decide_nothing_without_a_budget(timed: Path, tmp_path: Path) -> None:
+    before = {trial: (timed / trial / "val/cost.json").read_text() for trial in ("cheap", "dear")}
+    first = run(timed, tmp_path, ["cheap", "dear"])
+    try:
+        for trial, factor in (("cheap", 7.0), ("dear", 0.5)):
+            write_costs(timed, trial, {"s1.00-none": 3 * factor, "s1.00-horizontal": factor})
+        second = run(timed, tmp_path, ["cheap", "dear"])
+    finally:
+        for trial, text in before.items():
+            (timed / trial / "val/cost.json").write_text(text)
+    assert [rule.fitted for rule in first.rules] == [rule.fitted for rule in second.rules]
+    assert [rule.cost for rule in first.rules] != [rule.cost for rule in second.rules]
+
+
 def test_a_budget_that_no_member_keeps_is_refused_with_figures(timed: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got 1\.5 ms an image, and the cheapest takes 2 ms"):
         run(timed, tmp_path, ["cheap", "dear"], OPTIONS.model_copy(update={"latency_budget_ms": 1.5}))
