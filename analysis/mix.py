@@ -88,7 +88,7 @@ def write_mixed(
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
-    from trainables.data.splits.make_split import look, make_split
+    from trainables.data.splits.make_split import decode_facts, make_split
     from trainables.data.splits.split_file import read_split
 
     if out.exists():
@@ -101,7 +101,7 @@ def write_mixed(
         raise ValueError(f"--fold {parts['fold']} needs a file that has folds; give --split split.json as well")
     else:
         shares = {name: parts[name] for name in ("val_share", "holdout_share")}
-        train_ids = make_split(index, seed=seed, **shares, known=look(index, cache)).train_ids
+        train_ids = make_split(index, seed=seed, **shares, known=decode_facts(index, cache)).train_ids
     how = MixSettings(seed, **settings)
     if how.size_px % 32:
         raise ValueError(f"--size-px must be divisible by 32, got {how.size_px}; use {how.size_px // 32 * 32}")

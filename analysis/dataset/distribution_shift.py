@@ -20,7 +20,7 @@ FAMILIES = ("colour", "light", "texture", "shape")
 
 
 @dataclass(frozen=True)
-class Likeness:
+class DistributionShift:
     """`target` is compared with each candidate; `main` is the whole comparison with the first."""
 
     target: str  # 'unlabelled' or 'holdout'
@@ -56,7 +56,7 @@ class Likeness:
         }
 
 
-def judge(
+def compare_sets(
     candidates: Mapping[str, Sequence[str]],  # name -> image ids; the first is compared in full
     target: str,
     target_ids: Sequence[str],
@@ -65,7 +65,7 @@ def judge(
     *,
     seed: int,
     backbone: str,
-) -> Likeness:
+) -> DistributionShift:
     """Raises ValueError where val or the test set has fewer than 8 images, or the backbone is unknown."""
     rng = np.random.default_rng(seed)
     sets = {name: subsample(ids, rng) for name, ids in candidates.items()}
@@ -86,10 +86,10 @@ def judge(
         results[name] = _compare(named, network, rows, target_rows, together, seed, whole=name == first)
     aucs = {name: result.auc for name, result in results.items()}
     main = results[first]
-    return Likeness(target, network.source, tuple(sets[first]), tuple(tested), first, main, aucs, skipped)
+    return DistributionShift(target, network.source, tuple(sets[first]), tuple(tested), first, main, aucs, skipped)
 
 
-def sentence(likeness: Likeness) -> str:
+def sentence(likeness: DistributionShift) -> str:
     """The verdict in words."""
     auc, name = likeness.main.auc, likeness.main_name
     tests = "the unlabelled images" if likeness.target == "unlabelled" else "the hold-out's images"

@@ -142,10 +142,10 @@ def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result
         counts = np.zeros((5, 5), np.int64)
         steps = rule.postprocess or Postprocess(min_component=(), max_hole=())
         for image_id in HOLDOUT:
-            looks = zip(answer.members, weights, rule.views, rule.temperatures, strict=True)
+            view_configs = zip(answer.members, weights, rule.views, rule.temperatures, strict=True)
             scores = [
                 row[:, None, None] * probabilities(stores[m.trial], views, image_id, temperature=t)
-                for m, row, views, t in looks
+                for m, row, views, t in view_configs
                 if row.any()
             ]  # (K,H,W) a member
             labels = np.sum(scores, 0).argmax(0).astype(np.uint8)
