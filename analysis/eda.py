@@ -2,8 +2,8 @@
 
     python analysis/eda.py --data data.yaml --out eda.html
 
-Enters: a data card, and a split file where parts other than the card's are meant. Leaves: the page, and its facts as
-JSON beside it. Every image is decoded once; no cache is needed or written. Of a hold-out only sums are shown.
+Writes the page, and its facts as JSON beside it. Every image is decoded once; no cache is needed or written. Of a
+hold-out only sums are shown.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python analysis/mix.py --data data.yaml --out DIR [--num-images 500] [--kind mosaic --kind copy_paste]
 
-Enters: a data card. Leaves, in DIR: `images/*.jpg`; `train.json`, COCO with one compressed RLE for each class of an
+Writes to DIR: `images/*.jpg`; `train.json`, COCO with one compressed RLE for each class of an
 image, so that painting it gives the label pixel for pixel; `data.yaml`; `mix.json` with the sources of each image;
 `preview.jpg`. Sources are the images that a run with the same seed and shares, or split file and fold, trains on: none
 of its validation or hold-out. DIR appears whole or not at all. The same mixing goes on inside the loader, fresh each

@@ -3,7 +3,7 @@
     python analysis/split.py --data data.yaml --out split.json --folds 5
     python search/run.py --space convnext.yaml --data data.yaml --set split.file=split.json --set split.fold=0
 
-Enters: a data card. Leaves: split.json (train, val, hold-out, folds), split.html (the report) and split.report.json.
+Writes split.json (train, val, hold-out, folds), split.html (the report) and split.report.json.
 Parts that the card gives are kept unless `--carve` names them. Exit code 2 for what the user can mend, and with
 --strict for a split that lacks something. Heavy imports come late, so that --help answers at once.
 """

@@ -1,6 +1,5 @@
-"""From what was typed to a run that is ready to go: everything that can be refused is refused here.
+"""From the command line's values to a run that is ready to start: everything that can be refused is refused here.
 
-Enters: `RunArguments`, the command line as values. Leaves: a finished run and its summary on the terminal.
 Order: the space, the data, the run directory, only then Ray; so a mistake costs a second, not a GPU.
 """
 

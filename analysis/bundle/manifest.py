@@ -1,7 +1,7 @@
 """The bundle: what ships. A folder of safetensors and one JSON file; nothing in it can run code.
 
-Enters: a folder that `export` wrote. Leaves: a `Bundle`, every file of which has the size and the SHA-256 that its
-manifest names. This module imports neither torch nor timm, so that a broken bundle is told in a fraction of a second.
+`read_bundle` checks the size and the SHA-256 of every file that the manifest names. This module imports neither torch
+nor timm, so that a broken bundle is reported in a fraction of a second.
 """
 
 from __future__ import annotations

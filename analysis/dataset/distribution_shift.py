@@ -1,7 +1,6 @@
-"""Which part or fold looks like the test images? Adversarial validation of each against them.
+"""Compares val, train and the folds with the test images, by adversarial validation.
 
-Enters: image ids of the sets and a reader of images. Leaves: the comparison of val with the test images, and the AUC
-of every other candidate. Only pixels are read: the labels of a sealed hold-out stay sealed.
+Only pixels are read: the labels of a sealed hold-out stay sealed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a split is like: sizes, scenes, classes, bursts, and how near its parts lie to each other.
+"""What a split is like: sizes, scenes, classes, bursts, and how similar its parts are.
 
-Enters: an index, a split, pixels of each class in each image, perceptual hashes. Leaves: plain values for the page and
-its JSON, and what they come to in sentences.
+The results are plain values for the page and its JSON, and findings as sentences.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One pass over a data set: every image decoded once, every annotation painted once, sums kept.
 
-Processes share the work; each returns sums (one row per image, one per annotation, heat maps per class, pairs of classes
-that overlap), so memory does not grow with the number of pixels.
+Processes share the work; each returns sums (one row per image, one per annotation, heat maps per class, pairs of
+classes that overlap), so memory does not grow with the number of pixels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""From a survey to what a person asks about a data set, as plain values for the page and its JSON.
-
-Enters: a `SegIndex`, its `DatasetStatistics`, and which part each image is in. Leaves: dictionaries and lists.
-"""
+"""Summarises data set statistics as plain values for the page and its JSON."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Which views each rule reads: the plain view of one member, its own best views, or members and views chosen together.
 
-Choosing views is part of a fit. The search gives paths from cheap to expensive (`view_search`), found again without each
-fold; how far to go along them is decided by images that a step was not found on: a more expensive step is taken where
-its cross-fitted gain holds, by the same rule as between rules (`verdict.select_rule`). No view has to reach a
+Choosing views is part of a fit. The search gives paths from cheap to expensive (`view_search`), found again without
+each fold; how far to go along them is decided by images that a step was not found on: a more expensive step is taken
+where its cross-fitted gain holds, by the same rule as between rules (`verdict.select_rule`). No view has to reach a
 threshold that somebody set.
 """
 
