@@ -4,9 +4,9 @@
     python analysis/cleanse.py --data data.yaml --logits DIR --out suspects/
     python analysis/cleanse.py --data data.yaml --apply list.csv --out corrected/
 
-Enters: runs, or folders of val logits; or a list of corrections. Leaves: suspects.html, suspects.csv and suspects.json;
-or corrected COCO files with a data card. A run judges only its val images, which its models did not train on: a run a
-fold (analysis/split.py --folds) judges every image outside the hold-out. Exit code 2 for what the user can mend.
+Writes suspects.html, suspects.csv and suspects.json, or corrected COCO files with a data card. A run judges only its
+val images, which its models did not train on: one run per fold (analysis/split.py --folds) judges every image outside
+the hold-out. Exit code 2 for what the user can mend.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python analysis/eda.py --data data.yaml --out eda.html
 
-Enters: a data card, and a split file where parts other than the card's are meant. Leaves: the page, and its facts as
-JSON beside it. Every image is decoded once; no cache is needed or written. Of a hold-out only sums are shown.
+Writes the page, and its facts as JSON beside it. Every image is decoded once; no cache is needed or written. Of a
+hold-out only sums are shown.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def describe(card: Path, out: Path, split_file: Path | None, seed: int, workers:
     if out.suffix != ".html":
         raise ValueError(f"--out must be an .html file, got {out}; e.g. eda.html")
     from analysis.dataset import summary
-    from analysis.dataset.statistics import survey
+    from analysis.dataset.statistics import collect_statistics
     from trainables.data.card import read_card
     from trainables.data.coco import read
     from trainables.data.splits.split_file import read_split
@@ -54,7 +54,7 @@ def describe(card: Path, out: Path, split_file: Path | None, seed: int, workers:
         listed = {"train": split.train_ids, "val": split.val_ids, "holdout": split.holdout_ids}
         left_out = {i: "unlabelled" if role == "unlabelled" else "left out" for i, role in part_of.items()}
         part_of = left_out | {image_id: part for part, ids in listed.items() for image_id in ids}
-    seen = survey(index, num_workers=workers or None)
+    seen = collect_statistics(index, num_workers=workers or None)
     copies = summary.copies(index, seen, part_of)
     parts = list(dict.fromkeys(part_of.values()))
     groups = {image.image_id: image.group for image in index.images}

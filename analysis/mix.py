@@ -2,7 +2,7 @@
 
     python analysis/mix.py --data data.yaml --out DIR [--num-images 500] [--kind mosaic --kind copy_paste]
 
-Enters: a data card. Leaves, in DIR: `images/*.jpg`; `train.json`, COCO with one compressed RLE for each class of an
+Writes to DIR: `images/*.jpg`; `train.json`, COCO with one compressed RLE for each class of an
 image, so that painting it gives the label pixel for pixel; `data.yaml`; `mix.json` with the sources of each image;
 `preview.jpg`. Sources are the images that a run with the same seed and shares, or split file and fold, trains on: none
 of its validation or hold-out. DIR appears whole or not at all. The same mixing goes on inside the loader, fresh each
@@ -88,7 +88,7 @@ def write_mixed(
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
-    from trainables.data.splits.make_split import look, make_split
+    from trainables.data.splits.make_split import decode_facts, make_split
     from trainables.data.splits.split_file import read_split
 
     if out.exists():
@@ -101,7 +101,7 @@ def write_mixed(
         raise ValueError(f"--fold {parts['fold']} needs a file that has folds; give --split split.json as well")
     else:
         shares = {name: parts[name] for name in ("val_share", "holdout_share")}
-        train_ids = make_split(index, seed=seed, **shares, known=look(index, cache)).train_ids
+        train_ids = make_split(index, seed=seed, **shares, known=decode_facts(index, cache)).train_ids
     how = MixSettings(seed, **settings)
     if how.size_px % 32:
         raise ValueError(f"--size-px must be divisible by 32, got {how.size_px}; use {how.size_px // 32 * 32}")

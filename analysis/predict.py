@@ -2,7 +2,7 @@
 
     python analysis/predict.py --bundle RUN/bundle --images FOLDER --out OUT
 
-Enters: a bundle and a folder, walked recursively. Leaves: under OUT, at the images' own relative paths, palette PNGs
+The folder is walked recursively. Written under OUT, at the images' own relative paths, are palette PNGs
 (`png`, the default) or float16 probabilities as safetensors (`probabilities`), or one COCO file (`rle`). Exit code 2
 where the input is wrong or an image cannot be read; all other images are finished first. Heavy imports come late, so
 that --help and a broken bundle answer at once.

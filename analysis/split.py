@@ -3,7 +3,7 @@
     python analysis/split.py --data data.yaml --out split.json --folds 5
     python search/run.py --space convnext.yaml --data data.yaml --set split.file=split.json --set split.fold=0
 
-Enters: a data card. Leaves: split.json (train, val, hold-out, folds), split.html (the report) and split.report.json.
+Writes split.json (train, val, hold-out, folds), split.html (the report) and split.report.json.
 Parts that the card gives are kept unless `--carve` names them. Exit code 2 for what the user can mend, and with
 --strict for a split that lacks something. Heavy imports come late, so that --help answers at once.
 """
@@ -20,7 +20,7 @@ import typer
 from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
-    from analysis.dataset.distribution_shift import Likeness
+    from analysis.dataset.distribution_shift import DistributionShift
     from trainables.data.cache import Cache
     from trainables.data.index import SegIndex, Split
     from trainables.data.splits.near_duplicates import Hashes
@@ -80,7 +80,7 @@ def split_data(
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
-    from trainables.data.splits.make_split import Knowledge, make_folds, make_split
+    from trainables.data.splits.make_split import DecodedFacts, make_folds, make_split
     from trainables.data.splits.near_duplicates import cluster_names, hash_images
     from trainables.data.splits.split_file import write_split
 
@@ -89,7 +89,7 @@ def split_data(
     hashes = hash_images([image.image_id for image in index.images], cache.image)
     labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
     pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
-    known = Knowledge(pixels, cluster_names(hashes))
+    known = DecodedFacts(pixels, cluster_names(hashes))
     split = make_split(index, seed=seed, **shares, known=known, carve_again=carve)
     folds: tuple[tuple[str, ...], ...] = ()
     fold_notes: tuple[str, ...] = ()
@@ -115,10 +115,10 @@ def _likeness(
     hashes: Hashes,
     seed: int,
     backbone: str,
-) -> Likeness | str:
+) -> DistributionShift | str:
     """Val and the folds against the test images, or why there is none."""
     from analysis.dataset.adversarial_validation import MIN_IMAGES
-    from analysis.dataset.distribution_shift import judge
+    from analysis.dataset.distribution_shift import compare_sets
     from analysis.dataset.image_features import BACKBONE
     from trainables.data.splits.near_duplicates import cluster_names
 
@@ -132,13 +132,13 @@ def _likeness(
         sizes = f"{len(split.val_ids)} and {len(target_ids)}"
         return f"A comparison needs {MIN_IMAGES} images of val and of the test, got {sizes}."
     candidates = {"val": split.val_ids, "train": split.train_ids} | {f"fold {f}": ids for f, ids in enumerate(folds)}
-    return judge(
+    return compare_sets(
         candidates, target, target_ids, cache.image, cluster_names(hashes), seed=seed, backbone=backbone or BACKBONE
     )
 
 
 def _summary(
-    out: Path, facts: list[Any], folds: tuple[tuple[str, ...], ...], found: list[str], likeness: Likeness | str
+    out: Path, facts: list[Any], folds: tuple[tuple[str, ...], ...], found: list[str], likeness: DistributionShift | str
 ) -> list[str]:
     from analysis.dataset.distribution_shift import sentence
 

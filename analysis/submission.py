@@ -3,8 +3,8 @@
     python analysis/submission.py record --run RUN --public 0.8205 [--private 0.7475] [--note "..."]
     python analysis/submission.py show --run RUN
 
-Enters: a run's ensemble.json, and a score from outside. Leaves: a line in submissions.jsonl beside the run (runs in one
-folder share a ledger), a table, the rank correlation of local and public scores, and a warning where the public score
+`record` appends a line to submissions.jsonl beside the run (runs in one folder share a ledger); both print a table, the
+rank correlation of local and public scores, and a warning where the public score
 is being chosen on: a maximum over many readings of one small public part flatters itself, as every maximum does.
 """
 

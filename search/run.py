@@ -18,7 +18,7 @@ import typer
 
 from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 from search.stages.stage import Stage
-from search.start import Asked, Interrupted, start
+from search.start import Interrupted, RunArguments, start
 
 app = new_app()
 
@@ -44,7 +44,7 @@ def run(
     if print_schema:
         schema(debug)
         return
-    asked = Asked(
+    asked = RunArguments(
         space=space,
         data=data,
         assignments=tuple(assignments or ()),

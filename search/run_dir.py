@@ -1,6 +1,5 @@
-"""Every path of a run, in one place.
+"""Every path of a run, in one place, and the JSON read and written there.
 
-Enters: the run's root. Leaves: the paths under it, and JSON read and written there.
 Nothing else in the product joins a run's paths.
 """
 

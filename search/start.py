@@ -1,6 +1,5 @@
-"""From what was typed to a run that is ready to go: everything that can be refused is refused here.
+"""From the command line's values to a run that is ready to start: everything that can be refused is refused here.
 
-Enters: `Asked`, the command line as values. Leaves: a finished run and its summary on the terminal.
 Order: the space, the data, the run directory, only then Ray; so a mistake costs a second, not a GPU.
 """
 
@@ -49,7 +48,7 @@ class Interrupted(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunArguments:
     """The command line. `None` is 'not given'."""
 
     space: str | None
@@ -64,7 +63,9 @@ class Asked:
     until: Stage = Stage.report  # the last stage to be done now
 
 
-def start(asked: Asked, *, now: Callable[[], datetime], argv: tuple[str, ...], say: Callable[[str], None]) -> None:
+def start(
+    asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, ...], say: Callable[[str], None]
+) -> None:
     """Run what was asked to its end.
 
     Raises ValueError (rule, value, remedy) for everything that the user can mend, before a trial starts, and
@@ -130,7 +131,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def _spaces(asked: Asked) -> dict[str | None, Space | SpaceProblems]:
+def _spaces(asked: RunArguments) -> dict[str | None, Space | SpaceProblems]:
     """The space with each profile that this run might take, checked before Ray starts.
 
     Which is taken is known only with the cluster: so problems of one alone are kept with it, and those of all are
@@ -152,7 +153,7 @@ def _spaces(asked: Asked) -> dict[str | None, Space | SpaceProblems]:
 
 
 def _chosen(
-    asked: Asked, spaces: dict[str | None, Space | SpaceProblems], num_gpus: float, say: Callable[[str], None]
+    asked: RunArguments, spaces: dict[str | None, Space | SpaceProblems], num_gpus: float, say: Callable[[str], None]
 ) -> Space:
     """The space with the profile that was asked for, or with 'cpu' where there is one and no GPU."""
     profile = asked.profile
@@ -165,7 +166,7 @@ def _chosen(
     return space
 
 
-def _card(asked: Asked, say: Callable[[str], None]) -> Path:
+def _card(asked: RunArguments, say: Callable[[str], None]) -> Path:
     """The data card that was asked for, or that of the synthetic set, drawn on first use."""
     if asked.data:
         return asked.data.expanduser().resolve()
@@ -183,7 +184,7 @@ class _Resumed:
     space: Space
 
 
-def _resumed(asked: Asked) -> _Resumed:
+def _resumed(asked: RunArguments) -> _Resumed:
     """The run to go on with; what was typed again must agree with what was asked at first.
 
     Its space is read from the run, as it was resolved then: the file that it came from may have changed since.
@@ -206,7 +207,7 @@ def _resumed(asked: Asked) -> _Resumed:
     return _Resumed(run, record, replace(space, name=record["space"], profile=record["profile"]))
 
 
-def _question(asked: Asked) -> dict[str, Any]:
+def _question(asked: RunArguments) -> dict[str, Any]:
     return {
         "space": asked.space,
         "data": str(asked.data.expanduser().resolve()) if asked.data else None,
@@ -225,7 +226,7 @@ def _same_data(record: dict[str, Any], data: Data) -> None:
 
 
 def _first_record(
-    asked: Asked, space: Space, card: Path, data: Data, now: datetime, argv: tuple[str, ...]
+    asked: RunArguments, space: Space, card: Path, data: Data, now: datetime, argv: tuple[str, ...]
 ) -> dict[str, Any]:
     """run.json as a run begins: what was asked, what it came to, and on which code."""
     return {

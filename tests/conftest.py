@@ -60,14 +60,14 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
                         noise = rng.normal(size=known.shape)
                         writer.add(image_id, (noise + skill * known).astype(np.float16), cache.size(image_id))
 
-    def judged(spread: Any, **changes: Any) -> bytes:
+    def judged(executor: Any, **changes: Any) -> bytes:
         val, holdout = ([LogitStore(root / trial / split) for trial in views] for split in splits)
         out = tmp_path_factory.mktemp("out")
         options = {"sample_bytes": 2**20, "resamples": 100, "folds": 2, "max_sweeps": 2, "postprocess": "off"}
         fit_ensemble(
             val, holdout, cache, index, Split((), splits["val"], splits["holdout"], "s"),
             EnsembleOptions(**(options | changes)),
-            background=True, out_dir=out, opened_at="now", spread=spread,
+            background=True, out_dir=out, opened_at="now", executor=executor,
         )  # fmt: skip
         return (out / "ensemble.json").read_bytes()
 

@@ -29,7 +29,7 @@ from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import Split
-from trainables.data.splits.make_split import look, make_split
+from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.recipe.recipe import Recipe
 from trainables.training.attempt import DoesNotFit, EpochReport, Report, attempt
 from trainables.training.checkpoint import LAST
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = Recipe.model_validate_json(args.recipe.read_bytes())
         index = read(read_card(args.data))
         cache = Cache.open(index, args.out / "cache")
-        split = make_split(index, seed=recipe.seed, known=look(index, cache))
+        split = make_split(index, seed=recipe.seed, known=decode_facts(index, cache))
         trial = Trial(recipe, cache, split, args.out, args.device)
         fit(trial, _print_epoch, resume_from=args.resume, num_ranks=args.ranks)
     except (ValueError, OSError, OutOfMemory) as error:  # pydantic's ValidationError is a ValueError

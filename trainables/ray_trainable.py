@@ -33,7 +33,7 @@ METRIC = "val/miou"
 Trainable = Callable[[dict[str, Any]], Any]
 
 
-def guarded(trainable: Trainable) -> Trainable:
+def report_failures(trainable: Trainable) -> Trainable:
     """`trainable`, in a prepared process, without retries of what would only happen again.
 
     The same recipe at the same batch runs out of memory again, and a ValueError says that the recipe does not suit

@@ -1,7 +1,7 @@
 """The bundle: what ships. A folder of safetensors and one JSON file; nothing in it can run code.
 
-Enters: a folder that `export` wrote. Leaves: a `Bundle`, every file of which has the size and the SHA-256 that its
-manifest names. This module imports neither torch nor timm, so that a broken bundle is told in a fraction of a second.
+`read_bundle` checks the size and the SHA-256 of every file that the manifest names. This module imports neither torch
+nor timm, so that a broken bundle is reported in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from analysis.ensembling.fitted_rule import FittedRule, VoteKind
 from analysis.ensembling.result import Score
 from analysis.postprocess.options import Postprocess
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 from trainables.recipe.recipe import Recipe
 
 FORMAT: Literal["segsearch-bundle/1"] = "segsearch-bundle/1"
@@ -31,7 +31,7 @@ class BundleError(ValueError):
     """A bundle that must not be used, with the file, the value and the remedy."""
 
 
-class Scores(Part):
+class Scores(Config):
     """The shipped rule's scores: fitted and read on val, cross-fitted on val, read on the sealed hold-out."""
 
     val_fitted: Score
@@ -39,7 +39,7 @@ class Scores(Part):
     holdout: Score
 
 
-class Member(Part):
+class Member(Config):
     """One network of the ensemble. `weights` is a file beside the manifest."""
 
     trial: str
@@ -54,7 +54,7 @@ class Member(Part):
     temperature: Annotated[float, Field(gt=0.0)] = 1.0  # divides the logits of every view before the softmax
 
 
-class Manifest(Part):
+class Manifest(Config):
     """bundle.json. Member m gives class k the weight `weights[m][k]`."""
 
     format: Literal["segsearch-bundle/1"]

@@ -1,9 +1,9 @@
-"""A bundle at work: images in, labels or probabilities out, on one device, without Ray.
+"""Predicts with a bundle: images in, labels or probabilities out, on one device, without Ray.
 
-Enters: a verified `Bundle` and RGB images, uint8 (H,W,3). Leaves: labels uint8 (H,W) or probabilities float32 (K,H,W).
-Every step is the logit store's own: the same view sizes, the same rounding of logits to float16, the same functions for
-probabilities, votes and post-processing. So the bundle reproduces the verdict on the hold-out (to the last digits where
-a run kept its logits in 8 bits: nothing is rounded to those here).
+Images are RGB uint8 (H,W,3), labels uint8 (H,W), probabilities float32 (K,H,W). Every step is the logit store's own:
+the same view sizes, the same rounding of logits to float16, the same functions for probabilities, votes and
+post-processing. So the bundle reproduces the verdict on the hold-out (to the last digits where a run kept its logits in
+8 bits: nothing is rounded to those here).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a prediction becomes on disk: palette PNGs, one COCO file, or probabilities.
+"""Writes predictions to disk: palette PNGs, one COCO file, or probabilities.
 
-Enters: a predictor and images uint8 (H,W,3) by name, the image's path under its folder. Leaves: files under OUT that
-mirror the names; each is written beside its name and renamed.
+Names mirror the images' paths under their folder; each file is written whole or not at all.
 """
 
 from __future__ import annotations

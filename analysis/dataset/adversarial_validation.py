@@ -1,11 +1,11 @@
-"""Does one set of images look like another? A classifier is asked to tell them apart.
+"""Tells how alike two sets of images are: a classifier is asked to tell them apart.
 
-Enters: features (N,F) of two sets, and what must stay together (near-duplicates). Leaves: the AUC of out-of-fold
-answers with a 95% interval from refitted resamples, each named feature's own AUC, each family's, and a score an image.
-An interval that holds 0.5 says that the classifier found no difference; 1.0, that the sets share nothing.
+From features (N,F) of both sets, and what must stay together (near-duplicates), it returns the AUC of out-of-fold
+predictions with a 95% interval from refitted resamples, the AUC of each named feature and of each family, and a score
+per image. An interval that holds 0.5 says that the classifier found no difference; 1.0, that the sets share nothing.
 
 The classifier is a logistic regression on standardised features, the network's reduced to their first components. It
-never answers for an image that it, or a near-duplicate of it, was fitted on.
+never predicts an image that it, or a near-duplicate of it, was fitted on.
 """
 
 from __future__ import annotations

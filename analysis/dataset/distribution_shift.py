@@ -1,7 +1,6 @@
-"""Which part or fold looks like the test images? Adversarial validation of each against them.
+"""Compares val, train and the folds with the test images, by adversarial validation.
 
-Enters: image ids of the sets and a reader of images. Leaves: the comparison of val with the test images, and the AUC
-of every other candidate. Only pixels are read: the labels of a sealed hold-out stay sealed.
+Only pixels are read: the labels of a sealed hold-out stay sealed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ FAMILIES = ("colour", "light", "texture", "shape")
 
 
 @dataclass(frozen=True)
-class Likeness:
+class DistributionShift:
     """`target` is compared with each candidate; `main` is the whole comparison with the first."""
 
     target: str  # 'unlabelled' or 'holdout'
@@ -56,7 +55,7 @@ class Likeness:
         }
 
 
-def judge(
+def compare_sets(
     candidates: Mapping[str, Sequence[str]],  # name -> image ids; the first is compared in full
     target: str,
     target_ids: Sequence[str],
@@ -65,7 +64,7 @@ def judge(
     *,
     seed: int,
     backbone: str,
-) -> Likeness:
+) -> DistributionShift:
     """Raises ValueError where val or the test set has fewer than 8 images, or the backbone is unknown."""
     rng = np.random.default_rng(seed)
     sets = {name: subsample(ids, rng) for name, ids in candidates.items()}
@@ -86,10 +85,10 @@ def judge(
         results[name] = _compare(named, network, rows, target_rows, together, seed, whole=name == first)
     aucs = {name: result.auc for name, result in results.items()}
     main = results[first]
-    return Likeness(target, network.source, tuple(sets[first]), tuple(tested), first, main, aucs, skipped)
+    return DistributionShift(target, network.source, tuple(sets[first]), tuple(tested), first, main, aucs, skipped)
 
 
-def sentence(likeness: Likeness) -> str:
+def sentence(likeness: DistributionShift) -> str:
     """The verdict in words."""
     auc, name = likeness.main.auc, likeness.main_name
     tests = "the unlabelled images" if likeness.target == "unlabelled" else "the hold-out's images"

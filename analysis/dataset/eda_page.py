@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.dataset.statistics import Survey
+    from analysis.dataset.statistics import DatasetStatistics
     from trainables.data.index import SegIndex
 
 
@@ -15,7 +15,7 @@ SHOWN_CLUSTERS, PER_CLUSTER = 6, 6
 
 
 def write_page(
-    out: Path, index: SegIndex, seen: Survey, facts: dict[str, Any], part_of: dict[str, str], seed: int
+    out: Path, index: SegIndex, seen: DatasetStatistics, facts: dict[str, Any], part_of: dict[str, str], seed: int
 ) -> None:
     from analysis.report import html
     from analysis.report.gallery import css
@@ -34,7 +34,7 @@ def write_page(
     html.write_page(out, "eda.html.j2", values, _figures(index, seen, facts))
 
 
-def _maps(index: SegIndex, seen: Survey) -> list[dict[str, Any]]:
+def _maps(index: SegIndex, seen: DatasetStatistics) -> list[dict[str, Any]]:
     from analysis.report.html import stencil
 
     maps = []
@@ -60,7 +60,9 @@ def _clusters(index: SegIndex, clusters: list[dict[str, Any]]) -> list[dict[str,
     return shown
 
 
-def _gallery(index: SegIndex, seen: Survey, part_of: dict[str, str], colours: Any, seed: int) -> list[dict[str, Any]]:
+def _gallery(
+    index: SegIndex, seen: DatasetStatistics, part_of: dict[str, str], colours: Any, seed: int
+) -> list[dict[str, Any]]:
     """A few images a class, the labels over them; the hold-out stays sealed."""
     import cv2
     import numpy as np
@@ -92,7 +94,7 @@ def _gallery(index: SegIndex, seen: Survey, part_of: dict[str, str], colours: An
     return groups
 
 
-def _figures(index: SegIndex, seen: Survey, facts: dict[str, Any]) -> dict[str, str]:
+def _figures(index: SegIndex, seen: DatasetStatistics, facts: dict[str, Any]) -> dict[str, str]:
     import numpy as np
 
     from analysis.report import data_charts as charts

@@ -1,7 +1,7 @@
-"""Cheap frozen features of images: what a page can name (colour, light, texture, shape), and a network's pooled ones.
+"""Cheap frozen features of images: named ones (colour, light, texture, shape), and a network's pooled ones.
 
-Enters: decoded images uint8 (H,W,3). Leaves: named features (N,F) float32 and network features (N,C) float32. Labels
-are never read here, so the images of a sealed hold-out may be looked at.
+Named features are (N,F) float32, a network's (N,C) float32. Labels are never read here, so the images of a sealed
+hold-out may be measured.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.dataset.distribution_shift import Likeness
+    from analysis.dataset.distribution_shift import DistributionShift
     from trainables.data.cache import Cache
     from trainables.data.index import SegIndex, Split
 
@@ -27,7 +27,7 @@ def write_report(
     twins: list[Any],
     runs: list[Any],
     pixels: Mapping[str, Any],
-    likeness: Likeness | str,
+    likeness: DistributionShift | str,
 ) -> None:
     """split.html and split.report.json."""
     from analysis.dataset import split_quality
@@ -76,7 +76,7 @@ def write_report(
     html.write_page(out.with_suffix(".html"), "split.html.j2", values, figures)
 
 
-def _likeness_part(values: dict[str, Any], likeness: Likeness, cache: Cache) -> dict[str, str]:
+def _likeness_part(values: dict[str, Any], likeness: DistributionShift, cache: Cache) -> dict[str, str]:
     """The values of the page's last section, and its figure."""
     import numpy as np
 

@@ -1,7 +1,6 @@
-"""What a split is like: sizes, scenes, classes, bursts, and how near its parts lie to each other.
+"""What a split is like: sizes, scenes, classes, bursts, and how similar its parts are.
 
-Enters: an index, a split, pixels of each class in each image, perceptual hashes. Leaves: plain values for the page and
-its JSON, and what they come to in sentences.
+The results are plain values for the page and its JSON, and findings as sentences.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Burst:
 
 
 @dataclass(frozen=True)
-class Twin:
+class NearDuplicate:
     """An image and its nearest in train."""
 
     part: str
@@ -64,7 +63,7 @@ def parts_of(split: Split) -> dict[str, tuple[str, ...]]:
     return dict(zip(PARTS, (split.train_ids, split.val_ids, split.holdout_ids), strict=True))
 
 
-def part_facts(index: SegIndex, split: Split, hashes: Hashes) -> tuple[list[PartFacts], list[Twin]]:
+def part_facts(index: SegIndex, split: Split, hashes: Hashes) -> tuple[list[PartFacts], list[NearDuplicate]]:
     """A row a part, and for every image of val and hold-out its nearest in train, nearest first."""
     row_of = {image_id: n for n, image_id in enumerate(hashes.image_ids)}
     records, scenes = index.by_id(), cluster(hashes)
@@ -74,11 +73,13 @@ def part_facts(index: SegIndex, split: Split, hashes: Hashes) -> tuple[list[Part
     facts, twins = [], []
     for part, ids in parts_of(split).items():
         groups = {records[i].group for i in ids}
-        found: list[Twin] = []
+        found: list[NearDuplicate] = []
         if part != "train":
             own = hashes.take(rows[part])
             for n, (m, bits) in enumerate(zip(*nearest(own, train), strict=True)):
-                found.append(Twin(part, ids[n], train.image_ids[m], int(bits), are_near(own, n, train, int(m))))
+                found.append(
+                    NearDuplicate(part, ids[n], train.image_ids[m], int(bits), are_near(own, n, train, int(m)))
+                )
         facts.append(PartFacts(
             part, len(ids), len(groups), len(groups & in_train) if part != "train" else 0, len(set(scenes[rows[part]])),
             sum(twin.near for twin in found), float(np.median([t.bits for t in found])) if found else None,
@@ -126,7 +127,9 @@ def bursts(parts: Mapping[str, Sequence[str]]) -> list[Burst]:
     return sorted(found, key=lambda burst: (PARTS.index(burst.part), -burst.num_images))
 
 
-def findings(facts: Sequence[PartFacts], runs: Sequence[Burst], twins: Sequence[Twin], grouped: bool) -> list[str]:
+def findings(
+    facts: Sequence[PartFacts], runs: Sequence[Burst], twins: Sequence[NearDuplicate], grouped: bool
+) -> list[str]:
     """What makes scores on a part doubtful, in words."""
     said = []
     for one in facts:
@@ -155,7 +158,7 @@ def as_json(rows: Sequence[Any]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _nearest_twin(run: Burst, twins: Sequence[Twin]) -> str:
+def _nearest_twin(run: Burst, twins: Sequence[NearDuplicate]) -> str:
     found = next((t for t in twins if t.part == run.part and _numbered(t.image_id)[0] == run.name), None)
     return f" (most alike: {found.image_id} and {found.train_id})" if found else ""
 

@@ -1,7 +1,7 @@
 """One pass over a data set: every image decoded once, every annotation painted once, sums kept.
 
-Enters: a `SegIndex`. Leaves: a `Survey` of plain arrays: a row an image, a row an annotation, heat maps a class, pairs
-of classes that overlap. Processes share the work; each returns sums, so memory does not grow with the pixels.
+Processes share the work; each returns sums (one row per image, one per annotation, heat maps per class, pairs of
+classes that overlap), so memory does not grow with the number of pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Float = NDArray[np.float64]
 
 
 @dataclass
-class Survey:
+class DatasetStatistics:
     """Rows follow the index's order; `annotation_*` follow the images' order. K classes."""
 
     class_pixels: NDArray[np.int64]  # (N,K)
@@ -66,7 +66,7 @@ class _Chunk:
     duplicates: list[tuple[str, int, int]] = field(default_factory=list)
 
 
-def survey(index: SegIndex, *, num_workers: int | None = None) -> Survey:
+def collect_statistics(index: SegIndex, *, num_workers: int | None = None) -> DatasetStatistics:
     """Look at every image. Raises ValueError naming an image that cannot be decoded or painted."""
     workers = num_workers or os.cpu_count() or 1
     starts = range(0, len(index.images), CHUNK)
@@ -79,12 +79,12 @@ def survey(index: SegIndex, *, num_workers: int | None = None) -> Survey:
     return _join(index, chunks)
 
 
-def _join(index: SegIndex, chunks: Sequence[_Chunk]) -> Survey:
+def _join(index: SegIndex, chunks: Sequence[_Chunk]) -> DatasetStatistics:
     shown = np.sum([c.shown for c in chunks], axis=0)  # (K,)
     heat = np.sum([c.heat for c in chunks], axis=0) / np.maximum(shown, 1)[:, None, None]
     rows = [row for c in chunks for row in c.annotations]
     table = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
-    return Survey(
+    return DatasetStatistics(
         class_pixels=np.stack([p for c in chunks for p in c.pixels]),
         ignored_pixels=np.array([n for c in chunks for n in c.ignored], np.int64),
         features=np.stack([f for c in chunks for f in c.features]),

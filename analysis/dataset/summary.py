@@ -1,7 +1,4 @@
-"""From a survey to what a person asks about a data set, as plain values for the page and its JSON.
-
-Enters: a `SegIndex`, its `Survey`, and which part each image is in. Leaves: dictionaries and lists.
-"""
+"""Summarises data set statistics as plain values for the page and its JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.dataset.image_features import FEATURES
-from analysis.dataset.statistics import Survey
+from analysis.dataset.statistics import DatasetStatistics
 from trainables.data.index import SegIndex
 from trainables.data.splits.near_duplicates import cluster
 
@@ -23,7 +20,7 @@ COLOURS = ("brightness", "contrast", "saturation", "colourfulness", "warmth", "s
 MAX_GROUPS = 40
 
 
-def class_rows(index: SegIndex, survey: Survey) -> list[dict[str, Any]]:
+def class_rows(index: SegIndex, survey: DatasetStatistics) -> list[dict[str, Any]]:
     """Images, annotations, pixels and object sizes of every class."""
     total = max(1, int(survey.class_pixels.sum()))
     rows = []
@@ -44,7 +41,7 @@ def class_rows(index: SegIndex, survey: Survey) -> list[dict[str, Any]]:
     return rows
 
 
-def together(survey: Survey) -> NDArray[np.float64]:
+def together(survey: DatasetStatistics) -> NDArray[np.float64]:
     """(K,K): of the images that show the row's class, the share that shows the column's."""
     shows = (survey.class_pixels > 0).astype(np.float64)  # (N,K)
     both = shows.T @ shows
@@ -53,12 +50,12 @@ def together(survey: Survey) -> NDArray[np.float64]:
     return share
 
 
-def overlap_rows(index: SegIndex, survey: Survey) -> list[dict[str, Any]]:
+def overlap_rows(index: SegIndex, survey: DatasetStatistics) -> list[dict[str, Any]]:
     names = [*index.classes, "ignored"]
     return [{"classes": [names[a], names[b]], "pairs": count} for (a, b), count in survey.overlaps.most_common(20)]
 
 
-def copies(index: SegIndex, survey: Survey, part_of: Mapping[str, str]) -> dict[str, Any]:
+def copies(index: SegIndex, survey: DatasetStatistics, part_of: Mapping[str, str]) -> dict[str, Any]:
     """Files of equal bytes, and clusters of near-duplicates, the largest first."""
     ids = [image.image_id for image in index.images]
     by_digest: dict[str, list[str]] = defaultdict(list)
@@ -77,7 +74,7 @@ def copies(index: SegIndex, survey: Survey, part_of: Mapping[str, str]) -> dict[
     }
 
 
-def shares_by(index: SegIndex, survey: Survey, key_of: Mapping[str, str]) -> dict[str, list[float]]:
+def shares_by(index: SegIndex, survey: DatasetStatistics, key_of: Mapping[str, str]) -> dict[str, list[float]]:
     """Key (part or group) -> each class's share of its labelled pixels (K,), keys with most images first."""
     sums: dict[str, NDArray[np.int64]] = {}
     images: Counter[str] = Counter()
@@ -90,7 +87,7 @@ def shares_by(index: SegIndex, survey: Survey, key_of: Mapping[str, str]) -> dic
     return {key: (sums[key] / max(1, int(sums[key].sum()))).tolist() for key, _ in images.most_common(MAX_GROUPS)}
 
 
-def colour_rows(index: SegIndex, survey: Survey, part_of: Mapping[str, str]) -> list[dict[str, Any]]:
+def colour_rows(index: SegIndex, survey: DatasetStatistics, part_of: Mapping[str, str]) -> list[dict[str, Any]]:
     """Mean and standard deviation over images of what tells the light and the camera, by part."""
     parts = list(dict.fromkeys(part_of.values()))
     member = np.array([parts.index(part_of[image.image_id]) for image in index.images])
@@ -113,7 +110,7 @@ def shape_rows(index: SegIndex) -> list[dict[str, Any]]:
     ]
 
 
-def summary(index: SegIndex, survey: Survey, found: Mapping[str, Any]) -> list[str]:
+def summary(index: SegIndex, survey: DatasetStatistics, found: Mapping[str, Any]) -> list[str]:
     """What a person should know before anything is trained, in words."""
     said = []
     labelled = [n for n, image in enumerate(index.images) if image.role != "unlabelled"]

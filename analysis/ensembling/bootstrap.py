@@ -38,7 +38,7 @@ class Resampled:
     ious: Scores  # (R,K)
 
 
-def draw(group_of_image: Sequence[str], grouped: bool, num_resamples: int, seed: int, split: str) -> Draws:
+def bootstrap_draws(group_of_image: Sequence[str], grouped: bool, num_resamples: int, seed: int, split: str) -> Draws:
     """Resamples of groups where the card names groups and the split has at least 10, of images elsewhere."""
     names, unit_of = np.unique(np.array(group_of_image), return_inverse=True)
     caveat = None

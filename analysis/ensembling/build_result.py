@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from analysis.ensembling.bootstrap import Resampled, gain, summary
-from analysis.ensembling.costs import Costs
+from analysis.ensembling.costs import InferenceCosts
 from analysis.ensembling.crossfit import Folds
 from analysis.ensembling.crossfit_rules import Choice
 from analysis.ensembling.result import (
@@ -26,7 +26,7 @@ from analysis.ensembling.result import (
     Verdict,
 )
 from analysis.ensembling.verdict import signed
-from analysis.ensembling.view_selection import Visited
+from analysis.ensembling.view_selection import ScoredEnsemble
 from analysis.voting.view_config import Views
 from trainables.data.index import Split
 from trainables.files import write_atomically
@@ -41,7 +41,7 @@ def member_results(
     val: Sequence[LogitStore],
     views: Views,
     val_miou: Sequence[float],
-    costs: Costs,
+    costs: InferenceCosts,
     ingredients: Mapping[str, Sequence[str]],
 ) -> tuple[MemberResult, ...]:
     """The candidates, best first: `views` are its own best ones, `val_miou` that of its plain view."""
@@ -61,7 +61,7 @@ def member_results(
 
 
 def rule_results(
-    choices: Mapping[str, Choice], scored: Scored, costs: Costs, post: PostprocessResult
+    choices: Mapping[str, Choice], scored: Scored, costs: InferenceCosts, post: PostprocessResult
 ) -> tuple[RuleResult, ...]:
     """The rules from plain to rich. Where post-processing was kept, the last one is the taken rule with it."""
     rules = [_rule_result(name, choice, scored, costs) for name, choice in choices.items()]
@@ -70,15 +70,15 @@ def rule_results(
     return tuple(rules)
 
 
-def _rule_result(name: str, choice: Choice, scored: Scored, costs: Costs) -> RuleResult:
+def _rule_result(name: str, choice: Choice, scored: Scored, costs: InferenceCosts) -> RuleResult:
     crossfit, holdout = scored["val_crossfit"], scored["holdout"]
     return RuleResult(
         name=name,
         vote=choice.vote.kind,
         weights=tuple(map(tuple, choice.vote.weights.astype(float).tolist())),  # float32 values, exactly
-        views=choice.look.views,
+        views=choice.view_config.views,
         cost=costs.total(choice.used_views),
-        temperatures=choice.look.temperatures,
+        temperatures=choice.view_config.temperatures,
         val_fitted=summary(scored["val_fitted"][name]),
         val_crossfit=summary(crossfit[name]),
         holdout=summary(holdout[name]),
@@ -89,7 +89,7 @@ def _rule_result(name: str, choice: Choice, scored: Scored, costs: Costs) -> Rul
     )
 
 
-def pareto_points(visited: Sequence[Visited], val: Sequence[LogitStore]) -> tuple[ParetoPoint, ...]:
+def pareto_points(visited: Sequence[ScoredEnsemble], val: Sequence[LogitStore]) -> tuple[ParetoPoint, ...]:
     """The plain views of single members, and every ensemble of the search that none beats in both cost and
     cross-fitted mIoU, from cheap to dear."""
     trials = [store.header.trial for store in val]

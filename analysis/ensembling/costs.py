@@ -11,7 +11,7 @@ from trainables.logits.store import LogitStore
 
 
 @dataclass(frozen=True)
-class Costs:
+class InferenceCosts:
     """What each member's views cost an image. Where one was not measured, every view costs one view."""
 
     unit: Literal["ms", "views"]
@@ -20,6 +20,12 @@ class Costs:
 
     def in_order(self, names: Sequence[Sequence[str]]) -> list[list[float]]:
         return [[costs[view] for view in views] for costs, views in zip(self.of, names, strict=True)]
+
+    def deciding(self, budget_ms: float | None) -> InferenceCosts:
+        """The costs by which views are chosen: one per view without a budget, so that no measured time decides."""
+        if budget_ms is not None:
+            return self
+        return InferenceCosts("views", tuple(dict.fromkeys(costs, 1.0) for costs in self.of), ())
 
     def total(self, views: Sequence[Sequence[str]]) -> float:
         """Of an ensemble that looks through these views (M,) of its members."""
@@ -32,7 +38,7 @@ class Costs:
         return f"milliseconds an image were measured on different devices: {', '.join(self.devices)}"
 
 
-def costs_of(stores: Sequence[LogitStore], names: Sequence[Sequence[str]], budget_ms: float | None) -> Costs:
+def costs_of(stores: Sequence[LogitStore], names: Sequence[Sequence[str]], budget_ms: float | None) -> InferenceCosts:
     """The costs of each member's views `names`. Raises ValueError where a budget is set and one was not measured."""
     read = [read_ms(store.folder) for store in stores]
     missing = [
@@ -47,6 +53,6 @@ def costs_of(stores: Sequence[LogitStore], names: Sequence[Sequence[str]], budge
             f"{missing[0]} ({len(missing)} in all); run the logits stage again, which measures them, or set no budget"
         )
     if missing:
-        return Costs("views", tuple(dict.fromkeys(views, 1.0) for views in names), ())
+        return InferenceCosts("views", tuple(dict.fromkeys(views, 1.0) for views in names), ())
     known = tuple({view: ms[view] for view in views} for views, (_, ms) in zip(names, read, strict=True))
-    return Costs("ms", known, tuple(sorted({device for device, _ in read})))
+    return InferenceCosts("ms", known, tuple(sorted({device for device, _ in read})))

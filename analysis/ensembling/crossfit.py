@@ -1,9 +1,8 @@
-"""Scores of rules on images that they were not fitted on.
+"""Scores rules on images that they were not fitted on.
 
-Enters: the images of val with their groups; for every rule and candidate (a share of shrinkage) the counts (N,K,K)
-int64 that its votes, fitted without an image's fold, made of that image. Leaves: folds, and for every rule the
-counts (N,K,K) of the nested choice: an image's candidate is chosen on the other folds alone, so its own labels have
-no say in it.
+Counts (N,K,K) int64 of an image come from votes fitted without the image's fold. Where a rule has several candidates
+(shares of shrinkage), the choice is nested: an image's candidate is chosen on the other folds alone, so its own labels
+have no say in it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.bootstrap import Draws, draw, resample
-from analysis.ensembling.verdict import climb
+from analysis.ensembling.bootstrap import Draws, bootstrap_draws, resample
+from analysis.ensembling.verdict import select_rule
 from trainables.metrics import miou
 
 Counts = NDArray[np.int64]
@@ -43,7 +42,7 @@ class Images:
     def draws(self, of: NDArray[np.bool_]) -> Draws:
         """Resamples of the images `of` (N,)."""
         groups = [self.groups[i] for i in np.flatnonzero(of).tolist()]
-        return draw(groups, self.grouped, self.num_resamples, self.seed, "val")
+        return bootstrap_draws(groups, self.grouped, self.num_resamples, self.seed, "val")
 
 
 def make_folds(
@@ -106,7 +105,7 @@ def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> N
         if len(best) == 1:
             return best[0]
         draws = images.draws(of)
-        return best[int(climb({str(t): resample(tiers[t][c][of], draws) for t, c in best}))]
+        return best[int(select_rule({str(t): resample(tiers[t][c][of], draws) for t, c in best}))]
 
     chosen = np.empty_like(tiers[0][0])
     by_fold = []

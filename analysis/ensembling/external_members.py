@@ -4,9 +4,8 @@
     members = collect([Path("A"), Path("B")], labels, Path("out"))
     result = judge_members(members, labels, Path("out"), EnsembleOptions(), opened_at="2026-01-31T12:00:00+00:00")
 
-Enters: folders that `foreign` reads, one a member. Leaves: under `out`, ensemble.json, confusions.safetensors and the
-members' logits as shards. The card's val fits and its holdout judges; where members predicted images of one part only,
-half of these (whole groups) are set aside as the hold-out.
+Writes ensemble.json, confusions.safetensors and the members' logits as shards. The card's val fits and its hold-out
+judges; where members predicted images of one part only, half of these (whole groups) are set aside as the hold-out.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.ensembling.external_predictions import Foreign, names_of, read_folder
+from analysis.ensembling.external_predictions import ExternalPrediction, names_of, read_folder
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult
@@ -34,7 +33,7 @@ from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
 Say = Callable[[str], None]
-Part = Literal["val", "holdout"]
+SplitName = Literal["val", "holdout"]
 
 
 class RasterLabels:
@@ -93,7 +92,7 @@ def collect(
         have[name] = _ids_of(folder, index, lookup, allow_missing, say)
     common = _common(have, allow_missing, say)
     split = _split(index, [image_id for image_id in scored if image_id in common], seed, say)
-    part_of: dict[str, Part] = dict.fromkeys(split.val_ids, "val")
+    part_of: dict[str, SplitName] = dict.fromkeys(split.val_ids, "val")
     part_of |= dict.fromkeys(split.holdout_ids, "holdout")
     for name, folder in zip(names, folders, strict=True):
         say(f"reading {folder}")
@@ -192,7 +191,12 @@ def _split(index: SegIndex, ids: Sequence[str], seed: int, say: Say) -> Split:
 
 
 def _import(
-    found: Iterable[Foreign], name: str, labels: RasterLabels, split: Split, part_of: dict[str, Part], out: Path
+    found: Iterable[ExternalPrediction],
+    name: str,
+    labels: RasterLabels,
+    split: Split,
+    part_of: dict[str, SplitName],
+    out: Path,
 ) -> None:
     header = LogitHeader(
         trial=name,
@@ -206,7 +210,7 @@ def _import(
         split_fingerprint=split.fingerprint,
         checkpoint_fingerprint=name,
     )
-    writers: dict[tuple[str, Part], LogitWriter] = {}
+    writers: dict[tuple[str, SplitName], LogitWriter] = {}
     for one in found:
         part = part_of.get(one.image_id)
         if part is None:

@@ -1,13 +1,13 @@
-"""Logits or probabilities that other tools saved, image by image.
+"""Reads logits or probabilities that other tools saved, image by image.
 
-Enters: a folder of .npz (as nnU-Net writes them), .npy or .safetensors files, or shards of this project. Leaves:
-`Foreign` arrays (K,h,w) float32 of logits, in the order of the wanted classes, under the data card's image ids.
+Accepted are .npz (as nnU-Net writes them), .npy or .safetensors files, or shards of this project; what comes out are
+logits (K,h,w) float32 in the order of the wanted classes, under the data card's image ids.
 
-An image is matched by its id, its path without ending (`/` may be `_`), or its file name where no other image has it;
+An image is matched by its id, its path without suffix (`/` may be `_`), or its file name where no other image has it;
 nnU-Net's channel number (`_0000`) may be left out. Class names come from `classes.json` (a list) or nnU-Net's
 `dataset.json` in the folder; without either, the order of the data card is taken. Arrays are (K,h,w), (1,K,h,w),
-(K,1,h,w), or (N,K,h,w) with N ids, one a line, in a .txt file of the same name (in a .npz: under `image_ids`). What is
-not negative and sums to 1 over the classes is probabilities.
+(K,1,h,w), or (N,K,h,w) with N ids, one per line, in a .txt file of the same name (in a .npz: under `image_ids`). Values
+that are not negative and sum to 1 over the classes are taken as probabilities.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NPZ_KEYS = ("probabilities", "softmax", "logits", "arr_0")
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalPrediction:
     """One image's logits in one view."""
 
     view: str
@@ -75,7 +75,7 @@ def read_folder(
     *,
     allow_missing: bool = False,
     say: Callable[[str], None] = lambda _line: None,
-) -> Iterator[Foreign]:
+) -> Iterator[ExternalPrediction]:
     """Every image of the folder that the data card names, in the order of its files.
 
     Raises ValueError for classes of other names, arrays of a wrong shape or with NaN, and broken files; with
@@ -92,7 +92,7 @@ def read_folder(
         for name, array in _arrays(path, folder):
             image_id = names.get(name) or names.get(PurePosixPath(name).name)
             if image_id is not None:
-                yield Foreign(PLAIN, image_id, _as_logits(array, order, f"image '{image_id}' of {folder}"))
+                yield ExternalPrediction(PLAIN, image_id, _as_logits(array, order, f"image '{image_id}' of {folder}"))
 
 
 def _is_shard(path: Path) -> bool:
@@ -106,7 +106,7 @@ def _from_stores(
     names: Mapping[str, str],
     allow_missing: bool,
     say: Callable[[str], None],
-) -> Iterator[Foreign]:
+) -> Iterator[ExternalPrediction]:
     for folder in folders:
         store = LogitStore(folder, allow_missing=allow_missing)
         for path, lost in store.lost.items():
@@ -121,7 +121,9 @@ def _from_stores(
             for image_id in store.ids_of(view):
                 if image_id in names:
                     array = store.logits(view, image_id).astype(np.float32)
-                    yield Foreign(view, names[image_id], _as_logits(array, order, f"image '{image_id}' of {folder}"))
+                    yield ExternalPrediction(
+                        view, names[image_id], _as_logits(array, order, f"image '{image_id}' of {folder}")
+                    )
 
 
 def _class_names(folder: Path) -> list[str] | None:

@@ -1,19 +1,9 @@
-"""From the candidates' logits to a verdict that holds: fits every rule on val, cross-fits it, opens the hold-out
-once.
+"""From the candidates' logits to the verdict: fits every rule on val, cross-fits it, opens the hold-out once.
 
-Enters: one `LogitStore` a candidate for val and for the hold-out, a source of labels, the index and the split.
-Leaves: `ensemble.json` (format segsearch-ensemble/1: every rule's weights, scores with intervals and gains, and the
-verdict) and `confusions.safetensors` (counts (N,K,K) int64 a rule and scoring). At no time does this process hold more
-than the fitting sample (`sample_bytes`), the counts of its V votes (4 N V K K bytes, and about as much for the rules'
-own), the resamples (2 bytes a resample and image), and the probabilities of one image. `spread` says where images are
-read.
-
-    ensemble = fit_ensemble(val_stores, holdout_stores, cache, index, split, EnsembleOptions(), background=True,
-                            out_dir=run_dir, opened_at="2025-01-31T12:00:00+00:00")
-
-As a command it judges predictions that any tool saved (`alone`, `foreign`):
-
-    python analysis/ensemble.py --logits A B C --labels data.yaml --out OUT
+Writes `ensemble.json` (see `result`) and `confusions.safetensors` (counts (N,K,K) int64 per rule and scoring). This
+process never holds more than the fitting sample (`sample_bytes`), the counts of its V votes (4 N V K K bytes, and about
+as much for the rules' own), the resamples (2 bytes per resample and image), and the probabilities of one image.
+`executor` says where images are read.
 """
 
 from __future__ import annotations
@@ -24,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from analysis.ensembling.bootstrap import draw, gain, resample
+from analysis.ensembling.bootstrap import bootstrap_draws, gain, resample
 from analysis.ensembling.build_result import (
     caveats,
     confusion_of,
@@ -39,11 +29,11 @@ from analysis.ensembling.crossfit_rules import Counts
 from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
 from analysis.ensembling.options import EnsembleOptions as EnsembleOptions
 from analysis.ensembling.result import FORMAT, EnsembleResult
-from analysis.ensembling.select_on_val import Decided, decide_on_val
-from analysis.ensembling.verdict import judge, never_predicted
-from analysis.voting.executor import HERE, Spread, device_caveat
+from analysis.ensembling.select_on_val import ValSelection, decide_on_val
+from analysis.ensembling.verdict import make_verdict, never_predicted
+from analysis.voting.executor import LOCAL, Executor, device_caveat
 from analysis.voting.score_images import LabelSource, Report, score_images
-from analysis.voting.view_config import Ballot
+from analysis.voting.view_config import VoteBatch
 from trainables.data.index import SegIndex, Split
 from trainables.logits.store import LogitStore, check_together
 
@@ -63,7 +53,7 @@ def fit_ensemble(
     notes: Sequence[str] = (),  # further caveats
     ingredients: Mapping[str, Sequence[str]] = MappingProxyType({}),  # of the members that are soups
     report: Report = lambda _line: None,
-    spread: Spread = HERE,
+    executor: Executor = LOCAL,
 ) -> EnsembleResult:
     """Fits, cross-fits and judges all rules; writes ensemble.json and confusions.safetensors into `out_dir`.
 
@@ -74,22 +64,24 @@ def fit_ensemble(
     records = index.by_id()
     group_of = {image_id: records[image_id].group for image_id in (*split.val_ids, *split.holdout_ids)}
     views = [_allowed(store, options) for store in val]
-    decided = decide_on_val(val, views, labels, split, group_of, index.grouped, options, report, spread)
+    decided = decide_on_val(val, views, labels, split, group_of, index.grouped, options, report, executor)
     val, holdout = [val[m] for m in decided.order], [holdout[m] for m in decided.order]
     taken, shipped = decided.taken, decided.shipped
     report(f"taken on val: {taken}; opening the hold-out ({len(split.holdout_ids)} images)")
 
     ledger = open_holdout(out_dir, opened_at, opened_by)
-    opened = draw([group_of[i] for i in split.holdout_ids], index.grouped, options.resamples, options.seed, "hold-out")
-    unseen = _count_holdout(decided, holdout, split.holdout_ids, labels, report, spread)
+    opened = bootstrap_draws(
+        [group_of[i] for i in split.holdout_ids], index.grouped, options.resamples, options.seed, "hold-out"
+    )
+    unseen = _count_holdout(decided, holdout, split.holdout_ids, labels, report, executor)
     scores = {name: resample(counts, opened) for name, counts in unseen.items()}
     step = gain(scores[shipped], scores["best_single"])
     members = len(decided.choice.vote.used)
-    verdict = judge(taken, members, step, len(split.holdout_ids), postprocessed=shipped == POSTPROCESSED)
+    verdict = make_verdict(taken, members, step, len(split.holdout_ids), postprocessed=shipped == POSTPROCESSED)
     report(verdict.sentence)
 
     outcome, choices, costs = decided.outcome, decided.outcome.choices, decided.costs
-    said = [*notes, costs.caveat, device_caveat(spread), decided.folds.caveat, decided.draws.caveat, opened.caveat]
+    said = [*notes, costs.caveat, device_caveat(executor), decided.folds.caveat, decided.draws.caveat, opened.caveat]
     said.append(never_predicted(choices[verdict.rule].vote.weights, index.classes))
     fitted = {name: resample(counts, decided.draws) for name, counts in outcome.fitted.items()}
     scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}
@@ -121,21 +113,21 @@ def fit_ensemble(
 
 
 def _count_holdout(
-    decided: Decided,
+    decided: ValSelection,
     holdout: Sequence[LogitStore],
     ids: Sequence[str],
     labels: LabelSource,
     report: Report,
-    spread: Spread,
+    executor: Executor,
 ) -> dict[str, Counts]:
     """Counts (N,K,K) of every rule."""
-    ballots = {name: Ballot(choice.look, (choice.vote,)) for name, choice in decided.outcome.choices.items()}
-    plain = {name: ballot for name, ballot in ballots.items() if name != POSTPROCESSED}
-    counted = score_images(holdout, ids, labels, [list(plain.values())], report, "hold-out", spread=spread)
+    batches = {name: VoteBatch(choice.view_config, (choice.vote,)) for name, choice in decided.outcome.choices.items()}
+    plain = {name: batch for name, batch in batches.items() if name != POSTPROCESSED}
+    counted = score_images(holdout, ids, labels, [list(plain.values())], report, "hold-out", executor=executor)
     unseen = {name: one[:, 0].astype(np.int64) for name, one in zip(plain, counted, strict=True)}
     if decided.post.steps is not None:
-        whole = ballots[POSTPROCESSED], decided.post.steps
-        unseen[POSTPROCESSED] = count(holdout, ids, labels, [whole], spread=spread)
+        whole = batches[POSTPROCESSED], decided.post.steps
+        unseen[POSTPROCESSED] = count(holdout, ids, labels, [whole], executor=executor)
     return unseen
 
 

@@ -1,10 +1,9 @@
-"""Whether specks and holes are to be taken out of the taken rule's label maps: only where it pays.
+"""Decides whether small components and holes are removed from the taken rule's label maps: only where that pays.
 
-Enters: members' logits of val, the taken rule's vote without each fold, its cross-fitted counts (N,K,K). Leaves: the
-sizes to use, or none, and why. Pass one looks at each class, step and size alone (`postprocess.alone`); per class and
-step the size that gains most is chosen on the other folds. Pass two applies the combination to the fold that was held
-out, so that its score is cross-fitted; it is kept only where that mIoU rises, holds, and no class falls beyond noise.
-Then sizes are chosen on all of val. One label map is in memory at a time, made anew in each pass.
+Pass one measures each class, step and size alone (`label_map.alone`); per class and step, the size that gains most is
+chosen on the other folds. Pass two applies the combination to the fold that was held out, so that its score is
+cross-fitted; it is kept only where that mIoU rises, holds, and no class loses IoU significantly. Then sizes are chosen
+on all of val. One label map is in memory at a time, made anew in each pass.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from analysis.ensembling.result import Gain, PostprocessResult
 from analysis.ensembling.verdict import HOLDS_AT
 from analysis.postprocess.label_map import SIZES, STEPS, alone, postprocess
 from analysis.postprocess.options import Postprocess
-from analysis.voting.executor import HERE, Spread
+from analysis.voting.executor import LOCAL, Executor
 from analysis.voting.score_images import LabelSource, Report, label_map, label_of
-from analysis.voting.view_config import Ballot
+from analysis.voting.view_config import VoteBatch
 from trainables.logits.store import LogitStore
 from trainables.metrics import confusion
 
@@ -36,7 +35,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Found:
+class PostprocessFit:
     """What came of it. `steps` is None where nothing is kept; `crossfitted` (N,K,K) and its paired gain over the rule
     without are None where no combination was tried."""
 
@@ -76,65 +75,67 @@ def fit_postprocess(
     stores: Sequence[LogitStore],
     ids: Sequence[str],
     labels: LabelSource,
-    ballots: Sequence[Ballot],  # one vote each: the rule as it was fitted without fold f
+    batches: Sequence[VoteBatch],  # one vote each: the rule as it was fitted without fold f
     folds: Folds,
     counts: Counts,  # (N,K,K) of those votes on the folds that they did not see
     draws: Draws,
     classes: Sequence[str],
     report: Report,
-    spread: Spread = HERE,
-) -> Found:
+    executor: Executor = LOCAL,
+) -> PostprocessFit:
     """Chooses, cross-fits and decides."""
     if mode == "off":
-        return Found(None, "ensemble.postprocess is off")
+        return PostprocessFit(None, "ensemble.postprocess is off")
     report(f"post-processing: looking for specks and holes in {len(ids)} label maps")
-    changes = look(stores, ids, labels, ballots, folds.of_image, len(classes), spread)
+    changes = image_statistics(stores, ids, labels, batches, folds.of_image, len(classes), executor)
     everything = np.ones(len(ids), bool)
     steps = choose_steps(changes, counts, draws, everything)
     if steps.idle:
-        return Found(None, _best_alone(changes, counts, draws, classes))
+        return PostprocessFit(None, _best_alone(changes, counts, draws, classes))
     by_fold = [choose_steps(changes, counts, draws, folds.of_image != fold) for fold in range(folds.num)]
     report("post-processing: scoring the chosen sizes on the folds that had no say in them")
-    plan = list(zip(ballots, by_fold, strict=True))
-    cleaned = count(stores, ids, labels, plan, fold_of=folds.of_image, spread=spread)
+    plan = list(zip(batches, by_fold, strict=True))
+    cleaned = count(stores, ids, labels, plan, fold_of=folds.of_image, executor=executor)
     return decide(steps, counts, cleaned, draws, classes)
 
 
-def look(
+def image_statistics(
     stores: Sequence[LogitStore],
     ids: Sequence[str],
     labels: LabelSource,
-    ballots: Sequence[Ballot],  # one a fold
+    batches: Sequence[VoteBatch],  # one a fold
     fold_of: NDArray[np.int64],
     num_classes: int,
-    spread: Spread = HERE,
+    executor: Executor = LOCAL,
 ) -> Changes:
     """What each option alone does to each image under the ballot of its fold."""
-    job = Looking(tuple(stores), labels, tuple(ballots), _by_id(ids, fold_of), num_classes)
-    return Changes(csc_array(vstack(list(spread(job, ids)))), num_classes)
+    job = ChangeCounts(tuple(stores), labels, tuple(batches), _by_id(ids, fold_of), num_classes)
+    return Changes(csc_array(vstack(list(executor(job, ids)))), num_classes)
 
 
 def count(
     stores: Sequence[LogitStore],
     ids: Sequence[str],
     labels: LabelSource,
-    plan: Sequence[tuple[Ballot, Postprocess]],  # one a fold
+    plan: Sequence[tuple[VoteBatch, Postprocess]],  # one a fold
     *,
     fold_of: NDArray[np.int64] | None = None,  # all in the first where None
-    spread: Spread = HERE,
+    executor: Executor = LOCAL,
 ) -> Counts:
     """Counts (N,K,K) of images, each voted and post-processed by the plan of its fold."""
     folds = np.zeros(len(ids), np.int64) if fold_of is None else fold_of
-    return np.concatenate(list(spread(Cleaning(tuple(stores), labels, tuple(plan), _by_id(ids, folds)), ids)))
+    return np.concatenate(
+        list(executor(PostprocessCounts(tuple(stores), labels, tuple(plan), _by_id(ids, folds)), ids))
+    )
 
 
 @dataclass(frozen=True)
-class Looking:
-    """The job of `look`: a sparse row (1, O * 2K) an image."""
+class ChangeCounts:
+    """The job of `image_statistics`: a sparse row (1, O * 2K) an image."""
 
     stores: tuple[LogitStore, ...]
     labels: LabelSource
-    ballots: tuple[Ballot, ...]
+    batches: tuple[VoteBatch, ...]
     fold_of: Mapping[str, int]
     num_classes: int
     device: None = None
@@ -142,27 +143,27 @@ class Looking:
     def __call__(self, ids: Sequence[str]) -> csr_array:
         rows = []
         for image_id in ids:
-            label = label_map(self.stores, self.ballots[self.fold_of[image_id]], image_id)
+            label = label_map(self.stores, self.batches[self.fold_of[image_id]], image_id)
             moved = alone(label, label_of(self.labels, image_id, self.stores), self.num_classes)
             rows.append(csr_array(moved.reshape(1, -1)))
         return csr_array(vstack(rows))
 
 
 @dataclass(frozen=True)
-class Cleaning:
+class PostprocessCounts:
     """The job of `count`."""
 
     stores: tuple[LogitStore, ...]
     labels: LabelSource
-    plan: tuple[tuple[Ballot, Postprocess], ...]
+    plan: tuple[tuple[VoteBatch, Postprocess], ...]
     fold_of: Mapping[str, int]
     device: None = None
 
     def __call__(self, ids: Sequence[str]) -> Counts:
         out = []
         for image_id in ids:
-            ballot, sizes = self.plan[self.fold_of[image_id]]
-            label = postprocess(label_map(self.stores, ballot, image_id), sizes)
+            batch, sizes = self.plan[self.fold_of[image_id]]
+            label = postprocess(label_map(self.stores, batch, image_id), sizes)
             out.append(confusion(label_of(self.labels, image_id, self.stores), label, len(sizes.max_hole)))
         return np.stack(out)
 
@@ -187,18 +188,18 @@ def choose_steps(changes: Changes, counts: Counts, draws: Draws, of: NDArray[np.
     return Postprocess(**{name: tuple(row) for name, row in zip(STEPS, chosen.tolist(), strict=True)})
 
 
-def decide(steps: Postprocess, counts: Counts, cleaned: Counts, draws: Draws, classes: Sequence[str]) -> Found:
+def decide(steps: Postprocess, counts: Counts, cleaned: Counts, draws: Draws, classes: Sequence[str]) -> PostprocessFit:
     """Keeps `steps` where the mIoU of `cleaned` (N,K,K) lies above that of `counts`, and no class falls."""
     before, after = resample(counts, draws), resample(cleaned, draws)
     step = gain(after, before)
     held = f"{_words(step)} mIoU cross-fitted on {len(counts)} images, above 0 in {step.p_positive:.0%} of resamples"
     if not _holds(step):
-        return Found(None, f"its gain does not hold: {held}; {HOLDS_AT:.0%} are needed", cleaned, step)
+        return PostprocessFit(None, f"its gain does not hold: {held}; {HOLDS_AT:.0%} are needed", cleaned, step)
     fallen = _fallen(after, before)
     if fallen:
         words = ", ".join(f"{classes[k]} {_words(change)}" for k, change in fallen.items())
-        return Found(None, f"it gains {held}, but a class falls beyond noise: IoU of {words}", cleaned, step)
-    return Found(steps, f"it gains {held}, and no class falls beyond noise", cleaned, step)
+        return PostprocessFit(None, f"it gains {held}, but a class falls beyond noise: IoU of {words}", cleaned, step)
+    return PostprocessFit(steps, f"it gains {held}, and no class falls beyond noise", cleaned, step)
 
 
 class _Alone:

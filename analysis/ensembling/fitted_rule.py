@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 
 VoteKind = Literal["soft", "geometric", "hard"]
 Weights = Annotated[tuple[tuple[float, ...], ...], Field(description="(M,K), of every member and class")]
@@ -14,7 +14,7 @@ ViewNames = Annotated[tuple[tuple[str, ...], ...], Field(description="(M,), empt
 Temperatures = Annotated[tuple[float, ...], Field(description="(M,), divide the logits before the softmax")]
 
 
-class FittedRule(Part):
+class FittedRule(Config):
     """M members seen through their views, voting on K classes."""
 
     kind: VoteKind

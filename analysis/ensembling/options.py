@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from analysis.ensembling.fit_postprocess import Mode
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 
 
-class EnsembleOptions(Part):
+class EnsembleOptions(Config):
     """How the ensemble is fitted and judged. Equal options and logits give equal results."""
 
     seed: int = 0

@@ -1,7 +1,7 @@
-"""Many linear ensembles scored on the fitting sample at once, image by image.
+"""Scores many linear ensembles on the fitting sample at once, image by image.
 
-Enters: a `FittingSample`, shares (S,R) of S ensembles over all R views of all members. Leaves: for every image and
-class the hits and the pixels predicted and true: what an IoU and its bootstrap need.
+Shares are (S,R): S ensembles over all R views of all members. Counted are, per image and class, the hits and the pixels
+predicted and true: what an IoU and its bootstrap need.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The sample of pixels that weights are fitted on.
 
-Enters: a `LogitStore` a member, image ids, labels. Leaves: a `FittingSample` with every view's probabilities
-(V,K,P) float32 a member. Two strata: pixels within NEAR_PX of a change of label, where members differ and weights
-decide, are drawn up to INTERIOR_WEIGHT times as densely as the others, which then count that many times: weighted
-counts estimate the full ones without bias (Horvitz and Thompson 1952) and stay whole numbers. Ignored pixels count
-for nothing, as in the score.
+It holds every view's probabilities (V,K,P) float32 per member, in two strata: pixels within NEAR_PX of a change of
+label, where members differ and weights decide, are drawn up to INTERIOR_WEIGHT times as densely as the others, which
+then count that many times: weighted counts estimate the full ones without bias (Horvitz and Thompson 1952) and stay
+whole numbers. Ignored pixels do not count, as in the score.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.temperature import add_tempered
-from analysis.voting.executor import Spread
+from analysis.voting.executor import Executor
 from analysis.voting.probabilities import sampled_probabilities
 from analysis.voting.score_images import LabelSource, Report, label_of
-from analysis.voting.view_config import Look, Views
+from analysis.voting.view_config import ViewConfig, Views
 from analysis.voting.votes import Float, Labels
 from analysis.weight_search.pixels import Pixels
 from analysis.weight_search.strata import Strata
@@ -53,14 +52,14 @@ class FittingSample:
     image: NDArray[np.int32]  # (P,) position of the pixel's image in the ids it was drawn from
     strata: Strata  # how often each pixel counts
 
-    def probabilities(self, look: Look, out: Float | None = None) -> Float:
+    def probabilities(self, view_config: ViewConfig, out: Float | None = None) -> Float:
         """(m,K,P): what is seen of each of the m members that are looked at, written into the first rows of `out`
         where it is given."""
         if out is None:
-            out = np.empty((len(look.members), *self.by_view[0].shape[1:]), np.float32)
-        for row, m in zip(out, look.members, strict=False):
-            mean_of_views(self.by_view[m], self.names[m], look.views[m], row, look.temperatures[m])
-        return out[: len(look.members)]
+            out = np.empty((len(view_config.members), *self.by_view[0].shape[1:]), np.float32)
+        for row, m in zip(out, view_config.members, strict=False):
+            mean_of_views(self.by_view[m], self.names[m], view_config.views[m], row, view_config.temperatures[m])
+        return out[: len(view_config.members)]
 
     @property
     def times(self) -> NDArray[np.int32]:
@@ -82,11 +81,11 @@ class FittingSample:
     def _room(self) -> Float:  # (M,K,P), kept from one view configuration to the next: fresh memory costs time
         return np.empty((len(self.names), *self.by_view[0].shape[1:]), np.float32)
 
-    def see(self, look: Look, kept: NDArray[np.bool_]) -> Pixels:
+    def see(self, view_config: ViewConfig, kept: NDArray[np.bool_]) -> Pixels:
         """What is seen through `look`; the pixels of images that are not `kept` (N,) have no label. The next call
         overwrites its probabilities."""
         truth = np.where(kept[self.image], self.truth, np.uint8(255))
-        return Pixels(self.probabilities(look, self._room), truth, self.strata)
+        return Pixels(self.probabilities(view_config, self._room), truth, self.strata)
 
     def rows(self, member: int, chosen: Sequence[str]) -> Float:
         """(V,K,P): a member's chosen views."""
@@ -94,7 +93,7 @@ class FittingSample:
 
 
 @dataclass(frozen=True)
-class Surveying:
+class DensityJob:
     """A job: how many labelled pixels of each image lie near boundaries, and how many do not: (n,2) int64."""
 
     stores: tuple[LogitStore, ...]
@@ -110,7 +109,7 @@ class Surveying:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingPlan:
     """A job: the drawn pixels of each image, image after image, of each those near boundaries first."""
 
     stores: tuple[LogitStore, ...]
@@ -120,7 +119,7 @@ class Drawing:
     seed: int
     device: None = None
 
-    def __call__(self, ids: Sequence[str]) -> Drawn:
+    def __call__(self, ids: Sequence[str]) -> DrawnPixels:
         where, truths = [], []
         for image_id in ids:
             label = label_of(self.labels, image_id, self.stores)
@@ -133,11 +132,11 @@ class Drawing:
             for store, views, target in zip(self.stores, self.names, by_view, strict=True):
                 for row, view in zip(target, views, strict=True):
                     sampled_probabilities(store, view, image_id, flat, row[:, end - flat.size : end])
-        return Drawn(np.concatenate(truths), by_view)
+        return DrawnPixels(np.concatenate(truths), by_view)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnPixels:
     """A part of the sample."""
 
     truth: Labels  # (p,)
@@ -152,12 +151,12 @@ def draw_sample(
     sample_bytes: int,
     seed: int,
     report: Report,
-    spread: Spread,
+    executor: Executor,
 ) -> FittingSample:
     """Every view of `names` at the same densities of every image's labelled pixels, within `sample_bytes`. The labels
     are read twice: how densely pixels can be drawn depends on how many lie near boundaries."""
     num_classes = len(stores[0].header.classes)
-    found = np.concatenate(list(spread(Surveying(tuple(stores), labels), ids)))  # (N,2)
+    found = np.concatenate(list(executor(DensityJob(tuple(stores), labels), ids)))  # (N,2)
     fit = pixels_that_fit(sample_bytes, num_classes, [len(views) for views in names])
     densities = densities_within(fit, int(found[:, 0].sum()), int(found.sum()))
     drawn = [num_drawn(n, densities, generator(seed, i)) for n, i in zip(found, ids, strict=True)]
@@ -167,10 +166,10 @@ def draw_sample(
         f"them; {num_near:,} lie within {NEAR_PX} px of a boundary, each other one counts {densities.interior_weight} "
         "times"
     )
-    return _gather(Drawing(tuple(stores), labels, names, densities, seed), ids, np.array(drawn), spread)
+    return _gather(SamplingPlan(tuple(stores), labels, names, densities, seed), ids, np.array(drawn), executor)
 
 
-def _gather(drawing: Drawing, ids: Sequence[str], sizes: NDArray[np.int64], spread: Spread) -> FittingSample:
+def _gather(drawing: SamplingPlan, ids: Sequence[str], sizes: NDArray[np.int64], executor: Executor) -> FittingSample:
     """The drawn pixels of all images, put in order as they come; `sizes` (N,2) of each image's pixels near boundaries,
     and others."""
     names, num_classes = drawing.names, len(drawing.stores[0].header.classes)
@@ -179,7 +178,7 @@ def _gather(drawing: Drawing, ids: Sequence[str], sizes: NDArray[np.int64], spre
     truth = np.empty(num_pixels, np.uint8)
     starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)
     images = iter(zip(sizes, starts, strict=True))
-    for part in spread(drawing, ids):
+    for part in executor(drawing, ids):
         at = 0
         while at < part.truth.size:
             for size, start in zip(*next(images), strict=True):

@@ -15,7 +15,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from analysis.ensembling.fitted_rule import FittedRule, Temperatures, ViewNames, VoteKind, Weights
 from analysis.postprocess.options import Postprocess
 from trainables.files import write_text
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 
 FORMAT: Literal["segsearch-ensemble/1"] = "segsearch-ensemble/1"
 FAIR_RIVAL = "best_single_class"  # a gain over the best single model may be no more than a repaired class prior
@@ -23,7 +23,7 @@ CostUnit = Literal["ms", "views"]
 ByClass = Annotated[tuple[float | None, ...], Field(description="(K,), null for a class that no pixel has")]
 
 
-class Score(Part):
+class Score(Config):
     """mIoU and IoU per class with 95% intervals. A class in neither truth nor prediction has none."""
 
     miou: float | None
@@ -34,7 +34,7 @@ class Score(Part):
     iou_high: ByClass
 
 
-class Gain(Part):
+class Gain(Config):
     """A paired difference in mIoU with its 95% interval; no interval where no resample had a score."""
 
     gain: float
@@ -56,7 +56,7 @@ class Gain(Part):
 NO_GAIN = Gain(gain=0.0, low=0.0, high=0.0, p_positive=0.0)
 
 
-class MemberResult(Part):
+class MemberResult(Config):
     """A candidate."""
 
     trial: str
@@ -72,7 +72,7 @@ class MemberResult(Part):
         return _drop_none(handler(self), "ingredients")
 
 
-class RuleResult(Part):
+class RuleResult(Config):
     """A rule as it was fitted on all of val, and its scores: on val as fitted, on val cross-fitted, on the hold-out."""
 
     name: str
@@ -100,7 +100,7 @@ class RuleResult(Part):
         return _drop_none(handler(self), "of", "postprocess")
 
 
-class PostprocessResult(Part):
+class PostprocessResult(Config):
     """Whether post-processing was kept, and why."""
 
     rule: str = Field(description="the rule that it was tried on")
@@ -110,7 +110,7 @@ class PostprocessResult(Part):
     gain: Gain | None = Field(description="cross-fitted, over the rule without; null where no sizes were tried")
 
 
-class ParetoPoint(Part):
+class ParetoPoint(Config):
     """A set of members and views that the search visited: a single plain view, or one on the front."""
 
     ms: float = Field(description="cost per image, in the file's cost_unit")
@@ -121,7 +121,7 @@ class ParetoPoint(Part):
     front: bool = Field(description="nothing cheaper is as good")
 
 
-class Verdict(Part):
+class Verdict(Config):
     """What to ship."""
 
     rule: str
@@ -131,14 +131,14 @@ class Verdict(Part):
     num_images: int = Field(description="of the hold-out")
 
 
-class HoldoutOpening(Part):
+class HoldoutOpening(Config):
     """One reading of the hold-out's labels."""
 
     at: str = Field(description="ISO 8601")
     by: str
 
 
-class Confusion(Part):
+class Confusion(Config):
     """Pixel counts of the shipped rule."""
 
     split: Literal["holdout"]
@@ -146,7 +146,7 @@ class Confusion(Part):
     counts: tuple[tuple[int, ...], ...] = Field(description="(K,K), a row per true class")
 
 
-class ImageScore(Part):
+class ImageScore(Config):
     """mIoU of one hold-out image, null where it has no labelled pixel."""
 
     image_id: str
@@ -154,7 +154,7 @@ class ImageScore(Part):
     miou_shipped: float | None
 
 
-class EnsembleResult(Part):
+class EnsembleResult(Config):
     """ensemble.json."""
 
     format: Literal["segsearch-ensemble/1"]

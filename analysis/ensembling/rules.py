@@ -1,9 +1,8 @@
-"""The rules that can join members, from plain to rich, each fitted to the same sample.
+"""The rules that combine members, from plain to rich, each fitted to the same sample.
 
-Enters: the pixels of a sample (`part.Pixels`), as the rule sees them: through plain views (PLAIN), each member's own
-best ones (OWN_VIEWS) or those chosen together (JOINT). Leaves: for every rule its candidates: one vote, or for a rule
-with fitted weights one vote a share of shrinkage towards the plainer rule that it grew from. Cross-fitting chooses
-among them (`crossfit`).
+A rule reads plain views (PLAIN), each member's own best ones (OWN_VIEWS) or those chosen together (JOINT). It returns
+candidates: one vote, or, for a rule with fitted weights, one vote per share of shrinkage towards the plainer rule that
+it extends. Cross-fitting chooses among them (`crossfit`).
 """
 
 from __future__ import annotations

@@ -1,28 +1,27 @@
-"""All that is decided on val: which views, weights and sizes, and which rule would ship. The hold-out has no part.
+"""Everything that is decided on val: views, weights, post-processing, and which rule would ship.
 
-Enters: stores and labels of val. Leaves: a `Decided`, with the order in which members count, every rule as it is used,
-and its counts (N,K,K), fitted and cross-fitted.
+The hold-out has no part in it. Counts are (N,K,K) per rule, fitted and cross-fitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.ensembling.bootstrap import Draws, Resampled, draw, resample
-from analysis.ensembling.costs import Costs, costs_of
+from analysis.ensembling.bootstrap import Draws, Resampled, bootstrap_draws, resample
+from analysis.ensembling.costs import InferenceCosts, costs_of
 from analysis.ensembling.crossfit import Folds, Images, make_folds
-from analysis.ensembling.crossfit_rules import Choice, Outcome, fit_folds, score_val
-from analysis.ensembling.fit_postprocess import POSTPROCESSED, Found, count, fit_postprocess
+from analysis.ensembling.crossfit_rules import Choice, RuleResults, fit_folds, score_val
+from analysis.ensembling.fit_postprocess import POSTPROCESSED, PostprocessFit, count, fit_postprocess
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.pixel_sampling import draw_sample
-from analysis.ensembling.verdict import climb
-from analysis.ensembling.view_selection import Sighted, choose_sights
-from analysis.voting.executor import Spread
+from analysis.ensembling.verdict import select_rule
+from analysis.ensembling.view_selection import SelectedViews, choose_sights
+from analysis.voting.executor import Executor
 from analysis.voting.score_images import LabelSource, Report, score_images
-from analysis.voting.view_config import Ballot, Look, plain_view
+from analysis.voting.view_config import ViewConfig, VoteBatch, plain_view
 from analysis.voting.votes import Vote, single
 from trainables.data.index import Split
 from trainables.logits.store import LogitStore
@@ -30,19 +29,19 @@ from trainables.metrics import miou
 
 
 @dataclass(frozen=True)
-class Decided:
+class ValSelection:
     """`order[i]` is the candidate that is member i. Where post-processing was kept, it is the last of the rules."""
 
     order: list[int]
     val_miou: list[float]  # of each member's plain view
-    costs: Costs
-    sighted: Sighted
+    costs: InferenceCosts
+    sighted: SelectedViews
     folds: Folds
     draws: Draws
-    outcome: Outcome
+    outcome: RuleResults
     scores: Mapping[str, Resampled]  # cross-fitted
     taken: str
-    post: Found
+    post: PostprocessFit
 
     @property
     def shipped(self) -> str:
@@ -63,25 +62,27 @@ def decide_on_val(
     grouped: bool,
     options: EnsembleOptions,
     report: Report,
-    spread: Spread,
-) -> Decided:
+    executor: Executor,
+) -> ValSelection:
     """Fits and cross-fits all rules, and climbs their ladder. Raises ValueError where logits are not finite, or the
     latency budget allows no candidate."""
     ids, classes = split.val_ids, candidates[0].header.classes
     folds = make_folds(ids, group_of, grouped, options.folds, options.seed)
-    order, val_miou = _best_first(candidates, [plain_view(names) for names in views], ids, labels, report, spread)
+    order, val_miou = _best_first(candidates, [plain_view(names) for names in views], ids, labels, report, executor)
     val, names = [candidates[m] for m in order], tuple(views[m] for m in order)
     costs = costs_of(val, names, options.latency_budget_ms)
     images = Images([group_of[i] for i in ids], grouped, options.seed)
-    sample = draw_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, spread)
-    sighted = choose_sights(sample, folds, images, costs.in_order(names), options.latency_budget_ms)
+    sample = draw_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, executor)
+    deciding = costs.deciding(options.latency_budget_ms).in_order(names)
+    sighted = choose_sights(sample, folds, images, deciding, options.latency_budget_ms)
+    sighted = replace(sighted, visited=tuple(replace(v, cost=costs.total(v.views)) for v in sighted.visited))
     fits = fit_folds(sample, sighted, folds, options.max_sweeps, options.temperature == "auto", report)
     del sample
-    outcome = score_val(val, ids, labels, fits, folds, images, report, spread)
-    draws = draw([group_of[i] for i in ids], grouped, options.resamples, options.seed, "val")
+    outcome = score_val(val, ids, labels, fits, folds, images, report, executor)
+    draws = bootstrap_draws([group_of[i] for i in ids], grouped, options.resamples, options.seed, "val")
     scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}
-    taken = climb(scores)
-    without = [Ballot(choice.look, (choice.vote,)) for choice in outcome.without[taken]]
+    taken = select_rule(scores)
+    without = [VoteBatch(choice.view_config, (choice.vote,)) for choice in outcome.without[taken]]
     post = fit_postprocess(
         options.postprocess,
         val,
@@ -93,15 +94,15 @@ def decide_on_val(
         draws,
         classes,
         report,
-        spread,
+        executor,
     )
     if post.steps is not None and post.crossfitted is not None:
         choice = outcome.choices[POSTPROCESSED] = outcome.choices[taken]
         outcome.crossfitted[POSTPROCESSED] = post.crossfitted
-        whole = Ballot(choice.look, (choice.vote,)), post.steps
-        outcome.fitted[POSTPROCESSED] = count(val, ids, labels, [whole], spread=spread)
+        whole = VoteBatch(choice.view_config, (choice.vote,)), post.steps
+        outcome.fitted[POSTPROCESSED] = count(val, ids, labels, [whole], executor=executor)
         scores[POSTPROCESSED] = resample(post.crossfitted, draws)
-    return Decided(order, val_miou, costs, sighted, folds, draws, outcome, scores, taken, post)
+    return ValSelection(order, val_miou, costs, sighted, folds, draws, outcome, scores, taken, post)
 
 
 def _best_first(
@@ -110,13 +111,13 @@ def _best_first(
     ids: Sequence[str],
     labels: LabelSource,
     report: Report,
-    spread: Spread,
+    executor: Executor,
 ) -> tuple[list[int], list[float]]:
     """Members by the mIoU of their plain view on all pixels of val, the best first, and those mIoU in that order."""
     num_members, num_classes = len(val), len(val[0].header.classes)
     votes = tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members))
-    ballot = Ballot(Look.plain(tuple((view,) for view in plain)), votes)
-    [counts] = score_images(val, ids, labels, [[ballot]], report, "candidates on val", spread=spread)
+    batch = VoteBatch(ViewConfig.plain(tuple((view,) for view in plain)), votes)
+    [counts] = score_images(val, ids, labels, [[batch]], report, "candidates on val", executor=executor)
     scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
     order = [int(m) for m in np.argsort(-scores, kind="stable")]
     return order, [float(scores[m]) for m in order]

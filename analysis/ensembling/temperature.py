@@ -1,8 +1,8 @@
-"""A member's temperature: the number by which its logits are divided so that its probabilities are true to its errors.
+"""A member's temperature: the number that divides its logits so that its probabilities match its error rates.
 
-Enters: a sample's probabilities a view (V,K,P) float32 and labels (P,) uint8 (255: ignored). Leaves: the temperature
-with the least negative log-likelihood (Guo et al. 2017, "On calibration of modern neural networks", eq. 9). It changes
-no member's own labels in a view, only how loud the member speaks beside others.
+Fitted on a sample's probabilities per view (V,K,P) float32 and labels (P,) uint8 (255: ignored), as the minimum of the
+negative log-likelihood (Guo et al. 2017, "On calibration of modern neural networks", eq. 9). It changes no label of the
+member alone in one view, only how strongly the member is weighted beside others.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""Intervals, the ladder from plain to rich, and the sentence: what to ship.
-
-Enters: for every rule the counts (N,K,K) int64 of each image. Leaves: mIoU and IoU with 95% intervals, paired
-gains, the rule that the ladder takes, the verdict. The bootstrap is paired: one seeded table of how often each unit
-(image or group) is drawn serves all rules, and a resample's counts are one matrix product, so no pixel is touched
-again.
-"""
+"""Chooses the rule to take on val, from plain to rich, and states what to ship."""
 
 from __future__ import annotations
 
@@ -20,7 +14,7 @@ from analysis.ensembling.result import NO_GAIN, Gain, Verdict
 HOLDS_AT = 0.9  # a richer rule's cross-fitted gain must be above 0 in this share of resamples
 
 
-def climb(crossfitted: Mapping[str, Resampled]) -> str:
+def select_rule(crossfitted: Mapping[str, Resampled]) -> str:
     """The rule that the ladder takes. Rules come from plain to rich; each is compared with the one taken so far,
     and taken where its cross-fitted mIoU is higher, and higher in at least 90% of the paired resamples."""
     names = list(crossfitted)
@@ -45,7 +39,7 @@ ALONE = {  # rules of one model: what it has, and what it gained over
 }
 
 
-def judge(taken: str, num_members: int, step: Gain, num_images: int, *, postprocessed: bool = False) -> Verdict:
+def make_verdict(taken: str, num_members: int, step: Gain, num_images: int, *, postprocessed: bool = False) -> Verdict:
     """What was taken ships only where its paired 95% interval
     against the best single model, on the hold-out, lies above 0; `num_members` is how many members it uses."""
     alone = num_members == 1

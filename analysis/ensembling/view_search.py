@@ -1,11 +1,11 @@
-"""Members and their views chosen together: a greedy search over (member, view) pairs, weights and all.
+"""Chooses members and their views together: a greedy search over (member, view) pairs, weights included.
 
-Enters: a sample's probabilities a pair (R,K,P) float32, labels (P,) uint8 (255: ignored), how often each pixel counts
-(P,), what each pair costs an image. Leaves: a path of ensembles, each with its cost and mIoU. An ensemble here is a
-member's mean over its chosen views, times the member's weight; so it is linear in the pairs, and (R,) shares say it
-all. Every step adds the pair that gains most (or most for its cost: the two greedy orders bound each other's worst
-case, Leskovec et al. 2007, "Cost-effective outbreak detection", section 3.2), refits the members' weights, and drops
-every pair that can go without loss. mIoU rises with every step. Ties go to the lower pair: no seed.
+Input is a sample's probabilities per pair (R,K,P) float32, labels (P,) uint8 (255: ignored), how often each pixel
+counts (P,), and the cost of each pair per image; output is a path of ensembles, each with its cost and mIoU. An
+ensemble here is a member's mean over its chosen views, times the member's weight, so it is linear in the pairs: shares
+(R,) describe it. Every step adds the pair that gains most (or most for its cost: the two greedy orders bound each
+other's worst case, Leskovec et al. 2007, "Cost-effective outbreak detection", section 3.2), refits the members'
+weights, and drops every pair that can go without loss. mIoU rises with every step. Ties go to the lower pair: no seed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What the rules look at: the plain view of one member, its own best views, or pairs of members and views together.
+"""Which views each rule reads: the plain view of one member, its own best views, or members and views chosen together.
 
-Enters: the fitting sample, the folds of val, what each view costs. Leaves: `Sights` of the fit on all of val
-and of the fit without each fold, and the ensembles that the search passed through, for the Pareto page. Choosing views
-is part of a fit. Searching gives paths from cheap to dear (`joint`), found again without each fold; how far to go along
-them is decided by images that a step was not found on: a dearer step is taken where its cross-fitted gain holds, as the
-ladder of rules has it (`verdict.climb`). No view has to reach a threshold that somebody set.
+Choosing views is part of a fit. The search gives paths from cheap to expensive (`view_search`), found again without
+each fold; how far to go along them is decided by images that a step was not found on: a more expensive step is taken
+where its cross-fitted gain holds, by the same rule as between rules (`verdict.select_rule`). No view has to reach a
+threshold that somebody set.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from numpy.typing import NDArray
 from analysis.ensembling.crossfit import Folds, Images
 from analysis.ensembling.path_scores import Tally, tally
 from analysis.ensembling.pixel_sampling import FittingSample
-from analysis.ensembling.verdict import climb
+from analysis.ensembling.verdict import select_rule
 from analysis.ensembling.view_search import Pairs, Step, search_path
-from analysis.voting.view_config import Look, Views, plain_view
+from analysis.voting.view_config import ViewConfig, Views, plain_view
 from analysis.voting.votes import Labels
 
 
 @dataclass(frozen=True)
-class Sights:
+class ViewSelection:
     """What the rules of one fit look at."""
 
-    plain: Look  # one member, its plain view
-    own: Look  # one member, its own best views
-    joint: tuple[Look, ...]  # of several members and views chosen together: a lean one, and the fullest
+    plain: ViewConfig  # one member, its plain view
+    own: ViewConfig  # one member, its own best views
+    joint: tuple[ViewConfig, ...]  # of several members and views chosen together: a lean one, and the fullest
     own_views: Views  # each member's own best views
 
 
 @dataclass(frozen=True)
-class Visited:
+class ScoredEnsemble:
     """An ensemble that the search passed through, found on all of val. Both scores are of the fitting sample."""
 
     views: Views
@@ -46,10 +45,10 @@ class Visited:
 
 
 @dataclass(frozen=True)
-class Sighted:
-    whole: Sights
-    without: tuple[Sights, ...]  # each fold
-    visited: tuple[Visited, ...]  # from cheap to dear; the plain views first
+class SelectedViews:
+    whole: ViewSelection
+    without: tuple[ViewSelection, ...]  # each fold
+    visited: tuple[ScoredEnsemble, ...]  # from cheap to dear; the plain views first
 
 
 class _Steps:
@@ -74,7 +73,7 @@ class _Steps:
         """The column taken on the images `kept` (N,): from cheap to dear, where the cross-fitted gain holds."""
         draws = images.draws(kept)
         order = sorted(columns, key=lambda c: (self.steps[0][c].cost, c))
-        return int(climb({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}))
+        return int(select_rule({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}))
 
 
 def choose_sights(
@@ -83,7 +82,7 @@ def choose_sights(
     images: Images,
     costs: Sequence[Sequence[float]],  # of each member's views, in the order of sample.names
     budget: float | None,
-) -> Sighted:
+) -> SelectedViews:
     """Sights of all fits. Members come best first; the first whose plain view the budget allows is the best single.
 
     Raises ValueError where it allows none.
@@ -102,19 +101,19 @@ def choose_sights(
     together = search.together([
         sorted(row for c in columns for row in alone.steps[f][c].pairs) for f, columns in enumerate(own)
     ])  # fmt: skip
-    sights = []
+    selection = []
     for f, kept in enumerate(search.kept):
         scores = alone.crossfitted.miou(kept)
         best = 0 if f == 0 else int(np.argmax([scores[columns[0]] for columns in alone.columns]))
         joint = together.choose(range(len(together.steps[0])), kept, images)
         own_rows = [alone.steps[f][c].pairs for c in own[f]]
-        sights.append(Sights(
-            search.look([plain[allowed[best]]]),
-            search.look(own_rows[int(np.argmax(scores[own[f]]))]),
-            (search.look(together.steps[f][joint].pairs), search.look(together.steps[f][-1].pairs)),
-            search.look([row for rows in own_rows for row in rows]).views,
+        selection.append(ViewSelection(
+            search.view_config([plain[allowed[best]]]),
+            search.view_config(own_rows[int(np.argmax(scores[own[f]]))]),
+            (search.view_config(together.steps[f][joint].pairs), search.view_config(together.steps[f][-1].pairs)),
+            search.view_config([row for rows in own_rows for row in rows]).views,
         ))  # fmt: skip
-    return Sighted(sights[0], tuple(sights[1:]), (*search.visited(alone), *search.visited(together)))
+    return SelectedViews(selection[0], tuple(selection[1:]), (*search.visited(alone), *search.visited(together)))
 
 
 class _Search:
@@ -149,14 +148,19 @@ class _Search:
     def _path(self, truth: Labels, **options: Any) -> list[Step]:
         return search_path(self.q, truth, self.times, self.pairs, budget=self.budget, **options)
 
-    def look(self, rows: Sequence[int]) -> Look:
+    def view_config(self, rows: Sequence[int]) -> ViewConfig:
         members, views = self.pairs.members, self.pairs.views
-        return Look.plain(tuple(tuple(views[r] for r in rows if members[r] == m) for m in range(max(members) + 1)))
+        return ViewConfig.plain(
+            tuple(tuple(views[r] for r in rows if members[r] == m) for m in range(max(members) + 1))
+        )
 
-    def visited(self, steps: _Steps) -> list[Visited]:
+    def visited(self, steps: _Steps) -> list[ScoredEnsemble]:
         """What the paths of fit 0 passed through, from cheap to dear."""
         scores = zip(steps.steps[0], steps.fitted, steps.crossfitted.miou(), strict=True)
-        found = [Visited(self.look(s.pairs).views, s.cost, float(fit), float(cross)) for s, fit, cross in scores]
+        found = [
+            ScoredEnsemble(self.view_config(s.pairs).views, s.cost, float(fit), float(cross))
+            for s, fit, cross in scores
+        ]
         return sorted(found, key=lambda one: one.cost)
 
 

@@ -1,7 +1,7 @@
-"""Which labels look wrong to models that have not seen them: annotations, images, and objects without annotation.
+"""Ranks labels that look wrong to models that have not seen them: annotations, images, and objects without annotation.
 
-Enters: out-of-sample probabilities (K,H,W) of one image after the other, and the index. Leaves: `Suspect`s, most
-suspicious first, and a score an image. Only one image's arrays are held at a time; logits are mapped, not read whole.
+Out-of-sample probabilities (K,H,W) are read one image after the other; suspects come most suspicious first. Only one
+image's arrays are held at a time.
 
 Confident learning (Northcutt, Jiang & Chuang 2021, section 3.1): a class is believed where its probability reaches
 the mean that it has over pixels labelled so, t_k: that finds objects without annotation. Annotations are ranked by the

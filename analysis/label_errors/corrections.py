@@ -1,7 +1,6 @@
-"""A list of corrections, and COCO files with them applied. The originals are never touched.
+"""Reads and writes lists of corrections, and writes corrected COCO files. The originals are never touched.
 
-Enters: suspects, or a CSV that lists those a person agreed with. Leaves: the CSV, or a folder with corrected COCO
-files and a data card that reads them with the images where they are.
+The corrected data card reads the images where they are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The page of suspicious labels: each with its photograph, its label and what the models believe, to be ticked.
-
-Enters: suspects, most suspicious first, scores of images, and what gives a prediction. Leaves: suspects.html.
-"""
+"""The page of suspicious labels: each with its photograph, its label and the models' prediction, to be ticked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Label maps without specks and holes: the smallest component kept a class, and hole filling a class.
-
-Enters: a predicted label map (H,W) uint8 and `Postprocess`, two sizes a class. Leaves: the map after both steps; or how
-each step, class and size alone would move the counts that mIoU is made of.
+"""Removes small components from label maps (H,W) uint8 and fills holes, with two sizes per class (`Postprocess`).
 
 Both steps need the label map alone, so that a bundle, which has no more, agrees to the pixel with the verdict:
 1. Specks. An 8-connected component of class k with fewer pixels than `min_component[k]` is removed. Removed pixels that

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 
 Sizes = tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...]
 
 
-class Postprocess(Part):
+class Postprocess(Config):
     """Sizes a class, as shares of an image's pixels; 0 leaves a class alone. `postprocess` says what they do."""
 
     min_component: Sizes  # (K,) a smaller component of the class is removed

@@ -1,7 +1,7 @@
 """The report's plotly figures, as JSON text that is safe inside a script element.
 
-Enters: learning curves, the rules of ensemble.json, a confusion matrix. Leaves: strings. Colours that must follow the
-light or dark theme (text, grid, heat map) are set by report.js; the others have a contrast of 3:1 on both grounds.
+Colours that must follow the light or dark theme (text, grid, heat map) are set by report.js; the others have a contrast
+of 3:1 on both grounds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The figures of the data pages (EDA, split), as JSON text that is safe inside a script element; see `charts`.
 
-Enters: names and numbers. Leaves: strings. Heat maps and text take their colours from the page's theme.
+Heat maps and text take their colours from the page's theme.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hold-out images beside their truth and prediction, small enough to lie inside one HTML file.
 
-Enters: uint8 arrays. Leaves: data URIs (JPEG for photographs, palette PNG for labels) no longer than 320 pixels a side.
+Pictures become data URIs (JPEG for photographs, palette PNG for labels) of at most 320 pixels per side.
 """
 
 from __future__ import annotations

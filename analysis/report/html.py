@@ -1,7 +1,7 @@
-"""One look for every page beside the run's report: the same style, script and plotly.js, in one offline file.
+"""Renders a template to one offline HTML file: the same style, script and plotly.js for every page.
 
-Enters: the name of a template, its plain values, and figures as JSON text (`charts.safe_json`). Leaves: an HTML file,
-whole or not at all, and where asked its facts as JSON beside it. Every name in a page is data and escaped.
+A page, and where asked its facts as JSON beside it, is written whole or not at all. Every name in a page is data and
+escaped.
 """
 
 from __future__ import annotations

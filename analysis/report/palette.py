@@ -1,9 +1,8 @@
-"""One colour a class, the same in label PNGs, in the bundle and in the report.
+"""One colour per class, the same in label PNGs, in the bundle and in the report.
 
-Enters: how many classes, and whether class 0 is the background. Leaves: (K,3) uint8 sRGB. The colour of class k does
-not depend on K, so that files of two runs can be compared. Colours are chosen one after the other, each as far as it
-can be from all before it for normal, deuteranope and protanope eyes at once (CIELAB distance after Machado et al.,
-IEEE TVCG 15(6), 2009).
+Colours are (K,3) uint8 sRGB. The colour of class k does not depend on K, so that files of two runs can be compared.
+Colours are chosen one after the other, each as far as it can be from all before it for normal, deuteranope and
+protanope eyes at once (CIELAB distance after Machado et al., IEEE TVCG 15(6), 2009).
 """
 
 from __future__ import annotations

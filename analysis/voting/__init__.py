@@ -1,1 +1,3 @@
 """From stored logits to votes and their confusion counts."""
+
+__all__ = ["executor", "probabilities", "score_images", "view_config", "votes", "votes_torch"]

@@ -1,9 +1,9 @@
 """Runs jobs over stored logits, part by part.
 
 A job is a function of image ids that reads stores and labels by itself; an executor yields its results for consecutive
-parts of the ids. `Here` runs the parts one after the other in this process; `search.cluster.ray_executor` makes them
-tasks of a cluster. A job's result for an image may depend on nothing but the job and that image, so that no division of
-the ids shows in a result.
+parts of the ids. `LocalExecutor` runs the parts one after the other in this process; `search.cluster.ray_executor`
+makes them tasks of a cluster. A job's result for an image may depend on nothing but the job and that image, so that no
+division of the ids shows in a result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Job(Protocol[R_co]):
     def __call__(self, ids: Sequence[str]) -> R_co: ...
 
 
-class Spread(Protocol):
+class Executor(Protocol):
     """Runs a job over all ids; a part that fails raises what the job raised."""
 
     @property
@@ -39,7 +39,7 @@ class Spread(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalExecutor:
     """In this process, `images_a_part` at a time."""
 
     images_a_part: int = 16
@@ -50,14 +50,14 @@ class Here:
             yield job(ids[start : start + self.images_a_part])
 
 
-HERE = Here()
+LOCAL = LocalExecutor()
 
 
-def device_caveat(spread: Spread) -> str | None:
+def device_caveat(executor: Executor) -> str | None:
     """What a reader of the scores has to know where they were not counted by the CPU's kernels."""
-    if spread.device is None:
+    if executor.device is None:
         return None
     return (
-        f"all scores were counted on {spread.device}, on probabilities that differ in rounding from those of the CPU, "
-        "which weights were fitted on: a pixel whose two highest scores agree to six digits may have either label"
+        f"all scores were counted on {executor.device}, on probabilities that differ in rounding from those of the "
+        "CPU, which weights were fitted on: a pixel whose two highest scores agree to six digits may have either label"
     )

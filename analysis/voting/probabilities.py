@@ -1,7 +1,7 @@
-"""Logits to probabilities at the labels' own pixels: of whole images, and of single pixels.
+"""From stored logits to probabilities at the labels' own pixels: of whole images, and of single pixels.
 
-Enters: a `LogitStore` with (K,h,w) float16 an image and view. Leaves: (K,H,W) float32 probabilities: logits
-upsampled bilinearly (align_corners=False, as the model itself does), softmax after, mean over views.
+Logits (K,h,w) are upsampled bilinearly (align_corners=False, as the model itself does), then softmax, then the mean
+over views: (K,H,W) float32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The passes over stored logits that score votes on all pixels.
+"""Scores votes on all pixels of images: the passes over stored logits.
 
-Enters: a `LogitStore` a member, image ids, labels. Leaves: counts (N,V,K,K) int32 of V votes on N images. An image's
-probabilities under one look are made once, whatever the number of votes, only those of members that a vote uses, and
-where its part of the images is read (`spread`): only counts come back.
+Counts are (N,V,K,K) int32, of V votes on N images. An image's probabilities in one view configuration are made once,
+whatever the number of votes, only those of members that a vote uses, and where the executor reads them: only counts
+come back.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.voting.executor import HERE, Spread
+from analysis.voting.executor import LOCAL, Executor
 from analysis.voting.probabilities import probabilities
-from analysis.voting.view_config import Ballot, Look
+from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Labels, Vote, labels_by_vote, used_by, vote_labels
 from analysis.voting.votes_torch import DeviceCounter
 from trainables.logits.store import LogitStore
@@ -38,19 +38,21 @@ class Counter(Protocol):
     """Counts (V,K,K) of each vote on one image; keeps memory from image to image, and an image's probabilities from
     look to look."""
 
-    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]: ...
+    def count(
+        self, view_config: ViewConfig, image_id: str, label: Labels, votes: Sequence[Vote]
+    ) -> NDArray[np.int64]: ...
 
 
 def score_images(
     stores: Sequence[LogitStore],
     ids: Sequence[str],
     labels: LabelSource,
-    ballots: Sequence[Sequence[Ballot]],
+    batches: Sequence[Sequence[VoteBatch]],
     report: Report,
     what: str,
     *,
     fold_of: Sequence[int] | NDArray[np.int64] | None = None,
-    spread: Spread = HERE,
+    executor: Executor = LOCAL,
 ) -> list[NDArray[np.int32]]:
     """Counts (N,V,K,K) a ballot: of image i under each vote of each of `ballots[fold_of[i]]` (of `ballots[0]`, where
     there are no folds), over all its labelled pixels.
@@ -59,11 +61,11 @@ def score_images(
     """
     folds = [0] * len(ids) if fold_of is None else [int(fold) for fold in fold_of]
     fold = dict(zip(ids, folds, strict=True))
-    job = Scoring(tuple(stores), labels, tuple(tuple(row) for row in ballots), fold, spread.device)
+    job = Scoring(tuple(stores), labels, tuple(tuple(row) for row in batches), fold, executor.device)
     num_classes = len(stores[0].header.classes)
-    out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in job.ballots[0]]
+    out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in job.batches[0]]
     done = 0
-    for part in spread(job, ids):
+    for part in executor(job, ids):
         before, done = done, done + len(part[0])
         for counts, few in zip(out, part, strict=True):
             counts[before:done] = few
@@ -79,7 +81,7 @@ class Scoring:
 
     stores: tuple[LogitStore, ...]
     labels: LabelSource
-    ballots: tuple[tuple[Ballot, ...], ...]
+    batches: tuple[tuple[VoteBatch, ...], ...]
     fold_of: Mapping[str, int]  # image_id -> row of ballots
     device: str | None
 
@@ -87,14 +89,14 @@ class Scoring:
         """Counts (n,V,K,K) a ballot."""
         num_classes = len(self.stores[0].header.classes)
         counter: Counter = DeviceCounter(self.stores, self.device) if self.device else KernelCounter(self.stores)
-        out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in self.ballots[0]]
+        out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in self.batches[0]]
         for i, image_id in enumerate(ids):
             label = label_of(self.labels, image_id, self.stores)
-            ballots = self.ballots[self.fold_of[image_id]]
-            for look in dict.fromkeys(b.look for b in ballots):
-                mine = [(out[b], ballot.votes) for b, ballot in enumerate(ballots) if ballot.look == look]
+            batches = self.batches[self.fold_of[image_id]]
+            for view_config in dict.fromkeys(b.view_config for b in batches):
+                mine = [(out[b], batch.votes) for b, batch in enumerate(batches) if batch.view_config == view_config]
                 distinct = {vote.key: vote for _, votes in mine for vote in votes}
-                counted = counter.count(look, image_id, label, list(distinct.values()))
+                counted = counter.count(view_config, image_id, label, list(distinct.values()))
                 found = dict(zip(distinct, counted, strict=True))
                 for counts, votes in mine:
                     for v, vote in enumerate(votes):
@@ -109,7 +111,7 @@ class KernelCounter:
         self.stores, self.memory = stores, np.empty(0, np.float32)
         self.seen: dict[int, Seen] = {}  # what lies in memory, by member
 
-    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
+    def count(self, view_config: ViewConfig, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
         num_classes = len(self.stores[0].header.classes)
         shape = (len(self.stores), num_classes, *label.shape)
         size = int(np.prod(shape))
@@ -117,9 +119,11 @@ class KernelCounter:
             self.memory, self.seen = np.empty(size, np.float32), {}
         q = self.memory[:size].reshape(shape)  # (M,K,H,W)
         for m in used_by(votes):
-            wanted = image_id, look.views[m], look.temperatures[m]
+            wanted = image_id, view_config.views[m], view_config.temperatures[m]
             if self.seen.get(m) != wanted:
-                probabilities(self.stores[m], look.views[m], image_id, q[m], temperature=look.temperatures[m])
+                probabilities(
+                    self.stores[m], view_config.views[m], image_id, q[m], temperature=view_config.temperatures[m]
+                )
                 self.seen[m] = wanted
         labelled = labels_by_vote(q.reshape(len(q), num_classes, -1), votes)  # (V,P)
         return np.stack([confusion(label, row.reshape(label.shape), num_classes) for row in labelled])
@@ -136,12 +140,14 @@ def label_of(labels: LabelSource, image_id: str, stores: Sequence[LogitStore]) -
     return label
 
 
-def label_map(stores: Sequence[LogitStore], ballot: Ballot, image_id: str) -> Labels:
+def label_map(stores: Sequence[LogitStore], batch: VoteBatch, image_id: str) -> Labels:
     """The labels (H,W) of a ballot's only vote on one image; reads the members that have a weight in it, no others."""
-    [vote] = ballot.votes
+    [vote] = batch.votes
     height, width = stores[0].sizes[image_id]
     q = np.empty((len(vote.used), vote.weights.shape[1], height, width), np.float32)
     for row, m in zip(q, vote.used, strict=True):
-        probabilities(stores[m], ballot.look.views[m], image_id, row, temperature=ballot.look.temperatures[m])
+        probabilities(
+            stores[m], batch.view_config.views[m], image_id, row, temperature=batch.view_config.temperatures[m]
+        )
     labelled = vote_labels(q.reshape(*q.shape[:2], -1), Vote(vote.kind, vote.weights[vote.used]))
     return labelled.reshape(height, width)

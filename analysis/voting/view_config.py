@@ -19,7 +19,7 @@ Views = tuple[tuple[str, ...], ...]  # a member's views, for each member; none w
 
 
 @dataclass(frozen=True)
-class Look:
+class ViewConfig:
     """What a rule sees of an image: each member's probabilities, the mean over its views, its logits divided by its
     temperature."""
 
@@ -27,9 +27,9 @@ class Look:
     temperatures: tuple[float, ...]  # (M,)
 
     @staticmethod
-    def plain(views: Views) -> Look:
+    def plain(views: Views) -> ViewConfig:
         """Views at a temperature of 1: the logits as the models give them."""
-        return Look(views, (1.0,) * len(views))
+        return ViewConfig(views, (1.0,) * len(views))
 
     @property
     def members(self) -> list[int]:
@@ -38,8 +38,8 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Ballot:
+class VoteBatch:
     """Votes that are scored on the same probabilities."""
 
-    look: Look
+    view_config: ViewConfig
     votes: tuple[Vote, ...]

@@ -1,9 +1,8 @@
 """Labels from several members' probabilities: soft votes with weights, geometric means, and the hard vote.
 
-Enters: probabilities (M,K,P) float32, members best first, and weights (M,K). Leaves: labels (P,) uint8, or the
-counts (K,K) of a labelled sample. Every score is one float32 sum over the members in their order, and the lowest
-class wins a tie: fitting, cross-fitting, the hold-out and a bundle that adds in the same order agree to the last
-pixel.
+Probabilities are (M,K,P) float32, members best first, weights (M,K), labels (P,) uint8. Every score is one float32 sum
+over the members in their order, and the lowest class wins a tie: fitting, cross-fitting, the hold-out and a bundle that
+adds in the same order agree to the last pixel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The votes' counts of an image, made on a torch device: what `pixels`, `voting` and `confusion` do on the CPU.
+"""Confusion counts of votes on a torch device: what `probabilities`, `votes` and `confusion` do on the CPU.
 
-Enters: a `LogitStore` a member, a look, votes, an image's label (H,W) uint8. Leaves: counts (V,K,K) int64. The
-operations are the kernels' own, in their order and in float32, ties included; but a device may fuse a product with a
-sum and rounds its exponentials otherwise, so labels can differ where the two highest scores agree to about 1e-6.
+The operations are the kernels' own, in their order and in float32, ties included; but a device may fuse a product with
+a sum and rounds its exponentials differently, so labels can differ where the two highest scores agree to about 1e-6.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from trainables.logits.store import LogitStore
 from trainables.metrics import confusion_torch
 
 if TYPE_CHECKING:
-    from analysis.voting.view_config import Look
+    from analysis.voting.view_config import ViewConfig
 
 BLOCK = 2**18  # pixels voted on at once: bounds the memory of V scores each
 
@@ -36,21 +35,21 @@ class DeviceCounter:
         self.seen: dict[int, tuple[tuple[str, ...], float]] = {}  # what lies in q, by member
 
     @torch.inference_mode()
-    def count(self, look: Look, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
+    def count(self, view_config: ViewConfig, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
         truth = torch.from_numpy(np.array(label)).to(self.device).reshape(-1)
-        labelled = labels_on_device(self.probabilities(look, image_id, used_by(votes)), votes)
+        labelled = labels_on_device(self.probabilities(view_config, image_id, used_by(votes)), votes)
         num_classes = len(self.stores[0].header.classes)
         return torch.stack([confusion_torch(truth, row, num_classes) for row in labelled]).cpu().numpy()
 
     @torch.inference_mode()
-    def probabilities(self, look: Look, image_id: str, members: Sequence[int]) -> Tensor:
+    def probabilities(self, view_config: ViewConfig, image_id: str, members: Sequence[int]) -> Tensor:
         """(M,K,P): what is seen of each of `members`, at the label's size."""
         size = self.stores[0].sizes[image_id]
         if image_id != self.image_id:
             shape = len(self.stores), len(self.stores[0].header.classes), *size
             self.image_id, self.q, self.seen = image_id, torch.zeros(shape, device=self.device), {}
         for m in members:
-            wanted = views, temperature = look.views[m], look.temperatures[m]
+            wanted = views, temperature = view_config.views[m], view_config.temperatures[m]
             if self.seen.get(m) != wanted:
                 self.q[m] = 0
                 for view in views:
@@ -75,9 +74,9 @@ def _block_labels(q: Tensor, votes: Sequence[Vote]) -> Tensor:
         out[soft] = _soft_labels(q, np.stack([votes[v].weights for v in soft]))
     hard = [v for v, vote in enumerate(votes) if vote.kind == "hard"]
     if hard:
-        ballots = q.argmax(1)  # (M,P)
+        batches = q.argmax(1)  # (M,P)
         for v in hard:
-            out[v] = _majority(ballots[votes[v].used], q.shape[1])
+            out[v] = _majority(batches[votes[v].used], q.shape[1])
     for v, vote in enumerate(votes):
         if vote.kind == "geometric":
             scores = torch.zeros_like(q[0])
@@ -105,9 +104,9 @@ def _soft_labels(q: Tensor, weights: NDArray[np.float32]) -> Tensor:  # (M,K,P),
     return who
 
 
-def _majority(ballots: Tensor, num_classes: int) -> Tensor:  # (M,P), best member first -> (P,)
-    cast = torch.zeros((num_classes, ballots.shape[1]), dtype=torch.int32, device=ballots.device)
-    cast.scatter_add_(0, ballots, torch.ones_like(ballots, dtype=torch.int32))
-    support = cast.gather(0, ballots)  # (M,P): votes for each member's own label
+def _majority(batches: Tensor, num_classes: int) -> Tensor:  # (M,P), best member first -> (P,)
+    cast = torch.zeros((num_classes, batches.shape[1]), dtype=torch.int32, device=batches.device)
+    cast.scatter_add_(0, batches, torch.ones_like(batches, dtype=torch.int32))
+    support = cast.gather(0, batches)  # (M,P): votes for each member's own label
     first = support.argmax(0, keepdim=True)  # of equals, the first member's label wins
-    return ballots.gather(0, first)[0]
+    return batches.gather(0, first)[0]

@@ -1,11 +1,10 @@
-"""Weights a member and class by exact coordinate search on mIoU (DESIGN.md, "Per-class weights, exactly").
+"""Weights per member and class by exact coordinate search on mIoU.
 
-Enters: the parts of a sample (`part`), or its probabilities (M,K,P) float32 and labels (P,) uint8 (255: ignored), and
-starting weights (M,K). Leaves: weights (M,K) and the counts (K,K) of the sample under them, true to the last pixel.
-Three moves, each along a line whose mIoU is known at every point (`linesearch`): one weight W[m,k]; one class, all
-W[:,k] scaled; one member, all W[m,:] scaled. A move is taken only where a recount of the pixels confirms that mIoU
-rises, so it never falls; no seed, no step size. While the climb gains, lines are short (FACTOR about where they begin)
-and searched to the edges of bins; the last sweep takes them whole and to the single pixel, and proves the end.
+From starting weights (M,K), three moves, each along a line whose mIoU is known at every point (`line_search`): one
+weight W[m,k]; one class, all W[:,k] scaled; one member, all W[m,:] scaled. A move is taken only where a recount of the
+pixels confirms that mIoU rises, so it never falls; no seed, no step size. While the search gains, lines are short
+(FACTOR about where they begin) and searched to the edges of bins; the last sweep takes them whole and to the single
+pixel, and proves the end. docs/weights.md derives it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,16 @@ from typing import Literal
 import numpy as np
 
 from analysis.voting.votes import Float, Labels
-from analysis.weight_search.line_search import Counts, Events, Span, best_edge, best_plateau, flag_bins, mean_iou
-from analysis.weight_search.pixels import Pixels, Reach
+from analysis.weight_search.line_search import (
+    Counts,
+    Events,
+    WeightInterval,
+    best_edge,
+    best_plateau,
+    flag_bins,
+    mean_iou,
+)
+from analysis.weight_search.pixels import Pixels, WeightBounds
 from analysis.weight_search.soft_miou import ascend
 from analysis.weight_search.strata import Strata
 
@@ -87,7 +94,7 @@ class _Search:
         self.trace.append(miou)
         return True
 
-    def _best(self, hist: Counts, hits: Counts, union: Counts, span: Span, whole: bool,
+    def _best(self, hist: Counts, hits: Counts, union: Counts, span: WeightInterval, whole: bool,
               events: Callable[[np.ndarray], Events]) -> float | None:  # fmt: skip
         """Where on a line mIoU is highest, if that is more than now."""
         if not whole:
@@ -99,7 +106,7 @@ class _Search:
         plateau = best_plateau(hist, flagged, Events.merged([events(flagged)]), hits, union, span)
         return plateau.middle_weight if plateau.miou > self.miou else None
 
-    def _open_line(self, member: int | None, column: Float, k: int, span: Span, whole: bool,
+    def _open_line(self, member: int | None, column: Float, k: int, span: WeightInterval, whole: bool,
                    base: tuple[Counts, Counts], to: Callable[[float], Float]) -> Float:  # fmt: skip
         """One line through the open class. -> the column (M,) after it."""
         hist = self.pixels.histogram(member, column, span)
@@ -109,10 +116,10 @@ class _Search:
         trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
         if not trial.any() and not np.delete(self.weights, k, axis=1).any():
             return column  # weights that are all 0 are no vote: they would name class 0 everywhere
-        won = self.pixels.won(trial)
+        won = self.pixels.won_counts(trial)
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
-    def _open(self, k: int, reach: Reach) -> tuple[Counts, Counts]:
+    def _open(self, k: int, reach: WeightBounds) -> tuple[Counts, Counts]:
         """-> hits, union as if class k won nothing."""
         return _turned(self.pixels.open(k, reach), k, -1, self.hits, self.union)
 
@@ -127,9 +134,11 @@ class _Search:
         if not column.any():
             return
         top, factor, none = MAX_WEIGHT / float(column.max()), self.factors[k], np.zeros_like(column)
-        span = Span(0, top, self.num_bins) if whole else Span(1 / factor, min(factor, top), SHORT_BINS)
+        span = (
+            WeightInterval(0, top, self.num_bins) if whole else WeightInterval(1 / factor, min(factor, top), SHORT_BINS)
+        )
         ends = column * np.float32(span.low), column * np.float32(span.high)
-        base = self._open(k, Reach(*ends, none, none, column if whole else None))
+        base = self._open(k, WeightBounds(*ends, none, none, column if whole else None))
         self._close(k, self._open_line(None, column, k, span, whole, base, lambda x: column * np.float32(x)))
 
     def move_weights(self, k: int, members: Sequence[int], whole: bool) -> None:
@@ -142,10 +151,14 @@ class _Search:
             low = np.where(column > LEAST, column / factor, np.float32(0))
             none = np.zeros_like(column)
             drop, extra = (low, np.maximum(np.float32(MAX_WEIGHT) - high, 0)) if whole else (none, none)
-            base = self._open(k, Reach(low, high, drop, extra))
+            base = self._open(k, WeightBounds(low, high, drop, extra))
             while left and ((low <= column) & (column <= high)).all():
                 m = left.pop(0)
-                span = Span(0, MAX_WEIGHT, self.num_bins) if whole else Span(float(low[m]), float(high[m]), SHORT_BINS)
+                span = (
+                    WeightInterval(0, MAX_WEIGHT, self.num_bins)
+                    if whole
+                    else WeightInterval(float(low[m]), float(high[m]), SHORT_BINS)
+                )
 
                 def put(x: float, m: int = m, column: Float = column) -> Float:
                     trial = column.copy()
@@ -157,7 +170,7 @@ class _Search:
 
     def move_along(self, base: Float, step: Float, high: float, whole: bool) -> None:
         """Moves all weights (M,K) along base + x * step, x in [0, high)."""
-        span = Span(0, high, self.num_bins)
+        span = WeightInterval(0, high, self.num_bins)
         hist = self.pixels.line_histogram(base, step, span)
         counts = np.zeros_like(self.hits), self.per_class
         x = self._best(hist, *counts, span, whole, self.pixels.line_events)

@@ -1,7 +1,6 @@
 """Greedy forward selection on mIoU, members with replacement (Caruana et al. 2004).
 
-Enters: the pixels of a sample (`part.Pixels`). Leaves: weights (M,K). Ties go to the lower index, so the result depends
-on nothing but the input.
+Returns weights (M,K). Ties go to the lower index, so the result depends on the input alone.
 """
 
 from __future__ import annotations

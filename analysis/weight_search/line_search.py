@@ -1,11 +1,11 @@
-"""One line through weight space: the mIoU at EVERY point of it, and the middle of the best plateau.
+"""One line through weight space: the mIoU at every point of it, and the middle of the best plateau.
 
-Och's line search for machine translation (2003, section 4), carried over to mIoU. Along a line each pixel changes
-its label at a few points, its events. Enters: the counts at the line's start, (B+1,K,4) histograms of the events
-over u = w/(1+w) in [0, 1), and the sorted events of those bins that can hold the optimum. Leaves: the best mIoU and
-its widest plateau. Histograms add and events concatenate, so it does not matter where their pixels lie.
+Och's line search for machine translation (2003, section 4), carried over to mIoU. Along a line each pixel changes its
+label at a few points, its events. Input are the counts at the line's start, (B+1,K,4) histograms of the events over
+u = w/(1+w) in [0, 1), and the sorted events of those bins that can hold the optimum. Histograms add and events
+concatenate, so it does not matter where their pixels lie.
 
-Counts are kept as hits (true positives) and union a class, so an event changes one of four things: its old class
+Counts are kept as hits (true positives) and union per class, so an event changes one of four things: its old class
 loses a hit (0) or a false positive (1), its new class gains a hit (2) or a false positive (3). Row 0 of a histogram
 holds what differs already at the start; row b > 0 holds the events with int((u - low) * scale) + 1 == b.
 """
@@ -26,7 +26,7 @@ LOSE_HIT, LOSE_FALSE, GAIN_HIT, GAIN_FALSE = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Span:
+class WeightInterval:
     """The stretch of a line that is searched: weights from `low` up to `high`, its u cut into `num_bins` bins."""
 
     low: float
@@ -208,7 +208,7 @@ def _walk(hist, flagged, u, old, new, truth, weight, hits, union, low_u, end_u, 
     return best, low, high, i
 
 
-def best_edge(hist: Counts, hits: Counts, union: Counts, span: Span) -> tuple[float, float]:
+def best_edge(hist: Counts, hits: Counts, union: Counts, span: WeightInterval) -> tuple[float, float]:
     """The highest mIoU at an edge between bins, and the weight there: no more than the histogram is needed.
 
     `hits`, `union` (K,) are the counts before row 0 of `hist` (B+1,K,4) is applied.
@@ -230,7 +230,7 @@ def flag_bins(hist: Counts, hits: Counts, union: Counts, least: float) -> NDArra
 
 
 def best_plateau(
-    hist: Counts, flagged: NDArray[np.bool_], events: Events, hits: Counts, union: Counts, span: Span
+    hist: Counts, flagged: NDArray[np.bool_], events: Events, hits: Counts, union: Counts, span: WeightInterval
 ) -> Plateau:
     """The maximum of mIoU over the span, exact: what is not flagged cannot hold it. `events` are those of the flagged
     bins, sorted by u; `hits`, `union` as in `best_edge`."""

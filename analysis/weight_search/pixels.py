@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.voting.votes import BLOCK, Float, Labels
-from analysis.weight_search.line_search import Counts, Events, Span
+from analysis.weight_search.line_search import Counts, Events, WeightInterval
 from analysis.weight_search.sample_confusion import confusion_with_each, sample_confusion
 from analysis.weight_search.strata import Strata, of_pixels
 from analysis.weight_search.threshold_kernels import (
@@ -33,7 +33,7 @@ from trainables.metrics import confusion
 
 
 @dataclass(frozen=True)
-class Reach:
+class WeightBounds:
     """How far a class's weights may move while it is open, each (M,): all of them within [low, high], and one member
     alone further down by `drop` and up by `extra`. `column`: they move along it alone, in one line; of what nearly all
     pixels are within reach of, only scores are then held."""
@@ -99,7 +99,7 @@ class Pixels:
             begin = end
         return counts
 
-    def open(self, k: int, reach: Reach) -> Counts:
+    def open(self, k: int, reach: WeightBounds) -> Counts:
         """Gathers the pixels that class k can win or lose within reach. -> what it has of them, as `won` says."""
         assert self.state is not None
         self.k, self.reach = k, reach
@@ -147,7 +147,7 @@ class Pixels:
         weighted: Counts = (won * self.weighs[:, None]).sum(0).reshape(-1, 3)
         return weighted
 
-    def won(self, column: Float) -> Counts:
+    def won_counts(self, column: Float) -> Counts:
         """(K,3): the pixels that class k has under a column (M,) by their best other class and by whether that is the
         truth, k is, or neither."""
         self._score_at(column)
@@ -155,7 +155,7 @@ class Pixels:
         wins(self.score, self.rivals, self.kinds, self.bounds, out)
         return self._per_class(out)
 
-    def histogram(self, member: int | None, column: Float, span: Span) -> Counts:
+    def histogram(self, member: int | None, column: Float, span: WeightInterval) -> Counts:
         """(B+1,K,4) of one weight's line, with `column` (M,) the weights where it starts."""
         self._score_at(column)
         moved, w = (-1, np.float32(1)) if member is None else (member, column[member])
@@ -177,7 +177,7 @@ class Pixels:
         self.weights[:, self.k] = column
         rescore(self.q, self.weights, self.k, *self.state)
 
-    def line_histogram(self, base: Float, step: Float, span: Span) -> Counts:
+    def line_histogram(self, base: Float, step: Float, span: WeightInterval) -> Counts:
         """(B+1,K,4) of the line of weights base + x * step, each (M,K), x in [0, span.high)."""
         self.hist = span.histogram(self.q.shape[1])
         self.through = base, step, np.float32(span.high), self.truth, self.ends, self.weighs, span.scale

@@ -1,12 +1,11 @@
-"""A good place for the exact search to begin: a smoothed mIoU climbed by gradient, in a fraction of one exact sweep.
+"""A good start for the exact search: a smoothed mIoU climbed by gradient, in a fraction of one exact sweep.
 
-Enters: probabilities (M,K,P) float32 of a part of the sample, labels (P,) uint8 without ignored ones, weights (M,K).
-Leaves: weights (M,K). mIoU itself is flat between the events of single pixels, and a search that moves one weight at a
-time stops where no single one gains. Here a pixel belongs to class k by S_k**n / sum of S_j**n, where S are the vote's
-scores: the mean of soft Jaccard indices is then smooth in all weights at once (Rahman and Wang 2016, "Optimizing
-intersection-over-union in deep neural networks", eq. 3), and L-BFGS-B comes near its top in some forty evaluations.
-The higher n, the closer to the argmax and the less smooth. What comes out is only a start: the exact search goes on
-from it, and keeps it only where the true mIoU is higher.
+mIoU itself is flat between the events of single pixels, and a search that moves one weight at a time stops where no
+single one gains. Here a pixel belongs to class k by S_k**n / sum of S_j**n, where S are the vote's scores: the mean of
+soft Jaccard indices is then smooth in all weights at once (Rahman and Wang 2016, "Optimizing intersection-over-union in
+deep neural networks", eq. 3), and L-BFGS-B comes near its top in some forty evaluations. The higher n, the closer to
+the argmax and the less smooth. The result is only a start: the exact search goes on from it, and keeps it only where
+the true mIoU is higher.
 """
 
 from __future__ import annotations

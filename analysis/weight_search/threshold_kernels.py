@@ -1,8 +1,7 @@
 """Where along a line of weights each pixel changes its label: the kernels of the exact search.
 
-Enters: the pixels that a class can win with their best other score (`toptwo`), or a sample's probabilities (M,K,P)
-float32 and labels (P,) uint8. Leaves: histograms (B+1,K,4) of thresholds as u = t / (1 + t), and the events of
-flagged bins. Single thread, and written so that the compiler turns the loops over a block of pixels into SIMD code.
+They return histograms (B+1,K,4) of thresholds as u = t / (1 + t), and the events of flagged bins. Single thread, and
+written so that the compiler turns the loops over a block of pixels into SIMD code.
 """
 
 from __future__ import annotations

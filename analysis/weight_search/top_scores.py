@@ -1,10 +1,8 @@
-"""The two highest scores of every pixel, kept in step with the weights: all that the exact search remembers of a
-pixel.
+"""The two highest scores of every pixel, kept in step with the weights: all that the exact search stores per pixel.
 
-Enters: a sample's probabilities (M,K,P) float32, weights (M,K), labels (P,) uint8. Leaves: best, second (P,) float32
-and their classes who, runner (P,) uint8, and third (P,) float32, which no other class exceeds; fourteen bytes a
-pixel, where the scores of all classes would take 4 K. A runner that falls below `third` becomes UNKNOWN, and `second`
-a bound as well: it is looked up only where such a pixel's `who` may lose it.
+Per pixel: best, second float32 and their classes who, runner uint8, and third float32, which no other class exceeds;
+fourteen bytes, where the scores of all classes would take 4 K. A runner that falls below `third` becomes UNKNOWN, and
+`second` a bound as well: it is looked up only where such a pixel's `who` may lose it.
 """
 
 from __future__ import annotations

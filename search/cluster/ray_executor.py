@@ -24,7 +24,7 @@ MAX_RETRIES = 3  # of a part whose node was lost; what a job raises is final
 
 
 @dataclass(frozen=True)
-class RaySpread:
+class RayExecutor:
     """Runs in the cluster that this process is connected to. A job with a device runs in actors that hold
     `gpus_a_task` each: Ray ends the process of a task that had a GPU, and with it what CUDA takes seconds to set up.
     At most twice as many results wait here as there are slots."""

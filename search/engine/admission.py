@@ -33,7 +33,7 @@ class Admission:
 
 
 @dataclass(frozen=True)
-class Gate:
+class AdmissionCheck:
     """`device_gb` is the memory of the largest device, None where nothing is known of it."""
 
     options: Options

@@ -28,7 +28,7 @@ from search.engine.searcher import FamilySearch
 from search.engine.study_file import open_storage
 from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.space.options import Search
-from trainables.ray_trainable import METRIC, Trainable, guarded
+from trainables.ray_trainable import METRIC, Trainable, report_failures
 from trainables.recipe.recipe import Recipe
 from trainables.worker_process import worker_environment
 
@@ -148,7 +148,7 @@ def tune_trials(
         if "identity" in frozen.user_attrs:
             asha.replay(frozen.user_attrs["identity"]["family"], frozen.number, frozen.intermediate_values)
     tuner = tune.Tuner(
-        tune.with_resources(guarded(trainable), lambda config: placement(resources_of, config)),
+        tune.with_resources(report_failures(trainable), lambda config: placement(resources_of, config)),
         tune_config=tune.TuneConfig(
             search_alg=limiter,
             scheduler=asha,

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from search.space.options import Options
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 from trainables.recipe.recipe import Backbone, Recipe
 
 FIXED_SECTIONS = tuple(Options.model_fields)  # never searched
@@ -88,7 +88,7 @@ def places_of(key: str, path: tuple[str, ...]) -> list[tuple[str, ...]]:
 def _section(annotation: Any) -> Section | None:
     """The section for a part, or for parts that differ by their `name`; None for a value."""
     members = get_args(annotation) if get_origin(annotation) is not None else (annotation,)
-    parts = [member for member in members if isinstance(member, type) and issubclass(member, Part)]
+    parts = [member for member in members if isinstance(member, type) and issubclass(member, Config)]
     if not parts or len(parts) < len([member for member in members if member is not NoneType]):
         return None
     named: dict[str, Section] = {}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 
 Flip = Literal["none", "horizontal", "vertical"]
 Turn = Literal[0, 90, 180, 270]
@@ -14,7 +14,7 @@ Tracker = Literal["wandb", "jsonl"]  # events.jsonl is always written
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class Search(Part):
+class Search(Config):
     """How many trials, for how long, and when ASHA may stop one."""
 
     num_trials: Annotated[int, Field(ge=1)] = 20
@@ -34,7 +34,7 @@ class Search(Part):
         return self
 
 
-class Ensemble(Part):
+class Ensemble(Config):
     """Which trials are candidates, and how the rules are fitted and judged."""
 
     candidates: Annotated[int, Field(ge=1)] = 6
@@ -52,7 +52,7 @@ class Ensemble(Part):
     logits_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB that all logits may take; None: what is free
 
 
-class Tta(Part):
+class Tta(Config):
     """The test-time views that are offered: every scale with every turn and flip."""
 
     scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...], Field(min_length=1)] = (1.0,)
@@ -70,7 +70,7 @@ class Tta(Part):
         return values
 
 
-class LargeResources(Part):
+class LargeResources(Config):
     """What a trial holds instead whose network has more parameters."""
 
     over_params_m: Annotated[float, Field(gt=0.0)]  # millions
@@ -78,7 +78,7 @@ class LargeResources(Part):
     cpu: Annotated[int, Field(ge=1)]
 
 
-class Resources(Part):
+class Resources(Config):
     """What one trial holds while it runs. Below 1, a device is shared; above, each GPU trains a share of the batch."""
 
     gpu: Annotated[float, Field(ge=0.0)] = 0.0
@@ -94,7 +94,7 @@ class Resources(Part):
         return value
 
 
-class SplitShares(Part):
+class SplitShares(Config):
     """The parts that are carved from `train` where the data card gives no file for them, or a file that names them."""
 
     val_share: Share = 0.2
@@ -118,7 +118,7 @@ class SplitShares(Part):
         return self
 
 
-class Options(Part):
+class Options(Config):
     """Everything in a space that is not the recipe."""
 
     search: Search = Search()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
-from search.cluster.ray_executor import RaySpread
+from search.cluster.ray_executor import RayExecutor
 from search.stages.logits import chosen_candidates, has_logits
 from search.stages.stage import Context
 from trainables.logits import write_logits as candidate_logits
@@ -38,5 +38,5 @@ def run(context: Context) -> None:
         notes=candidate_logits.rounding_note(val),
         ingredients={c.trial: c.ingredients for c in chosen if c.ingredients},
         report=context.say,
-        spread=RaySpread(gpus_a_task=min(1.0, options.resources.gpu)),
+        executor=RayExecutor(gpus_a_task=min(1.0, options.resources.gpu)),
     )

@@ -60,7 +60,7 @@ def _write_one(
     cache: Cache,
     split: Split,
     views: Sequence[View],
-    folders: Mapping[candidate_logits.Part, Path],
+    folders: Mapping[candidate_logits.SplitName, Path],
     storage: candidate_logits.Storage,
     cpu: float,
     gpu: float,
@@ -89,7 +89,7 @@ def offered_views(options: Options) -> list[View]:
     return list(by_pose.values())
 
 
-def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.Part, Path]:
+def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.SplitName, Path]:
     """The folder of a candidate's logits, per split."""
     return {part: run.logits(candidate.trial, part) for part in candidate_logits.SPLITS}
 

@@ -12,7 +12,7 @@ from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import SegIndex, Split
-from trainables.data.splits.make_split import look, make_split
+from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.data.splits.split_file import read_split
 
 
@@ -50,7 +50,7 @@ def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[s
             seed=options.seed,
             val_share=options.split.val_share,
             holdout_share=options.split.holdout_share,
-            known=look(index, cache),
+            known=decode_facts(index, cache),
         )
     for note in split.notes:
         say(f"split: {note}")

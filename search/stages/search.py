@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from search.engine.admission import Gate, cluster_gpu_gb, some_sizes
+from search.engine.admission import AdmissionCheck, cluster_gpu_gb, some_sizes
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.observers.progress import build_progress
@@ -46,9 +46,9 @@ def run(context: Context) -> None:
     )
 
 
-def open_gate(context: Context) -> Gate:
+def open_gate(context: Context) -> AdmissionCheck:
     """The admission check of recipes, by the data's image sizes and the memory of the cluster's GPUs."""
     data, options = context.data, context.space.options
     sizes = [(record.height, record.width) for record in data.index.images]
     device_gb = options.resources.memory_gb or (cluster_gpu_gb() if options.resources.gpu else None)
-    return Gate(options, data.index.num_classes, some_sizes(sizes), device_gb)
+    return AdmissionCheck(options, data.index.num_classes, some_sizes(sizes), device_gb)

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
-from analysis.dataset.statistics import survey
+from analysis.dataset.statistics import collect_statistics
 from analysis.dataset.summary import class_rows
 from analysis.eda import app
 from trainables.data.card import read_card
@@ -31,7 +31,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_survey_counts_what_the_labels_hold(card: Path) -> None:
     index = read(read_card(card))
-    seen = survey(index, num_workers=1)
+    seen = collect_statistics(index, num_workers=1)
     for n, record in enumerate(index.images):
         label = rasterise(record, index.ignore_index, background=index.background)
         assert seen.class_pixels[n].tolist() == np.bincount(label.ravel(), minlength=256)[: index.num_classes].tolist()
@@ -56,7 +56,7 @@ def test_runs_of_every_form_are_painted_where_the_masks_lie(form: str, tmp_path:
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.zeros((37, 52, 3), np.uint8))
     record = ImageRecord("a.png", path, 37, 52, "a.png", "train", tuple(annotations))
-    seen = survey(SegIndex("s", (record,), ("a", "b", "c", "d"), "f", grouped=False), num_workers=1)
+    seen = collect_statistics(SegIndex("s", (record,), ("a", "b", "c", "d"), "f", grouped=False), num_workers=1)
     label = rasterise(record, 255, background=False)
     assert seen.class_pixels[0].tolist() == [int((label == k).sum()) for k in range(4)]
     assert seen.ignored_pixels[0] == (label == 255).sum()
@@ -77,7 +77,7 @@ def test_overlaps_duplicates_and_sizes(card: Path, tmp_path: Path) -> None:
     (card.parent / "one.json").write_text(json.dumps(content))
     (card.parent / "one.yaml").write_text("train: one.json\n")
     index = read(read_card(card.parent / "one.yaml"))
-    seen = survey(index)
+    seen = collect_statistics(index)
     assert seen.overlaps == {(1, 2): 1, (1, 3): 1, (2, 3): 1}
     assert seen.duplicates == [(image["file_name"], 0, 1)]
     rows = class_rows(index, seen)

@@ -16,7 +16,7 @@ from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.raster import rasterise, read_image
-from trainables.data.splits.make_split import look, make_split
+from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.data.splits.split_file import write_split
 from trainables.data.synthetic.dataset import write_synthetic
 
@@ -33,7 +33,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_written_reads_back_pixel_for_pixel(card: Path, tmp_path: Path) -> None:
     source = read(read_card(card))
     cache = Cache.open(source, tmp_path / "cache")
-    train_ids = make_split(source, seed=0, **SHARES, known=look(source, cache)).train_ids
+    train_ids = make_split(source, seed=0, **SHARES, known=decode_facts(source, cache)).train_ids
     drawn = mixed_images(cache, train_ids, KINDS, MixSettings(0, **ONE), 12)
     labels = {f"images/{mixed.stem}.jpg": (mixed.image, mixed.label) for mixed in drawn}
     mix.write_mixed(card, tmp_path / "out", KINDS, 12, ONE, SHARES, 0, tmp_path / "cache")

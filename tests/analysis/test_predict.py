@@ -26,7 +26,7 @@ from analysis.predict import app, image_names
 from analysis.report.palette import palette, png_palette
 from analysis.voting.probabilities import probabilities
 from analysis.voting.score_images import label_map
-from analysis.voting.view_config import Ballot, Look
+from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, vote_labels
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits.latency import measure_costs, read_ms
@@ -109,8 +109,8 @@ def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
     vote = Vote(chosen.vote, np.array(chosen.weights, dtype=np.float32))
     predicted = dict(predictors[rule].predict_many(tiny_run.images))
     for name, image in tiny_run.images.items():
-        looks = zip(stores, chosen.views, chosen.temperatures, strict=True)
-        q = np.stack([probabilities(s, v, name, temperature=t) for s, v, t in looks])  # (M,K,H,W)
+        view_configs = zip(stores, chosen.views, chosen.temperatures, strict=True)
+        q = np.stack([probabilities(s, v, name, temperature=t) for s, v, t in view_configs])  # (M,K,H,W)
         expected = vote_labels(q.reshape(3, 3, -1), vote).reshape(image.shape[:2])
         assert (predicted[name] == expected).mean() > 0.9995  # a batch of another size may move a logit's last bit
 
@@ -126,9 +126,9 @@ def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
     bundle = export(FACTS, with_shipped(ensemble, "postprocessed"), tiny_run.checkpoints, tmp_path / "bundle")
     assert run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out", "--batch-size", 1).exit_code == 0
     vote = Vote(of.vote, np.array(of.weights, dtype=np.float32))
-    ballot, changed = Ballot(Look(of.views, of.temperatures), (vote,)), 0
+    batch, changed = VoteBatch(ViewConfig(of.views, of.temperatures), (vote,)), 0
     for name in tiny_run.images:
-        plain = label_map(stores, ballot, name)
+        plain = label_map(stores, batch, name)
         expected = postprocess(plain, sizes)
         with Image.open((tmp_path / "out" / name).with_suffix(".png")) as png:
             np.testing.assert_array_equal(np.array(png), expected)

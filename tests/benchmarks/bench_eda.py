@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from analysis.dataset.statistics import survey
+from analysis.dataset.statistics import collect_statistics
 from trainables.data.card import read_card
 from trainables.data.coco import read
 
@@ -62,7 +62,7 @@ def run() -> dict[str, Any]:
             index = read(read_card(card))
             read_s = time.perf_counter() - start
             start = time.perf_counter()
-            survey(index)
+            collect_statistics(index)
             survey_s = time.perf_counter() - start
         rows[str(num)] = {"read_s": read_s, "survey_s": survey_s, "ms_an_annotation": 1000 * survey_s / num}
         print(f"{num:>12,} {read_s:>8.1f} {survey_s:>9.1f} {1000 * survey_s / num:>17.2f}")

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, field_validator
 
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 
 MAX_LISTED = 50
 FILE_KEYS = ("train", "val", "holdout", "unlabelled")
@@ -58,7 +58,7 @@ class Findings:
         return counts
 
 
-class DataCard(Part):
+class DataCard(Config):
     """A data set in one page: which COCO files it has, and the rules by which they are read."""
 
     name: str

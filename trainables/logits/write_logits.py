@@ -33,8 +33,8 @@ from trainables.models.weights_file import BEST_WEIGHTS, fingerprint
 from trainables.recipe.recipe import Recipe
 
 SPARE_BYTES = 256 * 2**20  # what a run still writes after its logits: bundle, report, study
-Part = Literal["val", "holdout"]
-SPLITS: tuple[Part, ...] = ("val", "holdout")  # val first: it decides whether 8 bits will do
+SplitName = Literal["val", "holdout"]
+SPLITS: tuple[SplitName, ...] = ("val", "holdout")  # val first: it decides whether 8 bits will do
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def check_space(
     views: Sequence[View],
     run_folder: Path,
     folders: Sequence[
-        Mapping[Part, Path]
+        Mapping[SplitName, Path]
     ] = (),  # one per candidate; logits that are there already need no further room
     storage: Storage = FLOAT16,
 ) -> tuple[int, int]:
@@ -99,7 +99,7 @@ def write_logits(
     cache: Cache,
     split: Split,
     views: Sequence[View],
-    folders: Mapping[Part, Path],
+    folders: Mapping[SplitName, Path],
     storage: Storage = FLOAT16,
     *,
     device: str,
@@ -164,7 +164,7 @@ def _counts_before_and_after(
     return torch.stack([confusion_torch(truth, predicted, len(logits)) for predicted in labels])
 
 
-def ids_of(split: Split, part: Part) -> tuple[str, ...]:
+def ids_of(split: Split, part: SplitName) -> tuple[str, ...]:
     return split.val_ids if part == "val" else split.holdout_ids
 
 
@@ -206,7 +206,7 @@ def _header(
     candidate: Candidate,
     cache: Cache,
     split: Split,
-    part: Part,
+    part: SplitName,
     view: View,
     *,
     weights: Path,

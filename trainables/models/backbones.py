@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from trainables.models import hierarchical, mix_transformer, plain_vit
 from trainables.models.backbone_names import MIX_TRANSFORMERS, check_backbone_name
-from trainables.models.compatibility import PYRAMID, Reads, is_plain
-from trainables.models.feature_extractor import Extraction
+from trainables.models.compatibility import PYRAMID, FeatureRequest, is_plain
+from trainables.models.feature_extractor import FeatureExtractor
 from trainables.models.simple_pyramid import SimplePyramid
 from trainables.recipe.recipe import Backbone
 
@@ -35,7 +35,7 @@ class PyramidBackbone(nn.Module):
     what the weights came from; `sizes` the image sizes that the model takes.
     """
 
-    def __init__(self, name: str, found: Extraction, reads: Reads) -> None:
+    def __init__(self, name: str, found: FeatureExtractor, reads: FeatureRequest) -> None:
         super().__init__()
         self.name = name
         self.body = found.body
@@ -76,7 +76,7 @@ class PyramidBackbone(nn.Module):
         return switch is not None
 
 
-def build_backbone(cfg: Backbone, reads: Reads = PYRAMID, *, in_chans: int = 3) -> PyramidBackbone:
+def build_backbone(cfg: Backbone, reads: FeatureRequest = PYRAMID, *, in_chans: int = 3) -> PyramidBackbone:
     """The backbone of `cfg.name` for what a head reads, its weights loaded as `cfg` says.
 
     Levels that are not read are left without parameters of their own, so that every parameter gets a gradient.
@@ -88,13 +88,13 @@ def build_backbone(cfg: Backbone, reads: Reads = PYRAMID, *, in_chans: int = 3) 
     return PyramidBackbone(cfg.name, _source(cfg.name)(cfg, reads, in_chans), reads)
 
 
-def _source(name: str) -> Callable[[Backbone, Reads, int], Extraction]:
+def _source(name: str) -> Callable[[Backbone, FeatureRequest, int], FeatureExtractor]:
     if name.partition(".")[0] in MIX_TRANSFORMERS:
         return mix_transformer.extract
     return plain_vit.extract if is_plain(name) else hierarchical.extract
 
 
-def _layers(found: Extraction, norms: nn.ModuleList) -> tuple[dict[str, int], frozenset[str]]:
+def _layers(found: FeatureExtractor, norms: nn.ModuleList) -> tuple[dict[str, int], frozenset[str]]:
     """The norms come after everything: they share the depth of the last layer."""
     layer_of = {f"body.{name}": depth for name, depth in found.layer_of.items()}
     last = max(layer_of.values())

@@ -39,7 +39,7 @@ _PLAIN_EXAMPLES = "vit_small_patch16_224, deit3_base_patch16_384 or beitv2_base_
 
 
 @dataclass(frozen=True)
-class Reads:
+class FeatureRequest:
     """The features that a head takes from a backbone.
 
     Either levels of the pyramid (0 is stride 4, 3 is stride 32) or, where `depths` are given, plain features at the
@@ -50,7 +50,7 @@ class Reads:
     depths: tuple[float, ...] = ()
 
 
-PYRAMID = Reads()
+PYRAMID = FeatureRequest()
 
 
 def is_plain(backbone_name: str) -> bool:

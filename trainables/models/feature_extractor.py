@@ -1,4 +1,4 @@
-"""`Extraction`: a backbone's network and what is known of it, and what all of timm's have in common."""
+"""`FeatureExtractor`: a backbone's network and what is known of it, and what all of timm's have in common."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from timm.layers.norm import RmsNorm, RmsNorm2d
 from timm.models import group_parameters
 from torch import nn
 
-from trainables.models.input_sizes import Sizes
+from trainables.models.input_sizes import InputSizes
 from trainables.models.pretrained import LoadReport, load_file, load_timm_weights, matching_keys
 from trainables.recipe.recipe import Backbone
 
@@ -25,7 +25,7 @@ _IN_BLOCK_NORMS = (nn.LayerNorm, nn.GroupNorm, RmsNorm, RmsNorm2d)
 
 
 @dataclass
-class Extraction:
+class FeatureExtractor:
     """`body` takes images (B,C,H,W) and gives features, `channels[i]` wide at `strides[i]`.
 
     `layer_of` is each parameter's depth in the body (0 the stem), `no_weight_decay` the names exempt from weight
@@ -39,7 +39,7 @@ class Extraction:
     std: tuple[float, ...]
     residual: bool
     channels_last: bool = False  # features (B,h,w,C)
-    sizes: Sizes = field(default_factory=Sizes)
+    sizes: InputSizes = field(default_factory=InputSizes)
     layer_of: Mapping[str, int] = field(default_factory=dict)
     no_weight_decay: frozenset[str] = frozenset()
     load_report: LoadReport = NOTHING_LOADED

@@ -12,9 +12,9 @@ import timm
 import torch
 from timm.layers.format import Format
 
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.feature_extractor import (
-    Extraction,
+    FeatureExtractor,
     as_value_error,
     check_drop_path,
     layers,
@@ -24,7 +24,7 @@ from trainables.models.feature_extractor import (
     statistics,
     whole_model,
 )
-from trainables.models.input_sizes import Sizes, find_sizes
+from trainables.models.input_sizes import InputSizes, find_sizes
 from trainables.recipe.recipe import Backbone
 
 STRIDES = (4, 8, 16, 32)
@@ -34,7 +34,7 @@ _EXAMPLES = "a hierarchical model, such as convnext_tiny, swin_tiny_patch4_windo
 _ANY_SIZE = {"strict_img_size": False, "always_partition": True}
 
 
-def extract(cfg: Backbone, reads: Reads, in_chans: int) -> Extraction:
+def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtractor:
     """Raises ValueError for a model without features at strides 4 to 32, or where plain features are wanted."""
     if reads.depths:
         raise ValueError(f"backbone {cfg.name!r} has no features at one stride; use a head that reads a pyramid")
@@ -45,7 +45,7 @@ def extract(cfg: Backbone, reads: Reads, in_chans: int) -> Extraction:
         body: Any = timm.create_model(cfg.name, features_only=True, out_indices=indices, **args)
     check_drop_path(body, cfg)
     layer_of, no_weight_decay = layers(body, whole)
-    return Extraction(
+    return FeatureExtractor(
         body=body,
         channels=body.feature_info.channels(),
         strides=list(STRIDES),
@@ -63,7 +63,7 @@ def extract(cfg: Backbone, reads: Reads, in_chans: int) -> Extraction:
 @functools.cache
 def _levels(
     name: str, model_args: tuple[tuple[str, Any], ...], native_px: tuple[int, int]
-) -> tuple[tuple[int, ...], Sizes]:
+) -> tuple[tuple[int, ...], InputSizes]:
     """Which of timm's outputs lie at strides 4, 8, 16, 32 (the deepest where several do), and for which image sizes.
 
     A pass on the meta device shows it: some models have one input size, and some state strides that hold for none

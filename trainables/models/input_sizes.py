@@ -15,7 +15,7 @@ _UNITS_PX = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 
 
 @dataclass(frozen=True)
-class Sizes:
+class InputSizes:
     """Sides that are multiples of `multiple_px`, or one size `exact_px` (height, width) alone."""
 
     multiple_px: int = MULTIPLE_PX
@@ -39,15 +39,15 @@ class Sizes:
             )
 
 
-def find_sizes(try_pass: Callable[[int, int], None], native_px: tuple[int, int]) -> Sizes:
+def find_sizes(try_pass: Callable[[int, int], None], native_px: tuple[int, int]) -> InputSizes:
     """The sizes at which `try_pass(height, width)` does not raise; what it raises at the model's own size if none."""
     if _works(try_pass, PROBE_PX):
-        return Sizes()
+        return InputSizes()
     for unit in _UNITS_PX:
         if native_px[0] % unit == 0 and native_px[1] % unit == 0 and _works(try_pass, (3 * unit, 5 * unit)):
-            return Sizes(multiple_px=unit)
+            return InputSizes(multiple_px=unit)
     try_pass(*native_px)
-    return Sizes(exact_px=native_px)
+    return InputSizes(exact_px=native_px)
 
 
 def _works(try_pass: Callable[[int, int], None], size_px: tuple[int, int]) -> bool:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from trainables.models.compatibility import Reads
-from trainables.models.feature_extractor import NOTHING_LOADED, Extraction, check_drop_path, statistics
+from trainables.models.compatibility import FeatureRequest
+from trainables.models.feature_extractor import NOTHING_LOADED, FeatureExtractor, check_drop_path, statistics
 from trainables.models.pretrained import LoadReport, load_file, not_had
 from trainables.recipe.recipe import Backbone
 
@@ -76,7 +76,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
         return func(*args, **{**(kwargs or {}), **here})
 
 
-def extract(cfg: Backbone, reads: Reads, in_chans: int) -> Extraction:
+def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtractor:
     """Raises ValueError for weights that cannot be had or do not fit, or where plain features are wanted."""
     if reads.depths:
         raise ValueError(f"backbone {cfg.name!r} has no features at one stride; use a head that reads a pyramid")
@@ -86,7 +86,7 @@ def extract(cfg: Backbone, reads: Reads, in_chans: int) -> Extraction:
         model = known["encoder"](**params)
     body = MixTransformer(model)
     check_drop_path(body, cfg)
-    return Extraction(
+    return FeatureExtractor(
         body=body,
         channels=list(params["embed_dims"]),
         strides=[4, 8, 16, 32],

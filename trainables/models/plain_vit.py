@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from trainables.models.backbone_names import backbone_files
 from trainables.models.beit import BeitFeatures
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.feature_extractor import (
-    Extraction,
+    FeatureExtractor,
     as_value_error,
     check_drop_path,
     layers,
@@ -29,7 +29,7 @@ from trainables.models.feature_extractor import (
     statistics,
     whole_model,
 )
-from trainables.models.input_sizes import Sizes, find_sizes
+from trainables.models.input_sizes import InputSizes, find_sizes
 from trainables.recipe.recipe import Backbone
 
 # After a third, a half, two thirds and all of the blocks: BEiT's blocks 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24.
@@ -80,7 +80,7 @@ class PlainFeatures(nn.Module):
 _READERS: dict[str, Callable[[Any, Sequence[int], int, int], nn.Module]] = {"beit": BeitFeatures}
 
 
-def extract(cfg: Backbone, reads: Reads, in_chans: int) -> Extraction:
+def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtractor:
     """Raises ValueError for a model that gives no features, or at no one stride."""
     whole, args = whole_model(cfg, _ANY_SIZE, in_chans)
     num_blocks = len(whole.feature_info)
@@ -91,7 +91,7 @@ def extract(cfg: Backbone, reads: Reads, in_chans: int) -> Extraction:
     body = _build(cfg.name, blocks, args)
     check_drop_path(body, cfg)
     layer_of, no_weight_decay = layers(body, whole)
-    return Extraction(
+    return FeatureExtractor(
         body=body,
         channels=[whole.feature_info[block]["num_chs"] for block in blocks],
         strides=[_stride(whole)] * len(blocks),
@@ -125,7 +125,7 @@ def _stride(model: Any) -> int:
 @functools.cache
 def _sizes(
     name: str, blocks: tuple[int, ...], model_args: tuple[tuple[str, Any], ...], native_px: tuple[int, int]
-) -> Sizes:
+) -> InputSizes:
     """A pass on the meta device shows for which image sizes the features have the size that their stride says."""
     args = dict(model_args)
     with torch.device("meta"):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from trainables.recipe.config import Part, Probability
+from trainables.recipe.config import Config, Probability
 from trainables.recipe.operators import (
     Blurs,
     ClassMix,
@@ -86,7 +86,7 @@ SLOW: dict[str, tuple[Callable[[Any], float], str]] = {
 STARVES_MS = 5.0  # on average a sample: as much as all the rest of a plain one, so that workers bring half as many
 
 
-class Augmentation(Part):
+class Augmentation(Config):
     """Changes to the pixels before they reach the model while training.
 
     `short_px` is the only part that also holds at inference: views scale relative to it.
@@ -197,7 +197,7 @@ def lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     """`over` on `base`, key by key into mappings and sections; neither is changed."""
     merged = dict(base)
     for key, value in over.items():
-        inner = value.model_dump(exclude_unset=True) if isinstance(value, Part) else value
+        inner = value.model_dump(exclude_unset=True) if isinstance(value, Config) else value
         old = merged.get(key)
         merged[key] = lay_over(old, inner) if isinstance(old, Mapping) and isinstance(inner, Mapping) else value
     return merged

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Part(BaseModel):
+class Config(BaseModel):
     """A frozen section of a recipe; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from trainables.recipe.config import Part, Probability
+from trainables.recipe.config import Config, Probability
 
 Limit = Annotated[float, Field(ge=0.0, lt=1.0)]
 Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
@@ -21,11 +21,11 @@ Levels = Annotated[int, Field(ge=0, le=255)]  # of 0 to 255
 KernelPx = Annotated[int, Field(ge=3, le=99)]
 
 
-class Operator(Part):
+class Operator(Config):
     p: Probability = 0.5
 
 
-class Group(Part):
+class Group(Config):
     p: Probability = 1.0
     one_of: bool = False
 
@@ -171,18 +171,18 @@ class Cutout(Group):
     GridDropout: GridDropoutOp | None = None
 
 
-class NoPolicy(Part):
+class NoPolicy(Config):
     name: Literal["none"] = "none"
 
 
-class TrivialAugment(Part):
+class TrivialAugment(Config):
     """Mueller & Hutter 2021: one operator, of a strength drawn at random; those only that leave labels true."""
 
     name: Literal["trivial_augment"] = "trivial_augment"
     p: Probability = 1.0
 
 
-class RandAugment(Part):
+class RandAugment(Config):
     """Cubuk et al. 2020: `num_ops` operators, all of one strength; those only that leave labels true."""
 
     name: Literal["rand_augment"] = "rand_augment"
@@ -194,7 +194,7 @@ class RandAugment(Part):
 Policy = Annotated[NoPolicy | TrivialAugment | RandAugment, Field(discriminator="name")]
 
 
-class Mixed(Part):
+class Mixed(Config):
     """An image made from several. Source images are drawn with weight max over their classes c of f_c ** -rare, f_c
     the share of the training images that show c: 0 draws all alike, 1 makes up for rarity (Gupta et al. 2019)."""
 

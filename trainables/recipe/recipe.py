@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from trainables.recipe.augmentation import Augmentation as Augmentation
-from trainables.recipe.config import Part as Part
+from trainables.recipe.config import Config as Config
 from trainables.recipe.config import Probability
 
 
-class Backbone(Part):
+class Backbone(Config):
     """A timm model that gives features, and where its weights come from."""
 
     name: str
@@ -35,7 +35,7 @@ class Backbone(Part):
         return self
 
 
-class UPerNetHead(Part):
+class UPerNetHead(Config):
     name: Literal["upernet"] = "upernet"
     channels: Annotated[int, Field(ge=8)] = 512
     dropout: Probability = 0.1
@@ -43,13 +43,13 @@ class UPerNetHead(Part):
     aux_channels: Annotated[int, Field(ge=8)] = 256
 
 
-class SegFormerHead(Part):
+class SegFormerHead(Config):
     name: Literal["segformer"] = "segformer"
     channels: Annotated[int, Field(ge=8)] = 256
     dropout: Probability = 0.1
 
 
-class KNetHead(Part):
+class KNetHead(Config):
     """K-Net's stages over a UPerNet, which makes the first kernels and the map that all stages read."""
 
     name: Literal["knet"] = "knet"
@@ -70,7 +70,7 @@ class KNetHead(Part):
         return self
 
 
-class SegmenterHead(Part):
+class SegmenterHead(Config):
     """Segmenter's mask transformer, as wide as the plain transformer that it reads."""
 
     name: Literal["segmenter"] = "segmenter"
@@ -78,7 +78,7 @@ class SegmenterHead(Part):
     dropout: Probability = 0.1
 
 
-class SetrHead(Part):
+class SetrHead(Config):
     """SETR's convolutions over a plain transformer: one at its stride (naive), or four with upsampling (pup)."""
 
     name: Literal["setr_naive", "setr_pup"]
@@ -86,7 +86,7 @@ class SetrHead(Part):
     aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # of each of three; 0 leaves them out
 
 
-class DptHead(Part):
+class DptHead(Config):
     """DPT's reassembly of a plain transformer's features, and its convolutional fusion."""
 
     name: Literal["dpt"] = "dpt"
@@ -94,7 +94,7 @@ class DptHead(Part):
     dropout: Probability = 0.1
 
 
-class SmpHead(Part):
+class SmpHead(Config):
     """A decoder of segmentation-models-pytorch over the same pyramid, with smp's own defaults."""
 
     name: Literal["unet", "unetplusplus", "fpn", "pan", "deeplabv3plus", "manet", "linknet", "pspnet"]
@@ -105,7 +105,7 @@ Head = Annotated[
 ]
 
 
-class Loss(Part):
+class Loss(Config):
     name: Literal["cross_entropy", "focal", "dice", "lovasz", "ce_dice", "ce_lovasz"] = "cross_entropy"
     class_weights: Literal["none", "inverse_sqrt"] = "none"  # from the train split's pixel counts
 
@@ -119,7 +119,7 @@ class Loss(Part):
         return self
 
 
-class Optimizer(Part):
+class Optimizer(Config):
     name: Literal["adamw", "sgd", "nadamw", "lamb"] = "adamw"
     lr: Annotated[float, Field(gt=0.0)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
@@ -129,7 +129,7 @@ class Optimizer(Part):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
 
 
-class Train(Part):
+class Train(Config):
     num_epochs: Annotated[int, Field(ge=1)] = 60
     batch_size: Annotated[int, Field(ge=1)] = 8
     accumulate: Annotated[int, Field(ge=1)] = 1  # a batch is split in this many micro-batches
@@ -149,7 +149,7 @@ class Train(Part):
         return self
 
 
-class Recipe(Part):
+class Recipe(Config):
     """One trial, whole. Equal recipes give equal numbers on the same machine."""
 
     backbone: Backbone

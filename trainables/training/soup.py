@@ -28,7 +28,7 @@ from trainables.files import write_text
 from trainables.logits.predict_views import Inference, autocast_dtype
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 from trainables.recipe.recipe import Loss, Recipe
 from trainables.training.checkpoint import about_best, save_best
 from trainables.training.losses import build_loss
@@ -41,7 +41,7 @@ Weights = Mapping[str, Tensor]
 Score = Callable[[Weights], tuple[float, Weights]]  # -> val mIoU, and the weights as they were scored
 
 
-class Ingredient(Part):
+class Ingredient(Config):
     """The weights of one epoch of one trial."""
 
     trial: str
@@ -54,7 +54,7 @@ class Ingredient(Part):
         return f"{self.trial} epoch {self.epoch}"
 
 
-class Step(Part):
+class Step(Config):
     """The score of the mean with one more ingredient, and whether that one was kept."""
 
     ingredient: str
@@ -62,7 +62,7 @@ class Step(Part):
     taken: bool
 
 
-class Soup(Part):
+class Soup(Config):
     """soup.json. `ingredients` are those that were taken, the best first."""
 
     name: str

@@ -142,10 +142,10 @@ def test_the_votes_of_the_file_reproduce_its_holdout_score(members: Path, result
         counts = np.zeros((5, 5), np.int64)
         steps = rule.postprocess or Postprocess(min_component=(), max_hole=())
         for image_id in HOLDOUT:
-            looks = zip(answer.members, weights, rule.views, rule.temperatures, strict=True)
+            view_configs = zip(answer.members, weights, rule.views, rule.temperatures, strict=True)
             scores = [
                 row[:, None, None] * probabilities(stores[m.trial], views, image_id, temperature=t)
-                for m, row, views, t in looks
+                for m, row, views, t in view_configs
                 if row.any()
             ]  # (K,H,W) a member
             labels = np.sum(scores, 0).argmax(0).astype(np.uint8)
@@ -334,6 +334,20 @@ def test_the_front_rises_with_the_cost(timed: Path, tmp_path: Path) -> None:
     assert [row.miou_crossfit for row in front] == sorted({row.miou_crossfit for row in front})
     assert front[0].members == ("cheap",)
     assert front[-1].ms == answer.rules[-1].cost == 18.0  # all four views are of use
+
+
+def test_measured_times_decide_nothing_without_a_budget(timed: Path, tmp_path: Path) -> None:
+    before = {trial: (timed / trial / "val/cost.json").read_text() for trial in ("cheap", "dear")}
+    first = run(timed, tmp_path, ["cheap", "dear"])
+    try:
+        for trial, factor in (("cheap", 7.0), ("dear", 0.5)):
+            write_costs(timed, trial, {"s1.00-none": 3 * factor, "s1.00-horizontal": factor})
+        second = run(timed, tmp_path, ["cheap", "dear"])
+    finally:
+        for trial, text in before.items():
+            (timed / trial / "val/cost.json").write_text(text)
+    assert [rule.fitted for rule in first.rules] == [rule.fitted for rule in second.rules]
+    assert [rule.cost for rule in first.rules] != [rule.cost for rule in second.rules]
 
 
 def test_a_budget_that_no_member_keeps_is_refused_with_figures(timed: Path, tmp_path: Path) -> None:

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 from factories import make_header, make_store
 
-from analysis.ensembling.bootstrap import draw
+from analysis.ensembling.bootstrap import bootstrap_draws
 from analysis.ensembling.crossfit import Folds
-from analysis.ensembling.fit_postprocess import Found, choose_steps, count, decide, fit_postprocess, look
+from analysis.ensembling.fit_postprocess import (
+    PostprocessFit,
+    choose_steps,
+    count,
+    decide,
+    fit_postprocess,
+    image_statistics,
+)
 from analysis.postprocess.label_map import SIZES, postprocess
 from analysis.postprocess.options import Postprocess
 from analysis.voting.score_images import label_map
-from analysis.voting.view_config import Ballot, Look
+from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote
 from trainables.logits.store import LogitStore
 from trainables.metrics import confusion, miou
@@ -22,8 +29,8 @@ from trainables.metrics import confusion, miou
 K, SIDE, SALT = 3, 32, 6  # the largest size is 4 of 32 x 32 pixels
 IDS = tuple(f"{i}.png" for i in range(12))
 FOLDS = Folds(np.arange(12) % 3, 3, None)
-DRAWS = draw(IDS, False, 300, 0, "val")
-ALONE = Ballot(Look.plain((("s1.00-none",),)), (Vote("soft", np.ones((1, K), np.float32)),))
+DRAWS = bootstrap_draws(IDS, False, 300, 0, "val")
+ALONE = VoteBatch(ViewConfig.plain((("s1.00-none",),)), (Vote("soft", np.ones((1, K), np.float32)),))
 IDLE = Postprocess(min_component=(0.0,) * K, max_hole=(0.0,) * K)
 
 
@@ -53,7 +60,7 @@ def filled(truth: Truth) -> dict[str, np.ndarray]:
     return {i: np.where(truth.label(i) == 255, np.uint8(1), truth.label(i)) for i in IDS}
 
 
-def fit(stores: list[LogitStore], truth: Truth) -> Found:
+def fit(stores: list[LogitStore], truth: Truth) -> PostprocessFit:
     counts = count(stores, IDS, truth, [(ALONE, IDLE)])
     return fit_postprocess("auto", stores, IDS, truth, [ALONE] * 3, FOLDS, counts, DRAWS, list("abc"), lambda _: None)
 
@@ -91,7 +98,7 @@ def test_sizes_are_chosen_on_the_images_that_are_named_alone(tmp_path: Path) -> 
     salted, truth = filled(Truth(salt=True)), Truth(salt=False)
     stores = predicted(tmp_path, filled(truth) | {i: salted[i] for i in IDS[:6]})
     counts = count(stores, IDS, truth, [(ALONE, IDLE)])
-    changes = look(stores, IDS, truth, [ALONE] * FOLDS.num, FOLDS.of_image, K)
+    changes = image_statistics(stores, IDS, truth, [ALONE] * FOLDS.num, FOLDS.of_image, K)
     first = np.arange(12) < 6
     assert choose_steps(changes, counts, DRAWS, first).min_component[2] == SIZES[-1]
     assert choose_steps(changes, counts, DRAWS, ~first).idle

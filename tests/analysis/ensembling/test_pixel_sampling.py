@@ -15,7 +15,7 @@ from analysis.ensembling.pixel_sampling import (
     pixels_that_fit,
     sample_pixels,
 )
-from analysis.voting.view_config import Look
+from analysis.voting.view_config import ViewConfig
 from analysis.weight_search.strata import Strata
 
 
@@ -109,7 +109,7 @@ def test_coarse_pixels_are_every_nth_of_the_sample_and_no_copy() -> None:
 
 def test_images_that_are_not_kept_have_no_label_in_what_is_seen() -> None:
     sample, kept = sample_of(500), np.array([True, False, True])
-    pixels = sample.see(Look((("v",), ()), (1.0, 1.0)), kept)
+    pixels = sample.see(ViewConfig((("v",), ()), (1.0, 1.0)), kept)
     np.testing.assert_array_equal(pixels.truth, np.where(sample.image == 1, 255, sample.truth))
     np.testing.assert_array_equal(pixels.q, sample.by_view[0][1:])
     assert pixels.num_labelled() == (sample.image != 1).sum()

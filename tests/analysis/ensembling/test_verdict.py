@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.ensembling.bootstrap import Resampled, class_gains, draw, gain, resample, summary
+from analysis.ensembling.bootstrap import Resampled, bootstrap_draws, class_gains, gain, resample, summary
 from analysis.ensembling.result import NO_GAIN, Gain
-from analysis.ensembling.verdict import climb, judge
+from analysis.ensembling.verdict import make_verdict, select_rule
 from trainables.metrics import miou
 
 K = 4
 
 
-def images(rng: np.random.Generator, num: int, skill: float = 0.6, spread: float = 0.15) -> np.ndarray:
+def images(rng: np.random.Generator, num: int, skill: float = 0.6, executor: float = 0.15) -> np.ndarray:
     """Counts (N,K,K) of images whose accuracy varies from one to the next."""
     out = np.zeros((num, K, K), np.int64)
-    accuracy = np.clip(rng.normal(skill, spread, num), 0.05, 0.95)
+    accuracy = np.clip(rng.normal(skill, executor, num), 0.05, 0.95)
     sizes = rng.multinomial(400, rng.dirichlet(np.array([4.0, 2, 1, 1]), num))  # (N,K)
     for k in range(K):
         row = np.repeat(((1 - accuracy) / (K - 1))[:, None], K, 1)
@@ -26,12 +26,12 @@ def images(rng: np.random.Generator, num: int, skill: float = 0.6, spread: float
 
 
 def resampled(counts: np.ndarray, seed: int = 0, num: int = 400) -> Resampled:
-    return resample(counts, draw([str(i) for i in range(len(counts))], False, num, seed, "val"))
+    return resample(counts, bootstrap_draws([str(i) for i in range(len(counts))], False, num, seed, "val"))
 
 
 def test_a_resample_is_the_sum_of_the_drawn_images() -> None:
     counts = images(np.random.default_rng(0), 12)
-    draws = draw([str(i) for i in range(12)], False, 50, 0, "val")
+    draws = bootstrap_draws([str(i) for i in range(12)], False, 50, 0, "val")
     scores = resample(counts, draws)
     for r in (0, 7, 49):
         drawn = np.repeat(np.arange(12), draws.times[r].astype(int))
@@ -43,7 +43,7 @@ def test_a_resample_is_the_sum_of_the_drawn_images() -> None:
 def test_groups_are_drawn_whole_where_there_are_ten() -> None:
     groups = [f"g{i // 3}" for i in range(30)]
     counts = images(np.random.default_rng(1), 30)
-    draws = draw(groups, True, 20, 0, "val")
+    draws = bootstrap_draws(groups, True, 20, 0, "val")
     assert draws.unit == "group"
     assert draws.times.shape == (20, 10)
     drawn = np.concatenate([np.flatnonzero(draws.unit_of == u).repeat(int(n)) for u, n in enumerate(draws.times[3])])
@@ -51,7 +51,7 @@ def test_groups_are_drawn_whole_where_there_are_ten() -> None:
 
 
 def test_too_few_groups_are_said_to_be() -> None:
-    draws = draw(["a"] * 20 + ["b"] * 20, True, 20, 0, "hold-out")
+    draws = bootstrap_draws(["a"] * 20 + ["b"] * 20, True, 20, 0, "hold-out")
     assert draws.unit == "image"
     assert draws.caveat is not None
     assert "hold-out has 2 groups" in draws.caveat
@@ -74,10 +74,10 @@ def test_pure_noise_climbs_and_ships_nothing_in_95_of_100() -> None:
         rng = np.random.default_rng([9, seed])
         accuracy, names = images(rng, 60), ("best_single", "best_single_class", "soft_vote", "member_class")
         val = {n: resampled(accuracy + images(rng, 60), seed, 200) for n in names}
-        taken = climb(val)
+        taken = select_rule(val)
         shared, plain, rich = images(rng, 60), images(rng, 60), images(rng, 60)
         step = gain(resampled(shared + rich, seed, 200), resampled(shared + plain, seed, 200))
-        shipped += judge(taken, 3, step, 60).ship == "ensemble"
+        shipped += make_verdict(taken, 3, step, 60).ship == "ensemble"
     assert shipped <= 5
 
 
@@ -85,7 +85,7 @@ def test_the_ladder_takes_a_real_gain_and_leaves_a_richer_equal() -> None:
     rng = np.random.default_rng(3)
     weak, strong = images(rng, 100, 0.5), images(rng, 100, 0.7)
     rules = {"best_single": weak, "soft_vote": strong, "member_class": strong}
-    assert climb({name: resampled(counts) for name, counts in rules.items()}) == "soft_vote"
+    assert select_rule({name: resampled(counts) for name, counts in rules.items()}) == "soft_vote"
 
 
 def test_equal_rules_have_no_gain() -> None:
@@ -128,7 +128,7 @@ def step(low: float) -> Gain:
     ],
 )  # fmt: skip
 def test_the_sentence(taken: str, members: int, low: float, ship: str, rule: str, sentence: str) -> None:
-    verdict = judge(taken, members, step(low), 233)
+    verdict = make_verdict(taken, members, step(low), 233)
     assert (verdict.ship, verdict.rule, verdict.sentence) == (ship, rule, sentence)
 
 
@@ -151,7 +151,7 @@ def test_the_sentence(taken: str, members: int, low: float, ship: str, rule: str
 def test_the_sentence_with_post_processing(
     taken: str, members: int, low: float, ship: str, rule: str, sentence: str
 ) -> None:
-    verdict = judge(taken, members, step(low), 233, postprocessed=True)
+    verdict = make_verdict(taken, members, step(low), 233, postprocessed=True)
     assert (verdict.ship, verdict.rule) == (ship, rule)
     assert verdict.sentence.startswith(sentence)
 

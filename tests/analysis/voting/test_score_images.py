@@ -10,7 +10,7 @@ import pytest
 
 import analysis.voting.score_images as score_images_module
 from analysis.voting.score_images import score_images
-from analysis.voting.view_config import Ballot, Look
+from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, single
 from trainables.metrics import confusion
 
@@ -44,9 +44,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("kind", ["soft", "hard", "geometric"])
 def test_members_that_no_vote_uses_are_not_read(read: list[tuple[str, ...]], kind: Any) -> None:
-    look = Look.plain((("a",), ("bb",), ()))
-    ballot = Ballot(look, (Vote(kind, single(3, 3, 1)), Vote("soft", single(3, 3, 1))))
-    [counts] = score_images([Store()] * 3, ["a"], Labels(), [[ballot]], print, "")  # type: ignore[list-item]
+    view_config = ViewConfig.plain((("a",), ("bb",), ()))
+    batch = VoteBatch(view_config, (Vote(kind, single(3, 3, 1)), Vote("soft", single(3, 3, 1))))
+    [counts] = score_images([Store()] * 3, ["a"], Labels(), [[batch]], print, "")  # type: ignore[list-item]
     assert read == [("bb",)]
     expected = np.random.default_rng(2).random((3, *SIZE)).argmax(0).astype(np.uint8)
     for found in counts[0]:
@@ -55,6 +55,6 @@ def test_members_that_no_vote_uses_are_not_read(read: list[tuple[str, ...]], kin
 
 def test_what_two_looks_share_is_read_once(read: list[tuple[str, ...]]) -> None:
     votes = (Vote("soft", np.ones((2, 3), np.float32)),)
-    ballots = [Ballot(Look.plain(views), votes) for views in ((("a",), ("bb",)), (("a",), ("ccc",)))]
-    score_images([Store()] * 2, ["a"], Labels(), [ballots], print, "")  # type: ignore[list-item]
+    batches = [VoteBatch(ViewConfig.plain(views), votes) for views in ((("a",), ("bb",)), (("a",), ("ccc",)))]
+    score_images([Store()] * 2, ["a"], Labels(), [batches], print, "")  # type: ignore[list-item]
     assert read == [("a",), ("bb",), ("ccc",)]

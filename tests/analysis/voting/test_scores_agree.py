@@ -14,10 +14,10 @@ from factories import make_header
 
 from analysis.ensembling.pixel_sampling import draw_sample, strata_of
 from analysis.voting import votes_torch
-from analysis.voting.executor import Here
+from analysis.voting.executor import LocalExecutor
 from analysis.voting.probabilities import probabilities
 from analysis.voting.score_images import Scoring, score_images
-from analysis.voting.view_config import Ballot, Look
+from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, labels_by_vote
 from analysis.voting.votes_torch import DeviceCounter, labels_on_device
 from trainables.logits.store import LogitStore, LogitWriter
@@ -55,7 +55,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
     return [LogitStore(root / str(m)) for m in range(NUM_MEMBERS)]
 
 
-def ballots() -> list[list[Ballot]]:
+def batches() -> list[list[VoteBatch]]:
     """Two folds of two ballots, of different views."""
     rng = np.random.default_rng(5)
     votes = [
@@ -63,17 +63,17 @@ def ballots() -> list[list[Ballot]]:
         for kind in ("soft", "soft", "geometric", "hard")
         for ones in [np.ones((NUM_MEMBERS, NUM_CLASSES), np.float32)]
     ]
-    plain = Look.plain((VIEWS[:1],) * NUM_MEMBERS)
-    rich = Look((VIEWS, VIEWS[:1], VIEWS[::-1]), (1.0, 1.7, 0.6))
+    plain = ViewConfig.plain((VIEWS[:1],) * NUM_MEMBERS)
+    rich = ViewConfig((VIEWS, VIEWS[:1], VIEWS[::-1]), (1.0, 1.7, 0.6))
     return [
-        [Ballot(plain, tuple(votes[:3])), Ballot(rich, tuple(votes))],
-        [Ballot(rich, tuple(votes[1:])), Ballot(rich, tuple(votes))],
+        [VoteBatch(plain, tuple(votes[:3])), VoteBatch(rich, tuple(votes))],
+        [VoteBatch(rich, tuple(votes[1:])), VoteBatch(rich, tuple(votes))],
     ]
 
 
-def seen(stores: Sequence[LogitStore], look: Look, image_id: str) -> np.ndarray:
+def seen(stores: Sequence[LogitStore], view_config: ViewConfig, image_id: str) -> np.ndarray:
     """(M,K,P)"""
-    members = zip(stores, look.views, look.temperatures, strict=True)
+    members = zip(stores, view_config.views, view_config.temperatures, strict=True)
     q = [probabilities(store, views, image_id, temperature=t) for store, views, t in members]
     return np.stack(q).reshape(NUM_MEMBERS, NUM_CLASSES, -1)
 
@@ -81,8 +81,8 @@ def seen(stores: Sequence[LogitStore], look: Look, image_id: str) -> np.ndarray:
 FOLDS = [i % 2 for i in range(len(IDS))]
 
 
-def score(stores: Sequence[LogitStore], spread: Any) -> list[np.ndarray]:
-    return score_images(stores, IDS, Blocks(), ballots(), lambda _line: None, "x", fold_of=FOLDS, spread=spread)
+def score(stores: Sequence[LogitStore], executor: Any) -> list[np.ndarray]:
+    return score_images(stores, IDS, Blocks(), batches(), lambda _line: None, "x", fold_of=FOLDS, executor=executor)
 
 
 @dataclass(frozen=True)
@@ -100,31 +100,31 @@ class Scattered:
 
 
 def test_the_counts_are_those_of_each_vote_on_each_image(stores: list[LogitStore]) -> None:
-    counts = score(stores, Here())
+    counts = score(stores, LocalExecutor())
     for i, image_id in enumerate(IDS):
-        for found, ballot in zip(counts, ballots()[FOLDS[i]], strict=True):
-            q = seen(stores, ballot.look, image_id)
+        for found, batch in zip(counts, batches()[FOLDS[i]], strict=True):
+            q = seen(stores, batch.view_config, image_id)
             label = Blocks().label(image_id).reshape(-1)
-            expected = [confusion(label, row, NUM_CLASSES) for row in labels_by_vote(q, ballot.votes)]
+            expected = [confusion(label, row, NUM_CLASSES) for row in labels_by_vote(q, batch.votes)]
             np.testing.assert_array_equal(found[i], expected)
 
 
-@pytest.mark.parametrize("spread", [Here(1), Here(3), Scattered()])
-def test_any_division_of_the_images_gives_the_same_counts(stores: list[LogitStore], spread: Any) -> None:
-    for found, whole in zip(score(stores, spread), score(stores, Here(100)), strict=True):
+@pytest.mark.parametrize("spread", [LocalExecutor(1), LocalExecutor(3), Scattered()])
+def test_any_division_of_the_images_gives_the_same_counts(stores: list[LogitStore], executor: Any) -> None:
+    for found, whole in zip(score(stores, executor), score(stores, LocalExecutor(100)), strict=True):
         np.testing.assert_array_equal(found, whole)
 
 
-@pytest.mark.parametrize("spread", [Here(1), Scattered()])
+@pytest.mark.parametrize("spread", [LocalExecutor(1), Scattered()])
 @pytest.mark.parametrize("sample_bytes", [2**14, 2**30])
 def test_any_division_of_the_images_gives_the_same_sample(
-    stores: list[LogitStore], spread: Any, sample_bytes: int
+    stores: list[LogitStore], executor: Any, sample_bytes: int
 ) -> None:
-    def drawn(spread: Any) -> Any:
+    def drawn(executor: Any) -> Any:
         given = stores, (VIEWS,) * 3, IDS, Blocks(), sample_bytes, 7, lambda _line: None
-        return draw_sample(*given, spread)
+        return draw_sample(*given, executor)
 
-    found, whole = drawn(spread), drawn(Here(100))
+    found, whole = drawn(executor), drawn(LocalExecutor(100))
     np.testing.assert_array_equal(found.truth, whole.truth)
     np.testing.assert_array_equal(found.image, whole.image)
     for mine, other in zip(found.by_view, whole.by_view, strict=True):
@@ -141,7 +141,7 @@ def test_any_division_of_the_images_gives_the_same_sample(
 
 def test_the_job_that_travels_is_small(stores: list[LogitStore]) -> None:
     fold_of = {image_id: i % 2 for i, image_id in enumerate(IDS)}
-    job = Scoring(tuple(stores), Blocks(), tuple(map(tuple, ballots())), fold_of, None)
+    job = Scoring(tuple(stores), Blocks(), tuple(map(tuple, batches())), fold_of, None)
     assert len(pickle.dumps(job)) < 8192
 
 
@@ -156,15 +156,15 @@ def two_highest_apart(q: np.ndarray, vote: Vote) -> np.ndarray:
 
 
 def test_a_torch_device_labels_as_the_kernels_do(stores: list[LogitStore]) -> None:
-    ballot = ballots()[0][1]
+    batch = batches()[0][1]
     differing, total = 0, 0
     for image_id in IDS:
-        q = seen(stores, ballot.look, image_id)
-        on_device = DeviceCounter(stores, "cpu").probabilities(ballot.look, image_id, range(NUM_MEMBERS))
+        q = seen(stores, batch.view_config, image_id)
+        on_device = DeviceCounter(stores, "cpu").probabilities(batch.view_config, image_id, range(NUM_MEMBERS))
         np.testing.assert_allclose(on_device.numpy(), q, atol=1e-5)
-        found = labels_on_device(on_device, ballot.votes).numpy()
-        differs = found != labels_by_vote(q, ballot.votes)
-        for row, vote in zip(differs, ballot.votes, strict=True):
+        found = labels_on_device(on_device, batch.votes).numpy()
+        differs = found != labels_by_vote(q, batch.votes)
+        for row, vote in zip(differs, batch.votes, strict=True):
             assert (two_highest_apart(q, vote)[row] < 1e-5).all()
         differing, total = differing + int(differs.sum()), total + differs.size
     assert differing < 1e-5 * total
@@ -180,7 +180,7 @@ def test_ties_fall_as_the_kernels_let_them() -> None:
 
 
 def test_counts_by_a_device_are_the_kernels(stores: list[LogitStore]) -> None:
-    by_device, by_kernels = score(stores, Here(device="cpu")), score(stores, Here())
+    by_device, by_kernels = score(stores, LocalExecutor(device="cpu")), score(stores, LocalExecutor())
     for found, expected in zip(by_device, by_kernels, strict=True):
         np.testing.assert_array_equal(found.sum((2, 3)), expected.sum((2, 3)))
         assert np.abs(found - expected).sum() <= 2e-5 * expected.sum()
@@ -189,6 +189,6 @@ def test_counts_by_a_device_are_the_kernels(stores: list[LogitStore]) -> None:
 def test_an_image_larger_than_a_block_is_labelled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     q = rng.uniform(size=(NUM_MEMBERS, NUM_CLASSES, 250)).astype(np.float32)
-    whole = labels_on_device(torch.from_numpy(q), ballots()[0][1].votes)
+    whole = labels_on_device(torch.from_numpy(q), batches()[0][1].votes)
     monkeypatch.setattr(votes_torch, "BLOCK", 64)
-    assert torch.equal(labels_on_device(torch.from_numpy(q), ballots()[0][1].votes), whole)
+    assert torch.equal(labels_on_device(torch.from_numpy(q), batches()[0][1].votes), whole)

@@ -14,11 +14,11 @@ import pytest
 import ray
 
 from analysis.ensembling.pixel_sampling import draw_sample
-from analysis.voting.executor import HERE, Spread
+from analysis.voting.executor import LOCAL, Executor
 from analysis.voting.score_images import score_images
-from analysis.voting.view_config import Ballot, Look
+from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote
-from search.cluster.ray_executor import RaySpread
+from search.cluster.ray_executor import RayExecutor
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.coco import read
@@ -63,27 +63,30 @@ def quiet(_line: str) -> None:
 @pytest.mark.parametrize("images_a_task", [None, 1, 4])
 def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, images_a_task: int | None) -> None:
     votes = tuple(Vote(kind, np.ones((2, made.cache.index.num_classes), np.float32)) for kind in ("soft", "hard"))
-    folds = [[Ballot(Look.plain(((VIEW,),) * 2), votes)], [Ballot(Look.plain(((VIEW,),) * 2), votes[::-1])]]
+    folds = [
+        [VoteBatch(ViewConfig.plain(((VIEW,),) * 2), votes)],
+        [VoteBatch(ViewConfig.plain(((VIEW,),) * 2), votes[::-1])],
+    ]
     given = made.stores, made.ids, made.cache, folds, quiet, "x"
     fold_of = [i % 2 for i in range(len(made.ids))]
     [expected] = score_images(*given, fold_of=fold_of)
-    [found] = score_images(*given, fold_of=fold_of, spread=RaySpread(images_a_task=images_a_task))
+    [found] = score_images(*given, fold_of=fold_of, executor=RayExecutor(images_a_task=images_a_task))
     np.testing.assert_array_equal(found, expected)
 
 
 def test_tasks_draw_the_sample_of_one_process(local_ray: None, made: Made) -> None:
-    def drawn(spread: Spread) -> list[np.ndarray]:
+    def drawn(executor: Executor) -> list[np.ndarray]:
         given = made.stores, ((VIEW,),) * 2, made.ids, made.cache, 2**18, 3, quiet
-        sample = draw_sample(*given, spread)
+        sample = draw_sample(*given, executor)
         return [sample.truth, sample.image, *sample.by_view]
 
-    for found, expected in zip(drawn(RaySpread()), drawn(HERE), strict=True):
+    for found, expected in zip(drawn(RayExecutor()), drawn(LOCAL), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
 def test_tasks_find_the_ensemble_of_one_process(local_ray: None, judged_with: Callable[..., bytes]) -> None:
     few: dict[str, Any] = {"temperature": "off", "max_sweeps": 1}
-    assert judged_with(RaySpread(), **few) == judged_with(HERE, **few)
+    assert judged_with(RayExecutor(), **few) == judged_with(LOCAL, **few)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Where:
 
 
 IDS = [str(i) for i in range(50)]
-SPREAD = RaySpread(images_a_task=3)
+SPREAD = RayExecutor(images_a_task=3)
 
 
 @pytest.fixture
@@ -135,8 +138,8 @@ def test_a_part_whose_process_was_lost_runs_again(by_value: None, device: str | 
 
 
 def test_a_gpu_is_offered_only_where_tasks_hold_one() -> None:
-    assert RaySpread().device is None
-    assert RaySpread(gpus_a_task=0.5).device == "cuda"
+    assert RayExecutor().device is None
+    assert RayExecutor(gpus_a_task=0.5).device == "cuda"
 
 
 def test_the_stores_travel_as_paths(made: Made) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from search.engine import admission
-from search.engine.admission import Admission, Gate, resources_of, some_sizes
+from search.engine.admission import Admission, AdmissionCheck, resources_of, some_sizes
 from search.observers.trials_csv import CsvTable
 from search.space.options import LargeResources, Options, Resources, Tta
 from trainables.recipe.recipe import Recipe
@@ -21,9 +21,9 @@ def recipe_of(backbone: str = "test_convnext", head: str = "segformer", **train:
     return Recipe.model_validate(values | {"augmentation": {"crop_px": 64}})
 
 
-def gate(device_gb: float | None, **resources: Any) -> Gate:
+def gate(device_gb: float | None, **resources: Any) -> AdmissionCheck:
     options = Options(resources=Resources(**resources), tta=Tta(scales=(0.5, 1.5)))
-    return Gate(options, 5, ((64, 64), (64, 96)), device_gb)
+    return AdmissionCheck(options, 5, ((64, 64), (64, 96)), device_gb)
 
 
 def test_a_trial_that_fits_is_let_in_with_its_figures() -> None:

@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads import build_head, features_read
 from trainables.models.segmentor import Segmentor
 from trainables.recipe.recipe import Backbone, Head
@@ -39,7 +39,7 @@ def make_head_cfg(name: str, **fields: Any) -> Head:
 
 
 @cache
-def _backbone(name: str, reads: Reads) -> PyramidBackbone:
+def _backbone(name: str, reads: FeatureRequest) -> PyramidBackbone:
     whole = timm.create_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timm, "create_model", lambda name, **kwargs: whole(name, **{**NARROW.get(name, {}), **kwargs}))

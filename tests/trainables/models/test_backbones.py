@@ -10,7 +10,7 @@ import torch
 from timm.layers.drop import DropPath
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.segmentor import Segmentor
 from trainables.recipe.recipe import Backbone
 
@@ -52,7 +52,7 @@ def test_features_are_those_of_timm() -> None:
 
 
 def test_levels_of_layer_norm_models_are_normalised_where_read() -> None:
-    backbone = build_backbone(scratch("test_convnext"), Reads(levels=(0, 3))).eval()
+    backbone = build_backbone(scratch("test_convnext"), FeatureRequest(levels=(0, 3))).eval()
     read, left = (backbone(torch.randn(2, 3, 64, 64))[i] for i in (0, 1))
     torch.testing.assert_close(read.mean(dim=1), torch.zeros(2, 16, 16), atol=1e-4, rtol=0.0)
     assert not torch.allclose(left.mean(dim=1), torch.zeros(2, 8, 8), atol=1e-4)
@@ -104,7 +104,7 @@ def test_models_without_a_pyramid_are_told_what_they_have(name: str, told: str) 
 @pytest.mark.parametrize("name", ["test_convnext", "mit_b0"])
 def test_a_hierarchy_has_no_plain_features(name: str) -> None:
     with pytest.raises(ValueError, match=f"backbone '{name}' has no features at one stride"):
-        build_backbone(scratch(name), Reads(depths=(1.0,)))
+        build_backbone(scratch(name), FeatureRequest(depths=(1.0,)))
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224", "test_vit", "mit_b0"])

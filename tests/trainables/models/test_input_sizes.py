@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainables.models.backbones import build_backbone
-from trainables.models.input_sizes import Sizes, find_sizes
+from trainables.models.input_sizes import InputSizes, find_sizes
 from trainables.models.segmentor import build_segmentor
 from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
 
@@ -14,18 +14,18 @@ from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("test_convnext", Sizes()),
-        ("swin_tiny_patch4_window7_224", Sizes()),
-        ("beit_base_patch16_224", Sizes()),
-        ("hieradet_small", Sizes()),
-        ("maxvit_rmlp_pico_rw_256", Sizes(multiple_px=256)),
-        ("maxvit_tiny_tf_224", Sizes(multiple_px=224)),
-        ("hiera_tiny_224", Sizes(exact_px=(224, 224))),
-        ("mixer_s16_224", Sizes(exact_px=(224, 224))),
-        ("test_vit_relpos", Sizes(exact_px=(160, 160))),
+        ("test_convnext", InputSizes()),
+        ("swin_tiny_patch4_window7_224", InputSizes()),
+        ("beit_base_patch16_224", InputSizes()),
+        ("hieradet_small", InputSizes()),
+        ("maxvit_rmlp_pico_rw_256", InputSizes(multiple_px=256)),
+        ("maxvit_tiny_tf_224", InputSizes(multiple_px=224)),
+        ("hiera_tiny_224", InputSizes(exact_px=(224, 224))),
+        ("mixer_s16_224", InputSizes(exact_px=(224, 224))),
+        ("test_vit_relpos", InputSizes(exact_px=(160, 160))),
     ],
 )
-def test_sizes_are_found_by_trying(name: str, sizes: Sizes) -> None:
+def test_sizes_are_found_by_trying(name: str, sizes: InputSizes) -> None:
     with torch.device("meta"):
         assert build_backbone(Backbone(name=name, pretrained=False)).sizes == sizes
 

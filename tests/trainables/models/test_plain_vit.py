@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.backbones import build_backbone
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.plain_vit import PlainFeatures
 from trainables.recipe.recipe import Backbone
 
-FOUR = Reads(depths=(0.25, 0.5, 0.75, 1.0))
+FOUR = FeatureRequest(depths=(0.25, 0.5, 0.75, 1.0))
 
 
 def scratch(name: str, **fields: float) -> Backbone:
@@ -41,7 +41,7 @@ def scratch(name: str, **fields: float) -> Backbone:
 )
 def test_features_lie_at_one_stride_or_at_four(name: str, stride: int) -> None:
     with torch.device("meta"):
-        plain, pyramid = (build_backbone(scratch(name), reads).eval() for reads in (FOUR, Reads()))
+        plain, pyramid = (build_backbone(scratch(name), reads).eval() for reads in (FOUR, FeatureRequest()))
         image = torch.empty(2, 3, 96, 160)
         shapes = [[tuple(feature.shape) for feature in backbone(image)] for backbone in (plain, pyramid)]
     width = plain.channels[0]
@@ -72,7 +72,7 @@ def test_the_pyramid_reads_the_blocks_that_beit_reads(name: str, blocks: list[in
 
 
 def test_a_shallow_model_gives_a_block_twice() -> None:
-    backbone = build_backbone(scratch("test_vit"), Reads(depths=(0.1, 0.2, 0.5, 1.0))).eval()
+    backbone = build_backbone(scratch("test_vit"), FeatureRequest(depths=(0.1, 0.2, 0.5, 1.0))).eval()
     first, second, *_ = backbone.body(torch.randn(1, 3, 64, 64))
     assert first.equal(second)
 
@@ -122,6 +122,6 @@ def test_drop_path_is_taken(name: str) -> None:
 
 def test_levels_that_nobody_reads_have_no_parameters() -> None:
     with torch.device("meta"):
-        backbone = build_backbone(scratch("test_vit"), Reads(levels=(3,)))
+        backbone = build_backbone(scratch("test_vit"), FeatureRequest(levels=(3,)))
     assert not list(backbone.pyramid.parameters())
     assert {name for name, _ in backbone.norms.named_parameters()} == {"3.weight", "3.bias"}

@@ -28,7 +28,7 @@ OBJECT_TRIES = 5
 
 
 @dataclass(frozen=True)
-class Thing:
+class ObjectCutout:
     """One object cut out: image (h,w,3) uint8 and mask (h,w) uint8 of 0 and 1, at its own size; its class."""
 
     image: Pixels
@@ -89,7 +89,7 @@ class Sources:
         window = draw_window((height, width), size_px, factor, generator)
         return window.cut_image(image), window.cut_label(label)
 
-    def thing(self, generator: random.Random, rare: float) -> Thing | None:
+    def thing(self, generator: random.Random, rare: float) -> ObjectCutout | None:
         """An object that hardly anything covers; None where a few draws meet no such."""
         assert self._objects is not None, "copy_paste is off"
         for _ in range(OBJECT_TRIES):
@@ -142,7 +142,7 @@ class ObjectTable:
         at = generator.choices(range(len(self.classes)), self.class_probabilities(rare).tolist())[0]
         return int(self._first[at]) + generator.randrange(int(self.counts[at]))
 
-    def cut_out(self, number: int) -> Thing | None:
+    def cut_out(self, number: int) -> ObjectCutout | None:
         """The object with its bounding box, as much of it as its image shows; None where too much is covered."""
         position, class_index = int(self._position[number]), int(self._class[number])
         image_id = self._ids[position]
@@ -151,7 +151,7 @@ class ObjectTable:
         seen = mask & (self._cache.label(image_id)[box] == class_index)
         if not seen.any() or seen.sum() < MIN_VISIBLE * mask.sum():
             return None
-        return Thing(self._cache.image(image_id)[box], seen.astype(np.uint8), class_index, position)
+        return ObjectCutout(self._cache.image(image_id)[box], seen.astype(np.uint8), class_index, position)
 
 
 def mask_in_box(outline: Any, height: int, width: int) -> tuple[Pixels, tuple[slice, slice]]:

@@ -14,14 +14,14 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 
 from trainables.data.augment.crop import Pixels
-from trainables.data.augment.mix_sources import Sources, Thing
+from trainables.data.augment.mix_sources import ObjectCutout, Sources
 from trainables.data.index import IGNORE_INDEX
 from trainables.recipe.augmentation import Augmentation
-from trainables.recipe.config import Part
+from trainables.recipe.config import Config
 from trainables.recipe.operators import ClassMix, CopyPaste, CutMix, Mosaic
 
 PLACE_TRIES = 5
-MIXED: dict[str, type[Part]] = {"mosaic": Mosaic, "cutmix": CutMix, "classmix": ClassMix, "copy_paste": CopyPaste}
+MIXED: dict[str, type[Config]] = {"mosaic": Mosaic, "cutmix": CutMix, "classmix": ClassMix, "copy_paste": CopyPaste}
 Pair = tuple[Pixels, Pixels]  # image (h,w,3), label (h,w)
 
 
@@ -170,7 +170,7 @@ class Mix(A.DualTransform):
         return None
 
 
-def scaled(thing: Thing, scale: float, flip: bool, room_px: tuple[int, int]) -> tuple[Pixels, Pixels]:
+def scaled(thing: ObjectCutout, scale: float, flip: bool, room_px: tuple[int, int]) -> tuple[Pixels, Pixels]:
     """The object's image (h,w,3) and mask (h,w), resized to fit into `room_px` at most."""
     height, width = thing.mask.shape
     scale = min(scale, room_px[0] / height, room_px[1] / width)

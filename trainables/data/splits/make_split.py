@@ -25,7 +25,7 @@ PARTS = ("train", "val", "holdout")
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class DecodedFacts:
     """Facts from decoded images beyond the index; both may be missing."""
 
     pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' areas are taken
@@ -38,7 +38,7 @@ def make_split(
     seed: int,
     val_share: float = 0.2,
     holdout_share: float = 0.2,
-    known: Knowledge | None = None,
+    known: DecodedFacts | None = None,
     carve_again: Sequence[str] = (),
 ) -> Split:
     """Split the labelled images; equal arguments give equal splits on every machine.
@@ -50,7 +50,7 @@ def make_split(
 
     Raises ValueError for shares that leave nothing to a part, and for fewer images than parts.
     """
-    known = known or Knowledge()
+    known = known or DecodedFacts()
     given = {part: () if part in carve_again else index.ids(part) for part in ("val", "holdout")}
     wanted = {"val": val_share, "holdout": holdout_share}
     shares = {part: wanted[part] for part in ("val", "holdout") if not given[part]}
@@ -74,22 +74,22 @@ def make_split(
     return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids), tuple(notes))
 
 
-def look(index: SegIndex, cache: Cache) -> Knowledge:
+def decode_facts(index: SegIndex, cache: Cache) -> DecodedFacts:
     """Facts of a decoded data set for a split: pixels of each class, and, where the card names no group, clusters."""
     labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
     pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
-    return Knowledge(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
+    return DecodedFacts(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
 
 
 def make_folds(
-    index: SegIndex, split: Split, num_folds: int, *, seed: int, known: Knowledge | None = None
+    index: SegIndex, split: Split, num_folds: int, *, seed: int, known: DecodedFacts | None = None
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
     """K folds of the images that are not sealed (train and val of `split`), and notes on unmet requirements.
 
     Each image is in one fold, and no unit is in two: fold f tunes a model that the others train. Raises ValueError
     for fewer than 2 folds or fewer images than folds.
     """
-    known = known or Knowledge()
+    known = known or DecodedFacts()
     open_ids = {*split.train_ids, *split.val_ids}
     pool = [image for image in index.images if image.image_id in open_ids]
     if not 2 <= num_folds <= len(pool):
@@ -128,7 +128,7 @@ def _deal(
     seed: int,
     units: Mapping[str, str],
     elsewhere: set[str],
-    known: Knowledge,
+    known: DecodedFacts,
 ) -> tuple[dict[str, str], list[str]]:
     """The part of every image of the pool, and notes on requirements that were not met. Units that a given part also
     holds (`elsewhere`) stay in the first."""
@@ -159,7 +159,7 @@ def _deal(
 
 
 def _holdings(
-    index: SegIndex, pool: Sequence[ImageRecord], names: Sequence[str], units: Mapping[str, str], known: Knowledge
+    index: SegIndex, pool: Sequence[ImageRecord], names: Sequence[str], units: Mapping[str, str], known: DecodedFacts
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each unit the images that show each class, the pixels of each class, and its images: (J,2K+1); and the same
     sum over the images of units not listed, which stay in the first part: (2K+1,)."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads.dpt import Dpt
 from trainables.models.heads.knet import KNet
 from trainables.models.heads.segformer import SegFormer
@@ -28,7 +28,7 @@ class HeadBuilder(Protocol):
 
     def __call__(self, cfg: Any, channels: list[int], strides: list[int], num_classes: int, /) -> nn.Module: ...
 
-    def reads(self, cfg: Any, /) -> Reads: ...
+    def reads(self, cfg: Any, /) -> FeatureRequest: ...
 
 
 HEADS: dict[str, HeadBuilder] = {
@@ -55,6 +55,6 @@ def build_head(cfg: Head, channels: list[int], strides: list[int], num_classes: 
     return HEADS[cfg.name](cfg, channels, strides, num_classes)
 
 
-def features_read(cfg: Head) -> Reads:
+def features_read(cfg: Head) -> FeatureRequest:
     """The features that the head takes from a backbone."""
     return HEADS[cfg.name].reads(cfg)

@@ -14,7 +14,7 @@ from segmentation_models_pytorch.base.initialization import initialize_decoder
 from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 from torch import Tensor, nn
 
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.recipe.recipe import DptHead
 
@@ -41,8 +41,8 @@ class Dpt(nn.Module):
         init_head(self.classifier)
 
     @staticmethod
-    def reads(cfg: DptHead) -> Reads:  # noqa: ARG004
-        return Reads(depths=(1 / 4, 1 / 2, 3 / 4, 1.0))
+    def reads(cfg: DptHead) -> FeatureRequest:  # noqa: ARG004
+        return FeatureRequest(depths=(1 / 4, 1 / 2, 3 / 4, 1.0))
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
         return self.classifier(self.decoder(features, [None] * len(features))), []

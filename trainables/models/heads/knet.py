@@ -20,7 +20,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from trainables.models.compatibility import PYRAMID, Reads
+from trainables.models.compatibility import PYRAMID, FeatureRequest
 from trainables.models.heads.upernet import UPerNet
 from trainables.recipe.recipe import KNetHead, UPerNetHead
 
@@ -41,7 +41,7 @@ class KNet(nn.Module):
         self.stride = self.generator.stride
 
     @staticmethod
-    def reads(cfg: KNetHead) -> Reads:  # noqa: ARG004
+    def reads(cfg: KNetHead) -> FeatureRequest:  # noqa: ARG004
         return PYRAMID
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainables.models.compatibility import PYRAMID, Reads
+from trainables.models.compatibility import PYRAMID, FeatureRequest
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.resize import resize
 from trainables.recipe.recipe import SegFormerHead
@@ -30,7 +30,7 @@ class SegFormer(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
 
     @staticmethod
-    def reads(cfg: SegFormerHead) -> Reads:  # noqa: ARG004
+    def reads(cfg: SegFormerHead) -> FeatureRequest:  # noqa: ARG004
         return PYRAMID
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:

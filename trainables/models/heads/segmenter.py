@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.recipe.recipe import SegmenterHead
 
 _HEAD_WIDTH = 64
@@ -47,8 +47,8 @@ class Segmenter(nn.Module):
             nn.init.normal_(projection.weight, std=width**-0.5)
 
     @staticmethod
-    def reads(cfg: SegmenterHead) -> Reads:  # noqa: ARG004
-        return Reads(depths=(1.0,))
+    def reads(cfg: SegmenterHead) -> FeatureRequest:  # noqa: ARG004
+        return FeatureRequest(depths=(1.0,))
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
         [feature] = features

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainables.models.compatibility import Reads
+from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.recipe.recipe import SetrHead
 
@@ -40,8 +40,8 @@ class Setr(nn.Module):
         init_head(self)
 
     @staticmethod
-    def reads(cfg: SetrHead) -> Reads:
-        return Reads(depths=_DEPTHS if cfg.aux_weight else _DEPTHS[-1:])
+    def reads(cfg: SetrHead) -> FeatureRequest:
+        return FeatureRequest(depths=_DEPTHS if cfg.aux_weight else _DEPTHS[-1:])
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
         logits = self.decoder(features[-1])

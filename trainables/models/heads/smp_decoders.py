@@ -23,7 +23,7 @@ from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPl
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.models.compatibility import PYRAMID, Reads
+from trainables.models.compatibility import PYRAMID, FeatureRequest
 from trainables.models.heads.conv_norm import PooledBatchNorm2d
 from trainables.recipe.recipe import SmpHead
 
@@ -108,7 +108,10 @@ _FITTED: dict[str, Callable[[list[int]], _Fitted]] = {
     "pspnet": _pspnet,
 }
 # The levels that these two read; the rest read all.
-_READS: dict[str, Reads] = {"deeplabv3plus": Reads(levels=(0, 3)), "pspnet": Reads(levels=(3,))}
+_READS: dict[str, FeatureRequest] = {
+    "deeplabv3plus": FeatureRequest(levels=(0, 3)),
+    "pspnet": FeatureRequest(levels=(3,)),
+}
 
 
 class SmpDecoder(nn.Module):
@@ -129,7 +132,7 @@ class SmpDecoder(nn.Module):
         initialize_head(self.classifier)
 
     @staticmethod
-    def reads(cfg: SmpHead) -> Reads:
+    def reads(cfg: SmpHead) -> FeatureRequest:
         return _READS.get(cfg.name, PYRAMID)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:

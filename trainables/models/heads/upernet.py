@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainables.models.compatibility import PYRAMID, Reads
+from trainables.models.compatibility import PYRAMID, FeatureRequest
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.heads.fcn import FCNHead
 from trainables.models.resize import resize
@@ -41,7 +41,7 @@ class UPerNet(nn.Module):
         init_head(self)
 
     @staticmethod
-    def reads(cfg: UPerNetHead) -> Reads:  # noqa: ARG004
+    def reads(cfg: UPerNetHead) -> FeatureRequest:  # noqa: ARG004
         return PYRAMID
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainables.data.index import Annotation, ImageRecord, SegIndex
-from trainables.data.splits.make_split import Knowledge, make_folds, make_split
+from trainables.data.splits.make_split import DecodedFacts, make_folds, make_split
 from trainables.data.splits.split_file import read_folds, read_split, write_split
 
 
@@ -96,8 +96,8 @@ def test_clusters_stay_on_one_side_of_every_split_and_fold() -> None:
     index = index_of(60)
     clusters = {image.image_id: f"c{n % 60 // 3}" for n, image in enumerate(index.images)}
     for seed in range(5):
-        split = make_split(index, seed=seed, known=Knowledge(clusters=clusters))
-        folds, notes = make_folds(index, split, 4, seed=seed, known=Knowledge(clusters=clusters))
+        split = make_split(index, seed=seed, known=DecodedFacts(clusters=clusters))
+        folds, notes = make_folds(index, split, 4, seed=seed, known=DecodedFacts(clusters=clusters))
         for parts in ((split.train_ids, split.val_ids, split.holdout_ids), folds):
             found = [{clusters[i] for i in ids} for ids in parts]
             assert sum(map(len, found)) == len(set.union(*found))
@@ -125,7 +125,7 @@ def test_pixel_shares_are_stratified_beside_presence() -> None:
     }
     import numpy as np
 
-    known = Knowledge(pixels={name: np.array(row) for name, row in pixels.items()})
+    known = DecodedFacts(pixels={name: np.array(row) for name, row in pixels.items()})
     split = make_split(index, seed=1, known=known)
     total = sum(row[1] for row in pixels.values())
     for ids, share in ((split.train_ids, 0.6), (split.val_ids, 0.2), (split.holdout_ids, 0.2)):
