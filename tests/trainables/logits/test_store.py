@@ -55,7 +55,7 @@ def test_round_trip_is_bit_exact_over_several_shards(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.logits("s1.00-none", image_id), grid)
 
 
-@pytest.mark.parametrize("executor", [0.0, 0.01, 6.0, 5000.0])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 6.0, 5000.0])
 def test_8_bits_keep_every_label_and_each_probability_within_its_bound(tmp_path: Path, spread: float) -> None:
     grid = (spread * np.random.default_rng(1).normal(size=(3, 40, 50))).astype(np.float16)
     with LogitWriter(tmp_path, replace(HEADER, dtype="uint8")) as writer:
