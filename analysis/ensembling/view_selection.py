@@ -93,7 +93,7 @@ def choose_sights(
     if not allowed:
         least = min(search.pairs.costs[row] for row in plain)
         raise ValueError(
-            f"latency_budget_ms must allow the plain view of one candidate, got {budget:g} ms an image, and the "
+            f"latency_budget_ms must allow the plain view of one candidate, got {budget:g} ms per image, and the "
             f"cheapest takes {least:.3g} ms; allow as much, or search smaller models"
         )
     alone = search.alone([plain[m] for m in allowed])
