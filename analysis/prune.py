@@ -32,12 +32,12 @@ app = new_app()
 class Plan:
     """What would go: files per candidate; and what is left where it lies, with the reason."""
 
-    doomed: dict[str, list[Path]]
+    unneeded: dict[str, list[Path]]
     left: dict[Path, str]
 
     @property
     def num_bytes(self) -> int:
-        return sum(bytes_of(files) for files in self.doomed.values())
+        return sum(bytes_of(files) for files in self.unneeded.values())
 
 
 def bytes_of(files: Sequence[Path]) -> int:
@@ -57,23 +57,23 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
     root = run / "logits"
     if root.is_symlink():
         raise ValueError(f"{root} must be a folder of the run, got a link, which is not followed; prune where it leads")
-    doomed: dict[str, list[Path]] = {}
+    unneeded: dict[str, list[Path]] = {}
     left: dict[Path, str] = {}
     for trial in _folders(root, left):
-        unneeded = members_too or trial.name not in used
+        unused = members_too or trial.name not in used
         for split in _folders(trial, left):
             for path in sorted(split.iterdir()):
                 half_written = path.name.startswith(".") and path.suffix == ".tmp"
                 shard = path.suffix == ".safetensors" or path.name == COST_FILE
                 if path.is_symlink() or not path.is_file() or not (half_written or shard):
                     left[path] = "no shard"
-                elif unneeded or half_written:
-                    doomed.setdefault(trial.name, []).append(path)
+                elif unused or half_written:
+                    unneeded.setdefault(trial.name, []).append(path)
     for soup in _folders(run / "soups", left):
         weights = [path for path in sorted(soup.glob("*.safetensors")) if not path.is_symlink()]
         if weights and soup.name not in used:
-            doomed[f"soups/{soup.name}"] = weights
-    return Plan(doomed, left)
+            unneeded[f"soups/{soup.name}"] = weights
+    return Plan(unneeded, left)
 
 
 def shipped_members(run: Path) -> set[str]:
@@ -90,7 +90,7 @@ def shipped_members(run: Path) -> set[str]:
 
 def carry_out(found: Plan) -> None:
     """Delete the plan's files, and the folders that are empty then."""
-    for files in found.doomed.values():
+    for files in found.unneeded.values():
         for path in files:
             path.unlink()
         for folder in dict.fromkeys(path.parent for path in files):
@@ -128,10 +128,10 @@ def main(
     with errors_to_exit(debug=debug):
         found = plan(run, members_too=members_too)
         lines = [
-            f"{trial}: {len(files)} files, {bytes_of(files) / 2**20:.1f} MiB" for trial, files in found.doomed.items()
+            f"{trial}: {len(files)} files, {bytes_of(files) / 2**20:.1f} MiB" for trial, files in found.unneeded.items()
         ]
         lines += [f"left: {path} ({reason})" for path, reason in found.left.items()]
-        total = f"{sum(map(len, found.doomed.values()))} files, {found.num_bytes / 2**20:.1f} MiB"
+        total = f"{sum(map(len, found.unneeded.values()))} files, {found.num_bytes / 2**20:.1f} MiB"
         if yes:
             carry_out(found)
     typer.echo("\n".join([*lines, f"deleted: {total}" if yes else f"would delete {total}; add --yes to do it"]))

@@ -82,7 +82,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How well the local scores foretell the public ones, in words; nothing while there are too few."""
+    """How well the local scores predict the public ones, in words; nothing while there are too few."""
     words = []
     for key, name in (("holdout", "hold-out"), ("val_crossfit", "cross-fitted val")):
         known = [row for row in rows if row[key] is not None]

@@ -193,7 +193,7 @@ def _resumed(asked: RunArguments) -> _Resumed:
     run = existing_run_dir(asked.resume)
     record = read_json(run.run_json)
     first = record["asked"]
-    typed = _question(asked)
+    typed = _arguments_given(asked)
     changed = [
         f"--{'set' if key == 'assignments' else key}: {value!r}, but the run was started with {first[key]!r}"
         for key, value in typed.items()
@@ -202,12 +202,14 @@ def _resumed(asked: RunArguments) -> _Resumed:
     if asked.run_dir:
         changed.append(f"--run-dir: {str(asked.run_dir)!r}, but --resume names the run's directory already")
     if changed:
-        raise ValueError("a resumed run keeps its question; start a new run, or drop these:\n" + "\n".join(changed))
+        raise ValueError(
+            "--resume must be given the original arguments; start a new run, or drop these:\n" + "\n".join(changed)
+        )
     space = load_space(str(run.space_yaml), profile=None, overrides=())
     return _Resumed(run, record, replace(space, name=record["space"], profile=record["profile"]))
 
 
-def _question(asked: RunArguments) -> dict[str, Any]:
+def _arguments_given(asked: RunArguments) -> dict[str, Any]:
     return {
         "space": asked.space,
         "data": str(asked.data.expanduser().resolve()) if asked.data else None,
@@ -232,7 +234,7 @@ def _first_record(
     return {
         "format": "segsearch-run/1",
         "command": list(argv),
-        "asked": _question(asked),
+        "asked": _arguments_given(asked),
         "space": space.name,
         "profile": space.profile,
         "seed": space.options.seed,

@@ -89,14 +89,14 @@ class Manifest(Config):
     def _shapes(self) -> Manifest:
         num_classes, num_members = len(self.classes), len(self.members)
         if len(self.palette) != num_classes:
-            raise ValueError(f"palette must have a colour a class, got {len(self.palette)} for {num_classes}")
+            raise ValueError(f"palette must have a colour per class, got {len(self.palette)} for {num_classes}")
         if [len(row) for row in self.weights] != [num_classes] * num_members:
             shape = f"{num_members} x {num_classes}"
             raise ValueError(f"weights must be {shape} (members x classes), got rows {[len(r) for r in self.weights]}")
         sizes = self.postprocess
         if sizes and not len(sizes.min_component) == len(sizes.max_hole) == num_classes:
             found = f"{len(sizes.min_component)} and {len(sizes.max_hole)}"
-            raise ValueError(f"postprocess must have two sizes a class, got {found} for {num_classes} classes")
+            raise ValueError(f"postprocess must have two sizes per class, got {found} for {num_classes} classes")
         if not all(math.isfinite(weight) and weight >= 0 for row in self.weights for weight in row):
             raise ValueError(f"weights must be numbers of 0 or more, got {self.weights}; export the run again")
         silent = [name for k, name in enumerate(self.classes) if not any(row[k] for row in self.weights)]

@@ -75,7 +75,7 @@ class CocoFile:
 
 
 class ProbabilityFiles:
-    """A safetensors file an image: `probabilities` (K,H,W) float16, the class names in the metadata. They are the
+    """A safetensors file per image: `probabilities` (K,H,W) float16, the class names in the metadata. They are the
     vote's; what a bundle does to the label map afterwards is in the other two formats alone."""
 
     def __init__(self, out: Path, classes: Sequence[str]) -> None:

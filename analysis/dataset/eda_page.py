@@ -63,7 +63,7 @@ def _clusters(index: SegIndex, clusters: list[dict[str, Any]]) -> list[dict[str,
 def _gallery(
     index: SegIndex, seen: DatasetStatistics, part_of: dict[str, str], colours: Any, seed: int
 ) -> list[dict[str, Any]]:
-    """A few images a class, the labels over them; the hold-out stays sealed."""
+    """A few images per class, the labels over them; the hold-out stays sealed."""
     import cv2
     import numpy as np
 

@@ -91,7 +91,7 @@ def _rule_result(name: str, choice: Choice, scored: Scored, costs: InferenceCost
 
 def pareto_points(visited: Sequence[ScoredEnsemble], val: Sequence[LogitStore]) -> tuple[ParetoPoint, ...]:
     """The plain views of single members, and every ensemble of the search that none beats in both cost and
-    cross-fitted mIoU, from cheap to dear."""
+    cross-fitted mIoU, from cheap to expensive."""
     trials = [store.header.trial for store in val]
     points: list[ParetoPoint] = []
     best = -1.0

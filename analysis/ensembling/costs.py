@@ -35,7 +35,7 @@ class InferenceCosts:
     def caveat(self) -> str | None:
         if len(self.devices) < 2:
             return None
-        return f"milliseconds an image were measured on different devices: {', '.join(self.devices)}"
+        return f"milliseconds per image were measured on different devices: {', '.join(self.devices)}"
 
 
 def costs_of(stores: Sequence[LogitStore], names: Sequence[Sequence[str]], budget_ms: float | None) -> InferenceCosts:

@@ -97,8 +97,9 @@ class Nested:
 
 
 def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> Nested:
-    """Candidates come in tiers, from cheap to dear to predict with. Of a tier the best is taken (`choose_candidate`);
-    a dearer tier's best is taken over it where its gain holds (`verdict.climb`): it costs every image for ever."""
+    """Candidates come in tiers, from cheap to expensive to predict. Of a tier the best is taken (`choose_candidate`);
+    a more expensive tier's best is taken over it where its gain holds (`verdict.select_rule`): it costs every image
+    for ever."""
 
     def choose(of: NDArray[np.bool_]) -> tuple[int, int]:
         best = [(tier, choose_candidate(counts, of)) for tier, counts in enumerate(tiers)]

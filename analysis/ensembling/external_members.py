@@ -55,7 +55,7 @@ class RasterLabels:
 
 @dataclass(frozen=True)
 class Members:
-    """What is judged: a store a member and part, and the images that count."""
+    """What is judged: a store per member and part, and the images that count."""
 
     val: list[LogitStore]
     holdout: list[LogitStore]

@@ -86,7 +86,7 @@ def fit_postprocess(
     """Chooses, cross-fits and decides."""
     if mode == "off":
         return PostprocessFit(None, "ensemble.postprocess is off")
-    report(f"post-processing: looking for specks and holes in {len(ids)} label maps")
+    report(f"post-processing: measuring small components and holes in {len(ids)} label maps")
     changes = image_statistics(stores, ids, labels, batches, folds.of_image, len(classes), executor)
     everything = np.ones(len(ids), bool)
     steps = choose_steps(changes, counts, draws, everything)

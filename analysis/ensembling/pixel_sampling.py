@@ -193,7 +193,7 @@ def _gather(drawing: SamplingPlan, ids: Sequence[str], sizes: NDArray[np.int64],
     return FittingSample(names, by_view, truth, image, strata)
 
 
-def pixels_that_fit(sample_bytes: int, num_classes: int, num_views: Sequence[int]) -> int:  # views a member (M,)
+def pixels_that_fit(sample_bytes: int, num_classes: int, num_views: Sequence[int]) -> int:  # views per member (M,)
     """How many pixels fit `sample_bytes` with every view's probabilities, their mean a member, and the working
     memory of the weight search (each pixel's two highest scores, and one class's columns)."""
     floats = num_classes * (sum(num_views) + len(num_views)) + len(num_views) + 8

@@ -169,7 +169,7 @@ class EnsembleResult(Config):
     postprocess: PostprocessResult
     cost_unit: CostUnit
     latency_budget_ms: float | None
-    pareto: tuple[ParetoPoint, ...] = Field(description="from cheap to dear")
+    pareto: tuple[ParetoPoint, ...] = Field(description="from cheap to expensive")
     verdict: Verdict
     holdout_opened: tuple[HoldoutOpening, ...] = Field(description="oldest first")
     confusion: Confusion

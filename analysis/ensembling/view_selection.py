@@ -48,7 +48,7 @@ class ScoredEnsemble:
 class SelectedViews:
     whole: ViewSelection
     without: tuple[ViewSelection, ...]  # each fold
-    visited: tuple[ScoredEnsemble, ...]  # from cheap to dear; the plain views first
+    visited: tuple[ScoredEnsemble, ...]  # from cheap to expensive; the plain views first
 
 
 class _Steps:
@@ -70,7 +70,7 @@ class _Steps:
         self.fitted, self.crossfitted = tallies[0].miou(), Tally.sum(tallies[1:])
 
     def choose(self, columns: Sequence[int], kept: NDArray[np.bool_], images: Images) -> int:
-        """The column taken on the images `kept` (N,): from cheap to dear, where the cross-fitted gain holds."""
+        """The column taken on the images `kept` (N,): from cheap to expensive, where the cross-fitted gain holds."""
         draws = images.draws(kept)
         order = sorted(columns, key=lambda c: (self.steps[0][c].cost, c))
         return int(select_rule({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}))
@@ -93,7 +93,7 @@ def choose_sights(
     if not allowed:
         least = min(search.pairs.costs[row] for row in plain)
         raise ValueError(
-            f"latency_budget_ms must allow the plain view of one candidate, got {budget:g} ms an image, and the "
+            f"latency_budget_ms must allow the plain view of one candidate, got {budget:g} ms per image, and the "
             f"cheapest takes {least:.3g} ms; allow as much, or search smaller models"
         )
     alone = search.alone([plain[m] for m in allowed])
@@ -155,7 +155,7 @@ class _Search:
         )
 
     def visited(self, steps: _Steps) -> list[ScoredEnsemble]:
-        """What the paths of fit 0 passed through, from cheap to dear."""
+        """What the paths of fit 0 passed through, from cheap to expensive."""
         scores = zip(steps.steps[0], steps.fitted, steps.crossfitted.miou(), strict=True)
         found = [
             ScoredEnsemble(self.view_config(s.pairs).views, s.cost, float(fit), float(cross))

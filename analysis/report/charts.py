@@ -51,7 +51,7 @@ def curves_figure(
     rungs: Sequence[int],
     highlight: Sequence[str],
 ) -> str:
-    """Metrics over epochs, a line a trial. `metrics` maps a metric's key to its dash style."""
+    """Metrics over epochs, a line per trial. `metrics` maps a metric's key to its dash style."""
     figure = go.Figure(layout=plain_layout(height=380))
     for trial in drawn_trials(curves, highlight):
         rank = highlight.index(trial) if trial in highlight else None

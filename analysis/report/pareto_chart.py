@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from analysis.ensembling.result import EnsembleResult, ParetoPoint, RuleResult
 from analysis.report.charts import GREY, axis_title, hue, plain_layout, safe_json
 
-UNITS = {"ms": "milliseconds an image", "views": "views an image"}
+UNITS = {"ms": "milliseconds per image", "views": "views per image"}
 
 
 @dataclass(frozen=True)

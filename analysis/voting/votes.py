@@ -120,7 +120,7 @@ def vote_labels(q: Float, vote: Vote) -> Labels:
 
 
 def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
-    """Probabilities (M,K,P) to labels (V,P) uint8, a row a vote; reads the probabilities once for all soft votes,
+    """Probabilities (M,K,P) to labels (V,P) uint8, a row per vote; reads the probabilities once for all soft votes,
     and none of members that no vote uses."""
     num_members, num_classes, num_pixels = q.shape
     assert all(vote.weights.shape == (num_members, num_classes) for vote in votes)

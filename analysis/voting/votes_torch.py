@@ -62,7 +62,7 @@ class DeviceCounter:
 
 
 def labels_on_device(q: Tensor, votes: Sequence[Vote]) -> Tensor:
-    """Probabilities (M,K,P) to labels (V,P) uint8 on the device of q, a row a vote."""
+    """Probabilities (M,K,P) to labels (V,P) uint8 on the device of q, a row per vote."""
     blocks = [_block_labels(block, votes) for block in torch.split(q, BLOCK, dim=2)]
     return torch.cat(blocks, dim=1)
 

@@ -226,12 +226,11 @@ def fit_pixels(
 ) -> Fit:  # fmt: skip
     """Weights (M,K) for the pixels, from the best of several starts, each (M,K).
 
-    `free` says what may move: one factor a class, one weight a member, or one a member and class. From every start a
-    smoothed mIoU is climbed by gradient on about `coarse_pixels` of the labelled pixels (`smooth`); from the best end
-    the exact search climbs along short lines on an eighth of them, where that is more. Of the starts and all these
-    ends, the best on the whole sample climbs on until a sweep along whole lines gains less than `min_gain`, or for
-    `max_sweeps`. So the result is never worse than any start. Raises ValueError where no pixel has a
-    label.
+    `free` says what may move: one factor per class, one weight per member, or one per member and class. From every
+    start a smoothed mIoU is climbed by gradient on about `coarse_pixels` of the labelled pixels (`soft_miou`); from
+    the best end the exact search climbs along short lines on an eighth of them, where that is more. Of the starts and
+    all these ends, the best on the whole sample climbs on until a sweep along whole lines gains less than `min_gain`,
+    or for `max_sweeps`. So the result is never worse than any start. Raises ValueError where no pixel has a label.
     """
     num = pixels.num_labelled()
     if not num:

@@ -28,7 +28,7 @@ _SUMS = {"reassoc", "contract", "nsz"}  # sums over pixels in SIMD lanes
 
 def ascend(q: Float, truth: Labels, start: Float, free: str, highest: float, strata: Strata | None = None) -> Float:
     """Weights (M,K) no greater than `highest` from which the exact search climbs high. `free` says what may move:
-    "class", a factor a class; "member", one a member; "member_class", every weight."""
+    "class", a factor per class; "member", one per member; "member_class", every weight."""
     num_members, num_classes, num_pixels = q.shape
     used = (start > 0).any(1)
     logs = np.log(np.clip(start[used], LOWEST, highest)).astype(np.float64)  # (m,K)

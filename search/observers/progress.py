@@ -75,7 +75,7 @@ class Progress(Observer, ABC):
 
 
 class PlainLines(Progress):
-    """A line a trial's end, and one every `every_s` seconds."""
+    """A line per trial's end, and one every `every_s` seconds."""
 
     def __init__(self, *, clock: Callable[[], float], every_s: float = 30.0, stream: TextIO | None = None) -> None:
         super().__init__(clock=clock, every_s=every_s)

@@ -52,7 +52,7 @@ class CsvTable(Observer):
 
 
 def write_csv(path: Path, rows: Sequence[TrialRow], classes: Sequence[str]) -> None:
-    """One line a trial: the row's fields, `iou/<class>`, then `param/<name>` of every trial's parameters."""
+    """One line per trial: the row's fields, `iou/<class>`, then `param/<name>` of every trial's parameters."""
     plain = [item.name for item in fields(TrialRow) if item.name not in ("iou", "params", "recipe")]
     names = sorted({name for row in rows for name in row.params})
     header = [*plain, *(f"iou/{name}" for name in classes), *(f"param/{name}" for name in names)]

@@ -31,7 +31,7 @@ def wandb_mode(environment: Mapping[str, str], home: Path) -> str:
 
 
 class WandbTracker(Observer):
-    """One W&B run a trial, grouped by the search. A trial that goes on after a crash keeps its run's id.
+    """One W&B run per trial, grouped by the search. A trial that goes on after a crash keeps its run's id.
 
     What W&B raises is shown once and ends tracking, never the search.
     """

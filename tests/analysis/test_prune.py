@@ -56,7 +56,7 @@ def test_trials_that_are_no_members_go_and_so_do_half_written_files(run: Path) -
     assert "deleted: 3 files" in said
     assert files(run) == {name for name in before if not name.startswith("logits/3/")}
     assert not (run / "logits/3").exists()
-    assert plan(run).doomed == {}
+    assert plan(run).unneeded == {}
 
 
 def test_all_takes_the_members_too(run: Path) -> None:

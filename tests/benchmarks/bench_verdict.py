@@ -47,7 +47,7 @@ def _field(rng: np.random.Generator, cells: int, side: int) -> np.ndarray:
 
 
 def write_images(root: Path, num_images: int) -> None:
-    """labels/<id>.npy, and a store a member and split."""
+    """labels/<id>.npy, and a store per member and split."""
     grid = SIDE // STRIDE
     rarity = np.linspace(0.8, -0.8, CLASSES, dtype=np.float32)  # some classes are rare
     own = np.random.default_rng(1).uniform(0.15, 0.45, (MEMBERS, CLASSES)).astype(np.float32)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_weights.py [PIXELS [MEMBERS [CAP_S]]]     # 150000 4 15; also 1000000 10, 5000000 4
 
-All of them maximise the same mIoU of the same sample through the same counting kernel (a few milliseconds a trial),
+All of them maximise the same mIoU of the same sample through the same counting kernel (a few milliseconds per trial),
 so the rivals pay nothing for Python there. They search log-weights in [1/16, 16]; the exact search has [0, 16]. A
 rival stops after CAP_S seconds, and the table says so. Stated beside each: its seconds over those in which the exact
 search passed its best mIoU. Seconds are of the CPU, in one thread.

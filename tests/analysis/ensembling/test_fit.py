@@ -351,7 +351,7 @@ def test_measured_times_decide_nothing_without_a_budget(timed: Path, tmp_path: P
 
 
 def test_a_budget_that_no_member_keeps_is_refused_with_figures(timed: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"got 1\.5 ms an image, and the cheapest takes 2 ms"):
+    with pytest.raises(ValueError, match=r"got 1\.5 ms per image, and the cheapest takes 2 ms"):
         run(timed, tmp_path, ["cheap", "dear"], OPTIONS.model_copy(update={"latency_budget_ms": 1.5}))
 
 

@@ -109,13 +109,13 @@ def test_the_counts_are_those_of_each_vote_on_each_image(stores: list[LogitStore
             np.testing.assert_array_equal(found[i], expected)
 
 
-@pytest.mark.parametrize("spread", [LocalExecutor(1), LocalExecutor(3), Scattered()])
+@pytest.mark.parametrize("executor", [LocalExecutor(1), LocalExecutor(3), Scattered()])
 def test_any_division_of_the_images_gives_the_same_counts(stores: list[LogitStore], executor: Any) -> None:
     for found, whole in zip(score(stores, executor), score(stores, LocalExecutor(100)), strict=True):
         np.testing.assert_array_equal(found, whole)
 
 
-@pytest.mark.parametrize("spread", [LocalExecutor(1), Scattered()])
+@pytest.mark.parametrize("executor", [LocalExecutor(1), Scattered()])
 @pytest.mark.parametrize("sample_bytes", [2**14, 2**30])
 def test_any_division_of_the_images_gives_the_same_sample(
     stores: list[LogitStore], executor: Any, sample_bytes: int
