@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from search.observers.trial_row import Observer
 from search.observers.wandb_tracker import WandbTracker
 
-TRACKERS: dict[str, type[WandbTracker]] = {"wandb": WandbTracker}
+TRACKERS: dict[str, Callable[[Path], Observer]] = {"wandb": WandbTracker}
 
 
 def build_trackers(names: Sequence[str], run_dir: Path) -> list[Observer]:
