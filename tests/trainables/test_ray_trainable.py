@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,16 @@ class FakeTune:
     def report(self, metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
         files = sorted(path.name for path in checkpoint.iterdir()) if checkpoint else None
         self.reports.append((metrics, files))
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """A prepared worker keeps its number of threads; later tests of this process must not."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -141,7 +152,7 @@ def test_what_would_only_happen_again_is_reported_not_raised(tune: FakeTune, err
     def trial(config: dict[str, Any]) -> None:
         raise error
 
-    ray_trainable.guarded(trial)({})
+    ray_trainable.report_failures(trial)({})
     assert [(line["epoch"], line["failed"][: len(reason)]) for line, _ in tune.reports] == [(0, reason)]
 
 
@@ -157,7 +168,7 @@ def test_other_errors_are_left_to_rays_retries(tune: FakeTune) -> None:
         raise OSError("the node's disk is gone")
 
     with pytest.raises(OSError, match="disk is gone"):
-        ray_trainable.guarded(trial)({})
+        ray_trainable.report_failures(trial)({})
     assert tune.reports == []
 
 
@@ -165,14 +176,10 @@ def test_process_takes_the_trials_share_of_cpus(tune: FakeTune, monkeypatch: pyt
     """The threads of torch too."""
     import torch
 
-    before = torch.get_num_threads()
-    try:
-        ray_trainable.guarded(lambda config: None)({})
-        assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == ("3", 3)
-        assert os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] == "60"
-        assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
-    finally:
-        torch.set_num_threads(before)
+    ray_trainable.report_failures(lambda config: None)({})
+    assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == ("3", 3)
+    assert os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] == "60"
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
 def test_cache_is_opened_once_a_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

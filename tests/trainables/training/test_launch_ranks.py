@@ -61,6 +61,15 @@ def run(data, out_dir, recipe=None, **kwargs):
     return reports
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums of several threads add in another order, and epochs amplify the difference."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("alone")
