@@ -276,9 +276,9 @@ sys.modules["toy"] = toy
 spec.loader.exec_module(toy)
 import ray
 from ray import cloudpickle
-from search.options import Search
-from search.trackers import EventLog
-from search.tuner import run_search
+from search.engine.tuner import run_search
+from search.observers.event_log import EventLog
+from search.space.options import Search
 
 cloudpickle.register_pickle_by_value(toy)
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
