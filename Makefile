@@ -29,7 +29,7 @@ lint: $(READY)  ## style, types, import contracts
 bench: $(READY)  ## everything in tests/benchmarks, written to benchmarks.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/run_all.py
 
-setup: $(READY)  ## make the environment; an existing one: make VENV=/path/to/env ...
+setup: $(READY)  ## make the environment; another: make VENV=/path ... (installs the locked versions there)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "segsearch needs Python 3.11 or newer, got %d.%d; set one with: make PYTHON=python3.12" % v[:2])'
@@ -41,5 +41,5 @@ $(READY): requirements.lock pyproject.toml
 lock:  ## resolve pyproject.toml's ranges anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
 
-clean:  ## remove the environment and what tools leave behind
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean:  ## remove .venv (never an environment named by VENV=) and what tools leave behind
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
