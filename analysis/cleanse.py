@@ -12,14 +12,11 @@ the hold-out. Exit code 2 for what the user can mend.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
-
-if TYPE_CHECKING:
-    pass
 from analysis.label_errors.find import rank_suspects
 
 app = new_app()

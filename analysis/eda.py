@@ -9,14 +9,11 @@ hold-out only sums are shown.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from analysis.command import DebugOption, errors_to_exit, new_app
-
-if TYPE_CHECKING:
-    pass
 from analysis.dataset.eda_page import write_page
 
 app = new_app()

@@ -13,17 +13,17 @@ unfinished or broken.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from analysis.command import DebugOption, errors_to_exit, new_app
 
 STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")
-COST_FILE = "cost.json"  # of a candidate: goes with its last shard
+COST_FILE = "cost.json"  # goes with its shards; trainables.logits.latency, which writes it, imports torch
 
 app = new_app()
 
@@ -46,7 +46,7 @@ def bytes_of(files: Sequence[Path]) -> int:
 
 def plan(run: Path, *, members_too: bool = False) -> Plan:
     """What pruning `run` would delete. Raises ValueError where a stage is not done or the run's files are broken."""
-    stages = _read(run / "run.json", "stages")
+    stages = _stages(run / "run.json")
     undone = [stage for stage in STAGES if stage not in stages]
     if undone:
         raise ValueError(
@@ -54,12 +54,14 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
             f"python search/run.py --resume {run}"
         )
     used = shipped_members(run)
-    root = run / "logits"
-    if root.is_symlink():
-        raise ValueError(f"{root} must be a folder of the run, got a link, which is not followed; prune where it leads")
+    for root in (run / "logits", run / "soups"):
+        if root.is_symlink():
+            raise ValueError(
+                f"{root} must be a folder of the run, got a link, which is not followed; prune where it leads"
+            )
     unneeded: dict[str, list[Path]] = {}
     left: dict[Path, str] = {}
-    for trial in _folders(root, left):
+    for trial in _folders(run / "logits", left):
         unused = members_too or trial.name not in used
         for split in _folders(trial, left):
             for path in sorted(split.iterdir()):
@@ -77,15 +79,11 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
 
 
 def shipped_members(run: Path) -> set[str]:
-    """The trials that the shipped rule reads at least one view of. Raises ValueError where ensemble.json is broken."""
-    path = run / "ensemble.json"
-    shipped = _read(path, "verdict")["rule"]
-    rule = next((rule for rule in _read(path, "rules") if rule["name"] == shipped), None)
-    if rule is None:
-        raise ValueError(
-            f"{path} must list the rule that it ships, got no rule {shipped!r}; run the ensemble stage again"
-        )
-    return {member["trial"] for member, views in zip(_read(path, "members"), rule["views"], strict=True) if views}
+    """The trials that have a weight in the shipped rule. Raises ValueError where ensemble.json is broken."""
+    from analysis.ensembling.result import EnsembleResult
+
+    result = EnsembleResult.read(run / "ensemble.json")
+    return {result.members[m].trial for m in result.shipped.fitted.used}
 
 
 def carry_out(found: Plan) -> None:
@@ -108,13 +106,15 @@ def _folders(parent: Path, left: dict[Path, str]) -> Iterator[Path]:
             yield path
 
 
-def _read(path: Path, key: str) -> Any:
+def _stages(path: Path) -> Mapping[str, str]:
+    """The stages of a run that are done. Raises ValueError where run.json is broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
+        stages: Mapping[str, str] = json.loads(path.read_text(encoding="utf-8"))["stages"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"pruning needs a finished run, got no whole {path} ({type(error).__name__}); give the directory of one"
         ) from None
+    return stages
 
 
 @app.command()

@@ -30,17 +30,10 @@ app = new_app()
 
 def local_scores(run: Path) -> dict[str, Any]:
     """A run's shipped rule, its cross-fitted and its hold-out mIoU. Raises ValueError where there is no verdict."""
-    path = run / "ensemble.json"
-    try:
-        ensemble = json.loads(path.read_text(encoding="utf-8"))
-        shipped = ensemble["verdict"]["rule"]
-        rule = next(rule for rule in ensemble["rules"] if rule["name"] == shipped)
-    except (OSError, json.JSONDecodeError, KeyError, StopIteration) as error:
-        raise ValueError(
-            f"a submission belongs to a run with a verdict, got no whole {path} ({type(error).__name__}); give the "
-            "directory of a finished run"
-        ) from error
-    return {"rule": shipped, "val_crossfit": rule["val_crossfit"]["miou"], "holdout": rule["holdout"]["miou"]}
+    from analysis.ensembling.result import EnsembleResult
+
+    shipped = EnsembleResult.read(run / "ensemble.json").shipped
+    return {"rule": shipped.name, "val_crossfit": shipped.val_crossfit.miou, "holdout": shipped.holdout.miou}
 
 
 def record(run: Path, public: float, at: str, private: float | None = None, note: str = "") -> list[dict[str, Any]]:

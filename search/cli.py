@@ -13,7 +13,6 @@ from analysis.command import new_app
 from search import run
 
 app = new_app()
-app.callback()(lambda: None)  # a group even while it had one command
 app.info.help = "Search for the best ensemble of segmentation models, judge it on held-out images, export it."
 app.command("run")(run.run)
 app.command("eda")(eda.main)

@@ -5,11 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 THREAD_TIMEOUT_S = 60  # Ray waits 2 s for a trial's teardown before it gives the next trial up
 

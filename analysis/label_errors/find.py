@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 def rank_suspects(
     runs: list[Path], folders: list[Path], data: Path | None, out: Path, top: int, cache_dir: Path
 ) -> list[str]:
+    """Write suspects.html, .csv and .json to `out`; returns what to tell the user, a line each.
+
+    Judged are the val images of `runs` (or of folders of such) and of `folders` of val logits, by models that did not
+    train on them; `top` suspects come on the page. Raises ValueError for logits of other data, of the hold-out, or of
+    images that their model trained on.
+    """
     import numpy as np
 
     from analysis.label_errors.confident_learning import class_confidence, find_suspects

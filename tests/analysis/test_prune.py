@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from factories import make_ensemble, make_member
 from typer.testing import CliRunner
 
 from analysis.prune import STAGES, app, carry_out, plan
 
-ENSEMBLE = {
-    "members": [{"trial": "1"}, {"trial": "2"}],
-    "rules": [{"name": "best_single", "views": [["s1.00-none"], []]}, {"name": "greedy", "views": [["a"], ["a"]]}],
-    "verdict": {"rule": "greedy"},
-}
+
+def write_result(run: Path, shipped: str = "member_class", trials: tuple[str, ...] = ("1", "9", "2")) -> None:
+    """ensemble.json of three members, of which the second has no weight in member_class."""
+    members = [make_member(trial) for trial in trials]
+    make_ensemble(("a", "b"), members, shipped).write(run / "ensemble.json")
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def run(tmp_path: Path) -> Path:
             folder.mkdir(parents=True)
             (folder / "s1.00-none-00000.safetensors").write_bytes(b"x" * 1000)
     (root / "run.json").write_text(json.dumps({"stages": dict.fromkeys(STAGES, "then")}))
-    (root / "ensemble.json").write_text(json.dumps(ENSEMBLE))
+    write_result(root)
     return root
 
 
@@ -79,9 +80,11 @@ def test_links_are_not_followed_and_strangers_stay(run: Path, tmp_path: Path) ->
     assert "logits/3/holdout/notes.txt" in files(run)
 
 
-def test_a_folder_of_logits_that_is_a_link_is_refused(run: Path, tmp_path: Path) -> None:
-    (run / "logits").rename(tmp_path / "elsewhere")
-    (run / "logits").symlink_to(tmp_path / "elsewhere")
+@pytest.mark.parametrize("name", ["logits", "soups"])
+def test_a_folder_that_is_a_link_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    (run / name).mkdir(exist_ok=True)
+    (run / name).rename(tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="got a link, which is not followed"):
         plan(run)
 
@@ -89,7 +92,7 @@ def test_a_folder_of_logits_that_is_a_link_is_refused(run: Path, tmp_path: Path)
 def test_a_member_name_that_leaves_the_run_leads_nowhere(run: Path, tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     (tmp_path / "val/s1.00-none-00000.safetensors").write_bytes(b"theirs")
-    (run / "ensemble.json").write_text(json.dumps(ENSEMBLE | {"members": [{"trial": "../.."}, {"trial": "2"}]}))
+    write_result(run, trials=("../..", "9", "2"))
     carry_out(plan(run, members_too=True))
     assert (tmp_path / "val/s1.00-none-00000.safetensors").exists()
 
@@ -110,7 +113,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_after_a_single_model_verdict_only_its_logits_stay(run: Path) -> None:
-    (run / "ensemble.json").write_text(json.dumps(ENSEMBLE | {"verdict": {"rule": "best_single"}}))
+    write_result(run, "best_single")
     (run / "logits/2/val/cost.json").write_text("{}")
     (run / "logits/1/val/cost.json").write_text("{}")
     code, said = command("--run", str(run), "--yes")

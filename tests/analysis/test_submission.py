@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from factories import make_ensemble, make_member, make_score
 from typer.testing import CliRunner
 
 from analysis.submission import LEDGER, app, correlations, rank_correlation, read_ledger, record, warnings
@@ -15,8 +15,10 @@ from analysis.submission import LEDGER, app, correlations, rank_correlation, rea
 
 def make_run(folder: Path, holdout: float) -> Path:
     folder.mkdir(parents=True)
-    rule = {"name": "member", "val_crossfit": {"miou": holdout + 0.01}, "holdout": {"miou": holdout}}
-    (folder / "ensemble.json").write_text(json.dumps({"verdict": {"rule": "member"}, "rules": [rule]}))
+    result = make_ensemble(("a", "b"), [make_member("1"), make_member("2"), make_member("3")])
+    scores = {"val_crossfit": make_score(holdout + 0.01, 2), "holdout": make_score(holdout, 2)}
+    rules = tuple(rule.model_copy(update=scores) for rule in result.rules)
+    result.model_copy(update={"rules": rules}).write(folder / "ensemble.json")
     return folder
 
 
@@ -33,7 +35,10 @@ def test_runs_in_one_folder_share_a_ledger(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_rank_correlation_is_spearmans_with_ties(seed: int) -> None:
     first, second = np.random.default_rng(seed).integers(0, 6, (2, 12)) / 10
-    assert rank_correlation(first, second) == pytest.approx(spearmanr(first, second).statistic)
+    ranks = [
+        [sum(b < a for b in values) + sum(b == a for b in values) / 2 for a in values] for values in (first, second)
+    ]
+    assert rank_correlation(first, second) == pytest.approx(np.corrcoef(ranks)[0, 1])  # Pearson's r of mean ranks
     assert rank_correlation([0.5, 0.5], [0.1, 0.2]) is None
 
 

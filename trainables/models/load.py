@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
 from trainables.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_model(recipe: Recipe, num_classes: int, weights: Path) -> Segmentor:
