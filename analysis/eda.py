@@ -25,7 +25,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The page to write; its facts go beside it as .json.")] = Path("eda.html"),
     split: Annotated[Path | None, typer.Option(help="A split file: its parts in place of the card's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the galleries.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     debug: DebugOption = False,
 ) -> None:
     """Describe a data set in one HTML page."""

@@ -120,7 +120,7 @@ def _figures(index: SegIndex, seen: DatasetStatistics, facts: dict[str, Any]) ->
         ),
         "together": charts.heat(np.array(facts["together"]), names, names, hover=hover, labels=".0%"),
         "per_image": charts.histogram(
-            {"images": per_image.tolist()}, list(range(int(per_image.max(initial=1)) + 2)), "annotations an image"
+            {"images": per_image.tolist()}, list(range(int(per_image.max(initial=1)) + 2)), "annotations per image"
         ),
         "parts": charts.bars(names, facts["share_by_part"], "share of the part's labelled pixels", percent=True),
     }

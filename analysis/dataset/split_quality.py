@@ -64,7 +64,7 @@ def parts_of(split: Split) -> dict[str, tuple[str, ...]]:
 
 
 def part_facts(index: SegIndex, split: Split, hashes: Hashes) -> tuple[list[PartFacts], list[NearDuplicate]]:
-    """A row a part, and for every image of val and hold-out its nearest in train, nearest first."""
+    """A row per part, and for every image of val and hold-out its nearest in train, nearest first."""
     row_of = {image_id: n for n, image_id in enumerate(hashes.image_ids)}
     records, scenes = index.by_id(), cluster(hashes)
     rows = {part: np.array([row_of[i] for i in ids], np.intp) for part, ids in parts_of(split).items()}

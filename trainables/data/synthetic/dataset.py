@@ -32,7 +32,7 @@ SIDES = {"small": (0.08, 0.12), "medium": (0.22, 0.5), "large": (0.6, 0.9), "cel
 SEEN_SIDE = 0.12  # an object this long, as a share of the image's side, survives at 64 px
 JPEG_QUALITY = 88
 EMPTY_SHARE = 0.05  # images without annotation
-REAL_COUNTS = {  # annotations a class in the competition's 3272 images
+REAL_COUNTS = {  # annotations per class in the competition's 3272 images
     "General trash": 2782, "Paper": 9311, "Paper pack": 659, "Metal": 562, "Glass": 610, "Plastic": 3090,
     "Styrofoam": 1343, "Plastic bag": 7643, "Battery": 63, "Clothing": 177,
 }  # fmt: skip
