@@ -33,12 +33,13 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
     views."""
     from factories import make_header
 
-    from analysis.ensembling.fit import fit_ensemble
+    from analysis.ensembling.fit import Provenance, fit_ensemble
     from analysis.ensembling.options import EnsembleOptions
+    from analysis.ensembling.result import HoldoutOpening
+    from analysis.voting.labelled_logits import LabelledLogits
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.coco import read
-    from trainables.data.index import Split
     from trainables.data.synthetic.dataset import write_synthetic
     from trainables.logits.store import LogitStore, LogitWriter
 
@@ -61,14 +62,14 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
                         writer.add(image_id, (noise + skill * known).astype(np.float16), cache.size(image_id))
 
     def judged(executor: Any, **changes: Any) -> bytes:
-        val, holdout = ([LogitStore(root / trial / split) for trial in views] for split in splits)
+        val, holdout = (
+            LabelledLogits.of([LogitStore(root / trial / split) for trial in views], images, cache, index)
+            for split, images in splits.items()
+        )
         out = tmp_path_factory.mktemp("out")
-        options = {"sample_bytes": 2**20, "resamples": 100, "folds": 2, "max_sweeps": 2, "postprocess": "off"}
-        fit_ensemble(
-            val, holdout, cache, index, Split((), splits["val"], splits["holdout"], "s"),
-            EnsembleOptions(**(options | changes)),
-            background=True, out_dir=out, opened_at="now", executor=executor,
-        )  # fmt: skip
+        options = {"sample_mb": 1, "resamples": 100, "folds": 2, "max_sweeps": 2, "postprocess": "off"}
+        provenance = Provenance(HoldoutOpening(at="now", by="a test"))
+        fit_ensemble(val, holdout, EnsembleOptions(**(options | changes)), provenance, out, executor=executor)
         return (out / "ensemble.json").read_bytes()
 
     return judged

@@ -101,15 +101,26 @@ def confusion_torch(
 
 def iou(conf: NDArray[np.int64]) -> NDArray[np.float64]:  # (..,K,K) -> (..,K)
     """Intersection over union of each class; NaN for a class absent from truth and prediction."""
-    hit = np.diagonal(conf, axis1=-2, axis2=-1).astype(np.float64)
-    union = conf.sum(axis=-1) + conf.sum(axis=-2) - hit
-    ratio: NDArray[np.float64] = np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+    return iou_of(np.diagonal(conf, axis1=-2, axis2=-1), conf.sum(axis=-2), conf.sum(axis=-1))
+
+
+def iou_of(
+    hits: NDArray[np.number], predicted: NDArray[np.number], true: NDArray[np.number]
+) -> NDArray[np.float64]:  # (..,K) each -> (..,K)
+    """`iou` of a matrix of which only the diagonal, the column sums and the row sums are known."""
+    right = np.asarray(hits, np.float64)
+    union = predicted + true - right
+    ratio: NDArray[np.float64] = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
     return ratio
 
 
 def miou(conf: NDArray[np.int64]) -> NDArray[np.float64]:  # (..,K,K) -> (..)
     """Mean IoU over the classes that occur in truth or prediction; NaN where none does."""
-    per_class = iou(conf)
+    return mean_iou(iou(conf))
+
+
+def mean_iou(per_class: NDArray[np.float64]) -> NDArray[np.float64]:  # (..,K) -> (..)
+    """The mean over the classes that have an IoU; NaN where none has."""
     present = ~np.isnan(per_class)
     num_present = np.asarray(present.sum(axis=-1))
     total = np.asarray(np.where(present, per_class, 0.0).sum(axis=-1))

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.voting.votes import Float, Labels
+from analysis.voting.votes import Float
 from analysis.weight_search.line_search import (
     Counts,
     Events,
@@ -27,7 +27,6 @@ from analysis.weight_search.line_search import (
 )
 from analysis.weight_search.pixels import Pixels, WeightBounds
 from analysis.weight_search.soft_miou import ascend
-from analysis.weight_search.strata import Strata
 
 Free = Literal["class", "member", "member_class"]
 MAX_WEIGHT = 16.0  # where 1 is the weight of everybody at a uniform start
@@ -207,17 +206,6 @@ class _Search:
                 self.move_member(m, free == "member", whole)
         moved = np.abs(np.log(np.maximum(self.weights, LEAST) / before)).max(0)  # (K,)
         self.factors = np.clip(np.exp(1.5 * moved), *LIMITS)
-
-
-def fit_weights(
-    q: Float, truth: Labels, starts: Sequence[Float], free: Free, *, strata: Strata | None = None,
-    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
-) -> Fit:  # fmt: skip
-    """`fit_pixels` of probabilities q (M,K,P) and labels truth (P,)."""
-    return fit_pixels(
-        Pixels(q, truth, strata), starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
-        coarse_pixels=coarse_pixels, num_bins=num_bins,
-    )  # fmt: skip
 
 
 def fit_pixels(

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from analysis.voting.executor import Job, R
+from analysis.voting.executor import Job, Progress, R, Say, silent
 from search.cluster.ray_tasks import result_of
 from trainables.worker_process import prepare_worker
 
@@ -31,25 +31,29 @@ class RayExecutor:
 
     gpus_a_task: float = 0.0
     images_a_task: int | None = None  # None: by the number of images and of slots
+    say: Say = silent
 
     @property
     def device(self) -> str | None:
         return "cuda" if self.gpus_a_task else None
 
-    def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]:
+    def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
         slots = slots_of_cluster(self.gpus_a_task if job.device else 0.0)
         size = self.images_a_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
         held, flying = ray.put(job), deque[Any]()
+        progress, sizes = Progress(self.say, what, len(ids)), deque[int]()
         actors = [_actor(self.gpus_a_task) for _ in range(slots)] if job.device else []
         task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run)
         try:
             for n, start in enumerate(range(0, len(ids), size)):
                 remote = actors[n % slots].run.remote if actors else task.remote
-                flying.append(remote(held, ids[start : start + size]))
+                part = ids[start : start + size]
+                flying.append(remote(held, part))
+                sizes.append(len(part))
                 if len(flying) >= 2 * slots:  # a slow part must not let all others pile up behind it
-                    yield result_of(flying.popleft())
+                    yield progress.after(sizes.popleft(), result_of(flying.popleft()))
             while flying:
-                yield result_of(flying.popleft())
+                yield progress.after(sizes.popleft(), result_of(flying.popleft()))
         finally:
             for waiting in [] if actors else flying:
                 ray.cancel(waiting)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from analysis.ensembling.options import EnsembleOptions
 from trainables.recipe.config import Config
 
 Flip = Literal["none", "horizontal", "vertical"]
@@ -34,17 +35,11 @@ class Search(Config):
         return self
 
 
-class Ensemble(Config):
+class Ensemble(EnsembleOptions):
     """Which trials are candidates, and how the rules are fitted and judged."""
 
     candidates: Annotated[int, Field(ge=1)] = 6
     max_per_family: Annotated[int, Field(ge=1)] = 3
-    folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
-    resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
-    sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
-    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image, on the devices that made the logits
-    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
-    postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
     soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
     soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
     logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space

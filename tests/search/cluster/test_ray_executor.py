@@ -15,6 +15,7 @@ import ray
 
 from analysis.ensembling.pixel_sampling import draw_sample
 from analysis.voting.executor import LOCAL, Executor
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
 from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote
@@ -31,11 +32,14 @@ VIEW = "s1.00-none"
 
 @dataclass(frozen=True)
 class Made:
-    """Stores of two members, the images' cache and their ids."""
+    """Two members' logits on the images of a cache."""
 
-    stores: list[LogitStore]
+    data: LabelledLogits
     cache: Cache
-    ids: tuple[str, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.data.ids
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +57,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             for i, image_id in enumerate(ids):
                 grid = np.random.default_rng([m, i]).normal(size=(index.num_classes, 16, 16))
                 writer.add(image_id, grid.astype(np.float16), cache.size(image_id))
-    return Made([LogitStore(root / str(m)) for m in range(2)], cache, ids)
-
-
-def quiet(_line: str) -> None:
-    pass
+    stores = [LogitStore(root / str(m)) for m in range(2)]
+    return Made(LabelledLogits.of(stores, ids, cache, index), cache)
 
 
 @pytest.mark.parametrize("images_a_task", [None, 1, 4])
@@ -67,7 +68,7 @@ def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, image
         [VoteBatch(ViewConfig.plain(((VIEW,),) * 2), votes)],
         [VoteBatch(ViewConfig.plain(((VIEW,),) * 2), votes[::-1])],
     ]
-    given = made.stores, made.ids, made.cache, folds, quiet, "x"
+    given = made.data, folds, "x"
     fold_of = [i % 2 for i in range(len(made.ids))]
     [expected] = score_images(*given, fold_of=fold_of)
     [found] = score_images(*given, fold_of=fold_of, executor=RayExecutor(images_a_task=images_a_task))
@@ -76,8 +77,7 @@ def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, image
 
 def test_tasks_draw_the_sample_of_one_process(local_ray: None, made: Made) -> None:
     def drawn(executor: Executor) -> list[np.ndarray]:
-        given = made.stores, ((VIEW,),) * 2, made.ids, made.cache, 2**18, 3, quiet
-        sample = draw_sample(*given, executor)
+        sample = draw_sample(made.data, 2**18, 3, executor)
         return [sample.truth, sample.image, *sample.by_view]
 
     for found, expected in zip(drawn(RayExecutor()), drawn(LOCAL), strict=True):
