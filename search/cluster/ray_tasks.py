@@ -35,7 +35,7 @@ def portable_errors(work: Callable[P, Result]) -> Callable[P, Result]:
 
 def _survives_pickle(error: Exception) -> bool:
     try:
-        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))
+        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
     except Exception:  # whatever the class raises where it is called with the wrong arguments
         return False
     return True
