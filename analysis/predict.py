@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from analysis.bundle.predictor import Predictor
-    from analysis.bundle.writers import CocoFile, LabelPngs, ProbabilityFiles
-
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 app = new_app()
 
@@ -79,11 +76,12 @@ def predict_folder(
     names = image_names(images, out, one_file=output_format is Format.rle)
 
     from analysis.bundle.predictor import Predictor
+    from analysis.bundle.writers import WRITERS
 
     predictor = Predictor(checked, device=device, batch_size=batch_size)
     with _writable(out):
         out.mkdir(parents=True, exist_ok=True)
-    writer = _writer(output_format, out, predictor, background=checked.manifest.background)
+    writer = WRITERS[output_format](out, predictor, checked.manifest.background)
     unreadable: list[str] = []
     for batch in _read_ahead(images, names, batch_size):
         readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
@@ -127,18 +125,6 @@ def _writable(out: Path) -> Iterator[None]:
             f"--out must be writable and have room, got {out} ({error.strerror or error}); what was finished is kept: "
             "free some space, or choose another folder"
         ) from error
-
-
-def _writer(
-    output_format: Format, out: Path, predictor: Predictor, *, background: bool
-) -> LabelPngs | CocoFile | ProbabilityFiles:
-    from analysis.bundle import writers as writers
-
-    if output_format is Format.png:
-        return writers.LabelPngs(out, predictor.palette)
-    if output_format is Format.rle:
-        return writers.CocoFile(out, predictor.classes, background=background)
-    return writers.ProbabilityFiles(out, predictor.classes)
 
 
 def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, NDArray[np.uint8] | str]]:

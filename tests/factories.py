@@ -1,4 +1,5 @@
-"""Makes what many tests need and none is about: logit headers and stores, ensemble results, data cards."""
+"""Makes what many tests need and none is about: logit headers and stores, ensemble results, data cards, rows of
+trials, a clock."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from analysis.ensembling.result import (
     Score,
     Verdict,
 )
+from search.observers.trial_row import TrialRow
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
@@ -153,3 +155,19 @@ def as_json(ensemble: EnsembleResult) -> dict[str, Any]:
     """What the file would hold, to be changed and validated again."""
     values: dict[str, Any] = json.loads(json.dumps(ensemble.model_dump()))
     return values
+
+
+def make_row(number: int = 0, state: str = "RUNNING", **changes: Any) -> TrialRow:
+    values: dict[str, Any] = {"recipe_hash": f"abc{number}", "family": "convnext", "backbone": "convnext_atto"}
+    values |= {"head": "segformer", "recipe": {"optimizer": {"lr": 1e-3}}}
+    return TrialRow(trial=f"{number:05d}", number=number, state=state, **(values | changes))
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s

@@ -1,15 +1,16 @@
 """Writes predictions to disk: palette PNGs, one COCO file, or probabilities.
 
-Names mirror the images' paths under their folder; each file is written whole or not at all.
+Names mirror the images' paths under their folder; each file is written whole or not at all. Every writer raises
+ValueError for a name that would lead out of the folder that it writes to.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]  # (H,W,3) RGB
 Label = NDArray[np.uint8]  # (H,W)
 COCO_NAME = "predictions.json"
+
+
+class Writer(Protocol):
+    def write_all(self, predictor: Predictor, images: Mapping[str, Image]) -> None:
+        """Predict these images and write or collect the predictions. Called once per batch."""
+        ...
+
+    def close(self) -> None:
+        """After the last batch."""
+        ...
 
 
 class LabelPngs:
@@ -64,7 +75,7 @@ class CocoFile:
             self._add(name, label)
 
     def _add(self, name: str, label: Label) -> None:
-        image_id = self._coco.add_image(name, *label.shape)
+        image_id = self._coco.add_image(relative(name), *label.shape)
         for k in np.unique(label).tolist():
             if k in self._categories:
                 self._coco.add_mask(image_id, k, label == k)
@@ -84,7 +95,9 @@ class ProbabilityFiles:
 
     def write_all(self, predictor: Predictor, images: Mapping[str, Image]) -> None:
         for name, probabilities in predictor.probabilities_many(images):
-            content = save({"probabilities": probabilities.astype(np.float16)}, metadata=dict(self._metadata))
+            # row by row: safetensors writes the bytes as they lie in memory, whatever the strides say
+            values = np.ascontiguousarray(probabilities, np.float16)
+            content = save({"probabilities": values}, metadata=dict(self._metadata))
             write_atomically(mirrored(self._out, name, ".safetensors"), partial(_write_bytes, content=content))
 
     def close(self) -> None:
@@ -95,6 +108,24 @@ def _write_bytes(path: Path, *, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def relative(name: str) -> str:
+    """The name itself. Raises ValueError where it would lead out of a folder that it is joined to."""
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or name.startswith("/"):
+        raise ValueError(
+            f"an image's name must be a path inside the folder of images, got {name!r}; name it relative to that folder"
+        )
+    return name
+
+
 def mirrored(out: Path, name: str, suffix: str) -> Path:
     """'a/b.jpg' -> OUT/a/b<suffix>."""
-    return (out / name).with_suffix(suffix)
+    return (out / relative(name)).with_suffix(suffix)
+
+
+# by the name of the format, `analysis.predict.Format`; background: class 0 is the pixels under no annotation
+WRITERS: dict[str, Callable[[Path, Predictor, bool], Writer]] = {
+    "png": lambda out, predictor, _: LabelPngs(out, predictor.palette),
+    "rle": lambda out, predictor, background: CocoFile(out, predictor.classes, background=background),
+    "probabilities": lambda out, predictor, _: ProbabilityFiles(out, predictor.classes),
+}

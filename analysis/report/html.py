@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,10 @@ def _percent(value: float | None) -> str:
         return "–"
     if value == 0:
         return "0%"
-    return f"{value:.1%}" if value >= 0.0995 else f"{value:.2%}" if value >= 0.001 else f"{value:.3%}"
+    if value >= 0.001:
+        return f"{value:.1%}" if value >= 0.0995 else f"{value:.2%}"
+    digits = 1 - math.floor(math.log10(100 * value))
+    return f"{value:.{digits}%}"
 
 
 def _three(value: float | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from analysis.voting.executor import Job, Progress, R, Say, silent
-from search.cluster.ray_tasks import result_of
+from search.cluster.ray_tasks import portable_errors, result_of
 from trainables.worker_process import prepare_worker
 
 TASKS_A_SLOT = 8  # so that the last ones end together
@@ -68,6 +68,7 @@ def slots_of_cluster(gpus_a_task: float) -> int:
     return max(1, min(slots, int(total.get("GPU", 0.0) / gpus_a_task)) if gpus_a_task else slots)
 
 
+@portable_errors
 def _run(job: Job[R], ids: Sequence[str]) -> R:
     prepare_worker(1)
     return job(ids)

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+def portable_errors(work: Callable[P, Result]) -> Callable[P, Result]:
+    """The work of a task, whose exceptions reach the driver with their message.
+
+    Ray cannot hand over an exception that is built from other arguments than those that it passed on to its base class.
+    Such a one is raised as the built-in error that it is a kind of.
+    """
+
+    @functools.wraps(work)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Result:
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            if _survives_pickle(error):
+                raise
+            built_in = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+            raise built_in(str(error)) from error
+
+    return guarded
+
+
+def _survives_pickle(error: Exception) -> bool:
+    try:
+        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
+    except Exception:  # whatever the class raises where it is called with the wrong arguments
+        return False
+    return True
 
 
 def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str | None]]:

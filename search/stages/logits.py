@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from search.cluster.ray_tasks import as_they_end
+from search.cluster.ray_tasks import as_they_end, portable_errors
 from search.run_dir import RunDir
 from search.space.options import Options
 from search.stages.candidates import competitors
@@ -55,6 +55,7 @@ def run(context: Context) -> None:
         raise ValueError("no candidate's logits could be written: " + "; ".join(sorted(set(failed.values()))))
 
 
+@portable_errors
 def _write_one(
     candidate: Candidate,
     cache: Cache,

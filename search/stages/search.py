@@ -8,7 +8,7 @@ from search.engine.admission import AdmissionCheck, cluster_gpu_gb, some_sizes
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.observers.progress import build_progress
-from search.observers.trackers import build_trackers
+from search.observers.trackers import Guarded, build_trackers
 from search.observers.trials_csv import CsvTable
 from search.stages.stage import Context
 from trainables.ray_trainable import make_trainable
@@ -25,7 +25,7 @@ def run(context: Context) -> None:
         CsvTable(path=folder.trials_csv, classes=data.index.classes, clock=clock),
         EventLog(folder.events, clock=clock),
         *build_trackers(options.trackers, folder.root),
-        build_progress(sys.stdout, clock=clock),
+        Guarded("the progress display", build_progress(sys.stdout, clock=clock)),
     ]
     gate = open_gate(context)
     snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import ray
 
-from search.cluster.ray_tasks import as_they_end
+from search.cluster.ray_tasks import as_they_end, portable_errors
 from search.space.options import Options
 from search.stages.candidates import choose_of, scored_trials
 from search.stages.stage import Context
@@ -65,6 +65,7 @@ def make_soups(
         say(str(soup) if error is None else f"warning: {plan.name} is left out: {error}")
 
 
+@portable_errors
 def _make_one(plan: Plan, cache: Cache, split: Split, folder: Path, cpu: float, gpu: float) -> Soup:
     """A Ray task: make one soup."""
     prepare_worker(cpu)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from factories import Clock
 from ray import cloudpickle
 
 from search.engine.ray_callback import TrialTable
@@ -15,16 +16,6 @@ from search.engine.searcher import FamilySearch
 from search.engine.study_file import open_storage
 from search.observers.trial_row import Observer, TrialRow, finite, study_rows
 from search.observers.trials_csv import CsvTable, write_csv
-
-
-class Ticks:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Rig:
@@ -139,6 +130,28 @@ def test_observers_failure_is_kept_whole(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         rig.start("a")
     assert isinstance(rig.table.failure, OSError)
+    assert [row.state for row in study_rows(rig.search.study)] == ["RUNNING"]  # the trial goes on when it is resumed
+
+
+def test_observers_are_told_in_order(toy: Any, tmp_path: Path) -> None:
+    told: list[tuple[str, ...]] = []
+
+    class Recorder(Observer):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getattribute__(self, method: str) -> Any:
+            if not hasattr(Observer, method) or method.startswith("__"):
+                return super().__getattribute__(method)
+            return lambda *_: told.append((self.name, method))
+
+    rig = Rig(toy, tmp_path, [Recorder("first"), Recorder("second")])
+    trial = rig.start("a")
+    rig.table.on_step_end(0, [trial])
+    rig.report(trial, 1, 0.5)
+    rig.end(trial, rig.report(trial, 2, float("nan")))  # a broken report is no epoch
+    expected = ("begin", "trial_started", "tick", "epoch", "trial_ended")
+    assert told == [(name, method) for method in expected for name in ("first", "second")]
 
 
 def test_table_pickles_whatever_its_observers_hold(toy: Any, tmp_path: Path) -> None:
@@ -163,7 +176,7 @@ def test_csv_has_a_column_a_class_and_parameter(rig: Rig, tmp_path: Path) -> Non
 
 
 def test_csv_is_rewritten_now_and_then_and_at_every_end(toy: Any, tmp_path: Path) -> None:
-    clock, path = Ticks(), tmp_path / "trials.csv"
+    clock, path = Clock(), tmp_path / "trials.csv"
     rig = Rig(toy, tmp_path, [CsvTable(path, classes=["sky"], clock=clock, every_s=2.0)])
     trial = rig.start("a")
     rig.report(trial, 1, 0.25)
