@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from analysis.dataset.distribution_shift import DistributionShift
-    from trainables.data.cache import Cache
-    from trainables.data.index import SegIndex, Split
+import numpy as np
+from numpy.typing import NDArray
 
+from analysis.dataset.distribution_shift import DistributionShift, sentence
+from analysis.dataset.image_features import FEATURES
+from analysis.dataset.split_quality import NearDuplicate, SplitQuality, as_json, class_table, parts_of
+from analysis.report import data_charts, html
+from trainables.data.cache import Cache
+from trainables.data.index import SegIndex
 
 NUM_PICTURES = 6
 NUM_FEATURES = 12
@@ -18,71 +22,73 @@ NUM_FEATURES = 12
 
 def write_report(
     out: Path,
-    index: SegIndex,
     cache: Cache,
-    split: Split,
-    folds: tuple[tuple[str, ...], ...],
-    found: list[str],
-    facts: list[Any],
-    twins: list[Any],
-    runs: list[Any],
-    pixels: Mapping[str, Any],
-    likeness: DistributionShift | str,
+    quality: SplitQuality,
+    pixels: Mapping[str, NDArray[np.int64]],
+    shift: DistributionShift | str,
 ) -> None:
-    """split.html and split.report.json."""
-    from analysis.dataset import split_quality
-    from analysis.report import data_charts, html
+    """Write `out` with the suffixes .html and .report.json.
 
-    parts = split_quality.parts_of(split)
-    classes = split_quality.class_table(index, parts, pixels)
-    groups = {image.image_id: image.group for image in index.images}
-    fold_rows = [
-        {
-            "name": f"fold {f}",
-            "num_images": len(ids),
-            "num_groups": len({groups[i] for i in ids}),
-            "lacks": [
-                r["class"] for r in split_quality.class_table(index, {"fold": ids}, pixels) if not r["images"]["fold"]
-            ],
-        }
-        for f, ids in enumerate(folds)
-    ]
+    Args:
+        pixels: Image id -> pixels per class (K,).
+        shift: val and the folds against the test images, or why they could not be compared.
+    """
+
+    index, parts = cache.index, parts_of(quality.split)
+    classes = class_table(index, parts, pixels)
     values: dict[str, Any] = {
-        "parts": split_quality.as_json(facts),
+        "parts": as_json(quality.parts),
         "classes": classes,
-        "bursts": split_quality.as_json(runs),
-        "folds": fold_rows,
-        "findings": found,
-        "likeness": None if isinstance(likeness, str) else likeness.as_json(),
+        "bursts": as_json(quality.bursts),
+        "folds": [_fold_row(index, f, ids, pixels) for f, ids in enumerate(quality.folds)],
+        "findings": quality.findings,
+        "likeness": None if isinstance(shift, str) else shift.as_json(),
     }
-    html.write_facts(out.with_suffix(".report.json"), {"data": index.name, "fingerprint": split.fingerprint, **values})
+    html.write_facts(
+        out.with_suffix(".report.json"), {"data": index.name, "fingerprint": quality.split.fingerprint, **values}
+    )
     named = {part: [row["share"][part] for row in classes] for part in parts}
     figures = {"shares": data_charts.bars(index.classes, named, "share of the part's labelled pixels", percent=True)}
-    if isinstance(likeness, str):
-        values["no_likeness"] = likeness
+    if isinstance(shift, str):
+        values["no_likeness"] = shift
     else:
-        figures |= _likeness_part(values, likeness, cache)
-    pairs = [
-        {
-            **vars(t),
-            "uri": html.photograph(cache.image(t.image_id), 320),
-            "train_uri": html.photograph(cache.image(t.train_id), 320),
-        }
-        for t in _spread(twins)
-    ]
-    title = f"Split of {index.name}"
-    headline = _headline(found, facts, index.grouped)
-    values |= {"title": title, "headline": headline, "grouped": index.grouped, "written": str(out), "pairs": pairs}
+        figures |= _likeness_part(values, shift, cache)
+    values |= {
+        "title": f"Split of {index.name}",
+        "headline": _headline(quality, index.grouped),
+        "grouped": index.grouped,
+        "written": str(out),
+        "pairs": _pairs(quality.near_duplicates, cache),
+    }
     html.write_page(out.with_suffix(".html"), "split.html.j2", values, figures)
+
+
+def _fold_row(index: SegIndex, f: int, ids: Sequence[str], pixels: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+
+    groups = {image.image_id: image.group for image in index.images}
+    rows = class_table(index, {"fold": ids}, pixels)
+    return {
+        "name": f"fold {f}",
+        "num_images": len(ids),
+        "num_groups": len({groups[i] for i in ids}),
+        "lacks": [row["class"] for row in rows if not row["images"]["fold"]],
+    }
+
+
+def _pairs(near_duplicates: Sequence[NearDuplicate], cache: Cache) -> list[dict[str, Any]]:
+    """The nearest pairs with their pictures."""
+
+    def picture(image_id: str) -> str:
+        return html.photograph(cache.image(image_id), 320)
+
+    return [
+        {**vars(twin), "uri": picture(twin.image_id), "train_uri": picture(twin.train_id)}
+        for twin in _spread(near_duplicates)
+    ]
 
 
 def _likeness_part(values: dict[str, Any], likeness: DistributionShift, cache: Cache) -> dict[str, str]:
     """The values of the page's last section, and its figure."""
-    import numpy as np
-
-    from analysis.dataset.distribution_shift import sentence
-    from analysis.dataset.image_features import FEATURES
-    from analysis.report import data_charts, html
 
     main = likeness.main
     by_power = sorted(main.features, key=lambda name: -abs(main.features[name][0].value - 0.5))[:NUM_FEATURES]
@@ -108,20 +114,17 @@ def _likeness_part(values: dict[str, Any], likeness: DistributionShift, cache: C
     }
 
 
-def _spread(twins: list[Any]) -> list[Any]:
+def _spread(twins: Sequence[NearDuplicate]) -> list[NearDuplicate]:
     """The nearest pairs, each train image once: a burst would fill the page with one scene."""
-    seen: set[str] = set()
-    kept: list[Any] = []
+    kept: dict[str, NearDuplicate] = {}
     for twin in twins:
-        if twin.train_id not in seen and len(kept) < NUM_PICTURES:
-            seen.add(twin.train_id)
-            kept.append(twin)
-    return kept
+        kept.setdefault(twin.train_id, twin)
+    return list(kept.values())[:NUM_PICTURES]
 
 
-def _headline(found: list[str], facts: list[Any], grouped: bool) -> str:
-    val = next(one for one in facts if one.part == "val")
-    worst = next((note for note in found if note.startswith(("val shows", "every group of val"))), None)
+def _headline(quality: SplitQuality, grouped: bool) -> str:
+    val = next(one for one in quality.parts if one.part == "val")
+    worst = next((note for note in quality.findings if note.startswith(("val shows", "every group of val"))), None)
     if worst:
         return f"do not trust this val: {worst}"
     where = f"{val.num_groups} group{'' if val.num_groups == 1 else 's'} and " if grouped else ""

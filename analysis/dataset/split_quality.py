@@ -59,6 +59,28 @@ class NearDuplicate:
     near: bool
 
 
+@dataclass(frozen=True)
+class SplitQuality:
+    """A split with its folds, and what is known of it."""
+
+    split: Split
+    folds: tuple[tuple[str, ...], ...]  # image ids per fold
+    parts: list[PartFacts]
+    near_duplicates: list[NearDuplicate]  # of train, nearest first
+    bursts: list[Burst]
+    findings: list[str]  # what makes scores on a part doubtful, in words
+
+
+def assess_split(
+    index: SegIndex, split: Split, folds: tuple[tuple[str, ...], ...], fold_notes: Sequence[str], hashes: Hashes
+) -> SplitQuality:
+    """Describe a split; its findings begin with the notes of those who made the split and the folds."""
+    parts, twins = part_facts(index, split, hashes)
+    runs = bursts(parts_of(split))
+    found = [*split.notes, *fold_notes, *findings(parts, runs, twins, index.grouped)]
+    return SplitQuality(split, folds, parts, twins, runs, found)
+
+
 def parts_of(split: Split) -> dict[str, tuple[str, ...]]:
     return dict(zip(PARTS, (split.train_ids, split.val_ids, split.holdout_ids), strict=True))
 

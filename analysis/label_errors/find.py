@@ -51,19 +51,19 @@ def rank_suspects(
         return total
 
     confidence = class_confidence(index, ids, predicted, cache.label)
-    suspects, images = find_suspects(index, ids, predicted, cache.label, confidence)
-    write_text(out / "suspects.csv", csv_rows(suspects))
+    ranking = find_suspects(index, ids, predicted, cache.label, confidence)
+    kinds = Counter(s.kind for s in ranking.suspects)
+    write_text(out / "suspects.csv", csv_rows(ranking.suspects))
     facts = {
         "data": index.name,
         "num_images": len(ids),
-        "counts": dict(Counter(s.kind for s in suspects)),
+        "counts": dict(kinds),
         "class_confidence": dict(zip(index.classes, (round(float(t), 4) for t in confidence), strict=True)),
-        "images": {name: round(score, 4) for name, score in sorted(images.items(), key=lambda item: -item[1])},
+        "images": {i: round(score, 4) for i, score in sorted(ranking.image_scores.items(), key=lambda item: -item[1])},
     }
     write_facts(out / "suspects.json", facts)
-    caveats = caveats_of(index, images, suspects, len(stores))
-    write_suspects(out, card, cache, suspects, images, predicted, caveats, top)
-    kinds = Counter(s.kind for s in suspects)
+    caveats = caveats_of(index, ranking, len(stores))
+    write_suspects(out, card, cache, ranking, predicted, caveats, top)
     said = f"{kinds['relabel']} to relabel, {kinds['remove']} to remove, {kinds['add']} to add"
     head = [f"{len(ids)} images judged: {said}", *(f"note: {caveat}" for caveat in caveats)]
     return [*head, f"written: {out / 'suspects.html'}, {out / 'suspects.csv'}"]
