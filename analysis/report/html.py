@@ -41,15 +41,27 @@ def template_environment(filters: Mapping[str, Callable[..., Any]]) -> Environme
     return environment
 
 
-def write_page(out: Path, template: str, values: Mapping[str, Any], figures: Mapping[str, str]) -> None:
-    """Render `template` to `out`; its folder is made."""
-    environment = template_environment({"count": _count, "percent": _percent, "three": _three})
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    style += (TEMPLATES / "pages.css").read_text(encoding="utf-8")
+def write_page(
+    out: Path,
+    template: str,
+    values: Mapping[str, Any],
+    figures: Mapping[str, str],
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+) -> None:
+    """Render `template` to `out`, whose folder is made.
+
+    Args:
+        figures: Name -> a figure as JSON in which `charts.safe_json` has escaped what could begin markup.
+        filters: What the template has besides `count`, `percent` and `three`.
+    """
+    environment = template_environment({"count": _count, "percent": _percent, "three": _three, **(filters or {})})
+    style, pages, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "pages.css", "report.js")
+    )
     text = environment.get_template(template).render(
         **values,
-        figures={name: Markup(figure) for name, figure in figures.items()},  # noqa: S704 safe_json escaped them
-        style=Markup(style),  # noqa: S704
+        figures={name: Markup(figure) for name, figure in figures.items()},  # noqa: S704 escaped, see above
+        style=Markup(style + pages),  # noqa: S704
         script=Markup(script),  # noqa: S704
         plotly=Markup(get_plotlyjs()) if figures else None,  # noqa: S704
     )
