@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
-from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 from analysis.label_errors.find import rank_suspects
+from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 app = new_app()
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
 from analysis.dataset.eda_page import write_page
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 app = new_app()
 

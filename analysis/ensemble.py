@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 app = new_app()
 

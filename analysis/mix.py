@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
     import numpy as np

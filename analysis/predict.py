@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.command import DebugOption, fail, new_app
+from trainables.command import DebugOption, errors_to_exit, fail, new_app
+from trainables.worker_process import is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,14 +53,8 @@ def main(
     debug: DebugOption = False,
 ) -> None:
     """Label every image of a folder with what a run shipped."""
-    try:
+    with errors_to_exit(debug=debug):
         unreadable, num_images = predict_folder(bundle, images, out, output_format, batch_size, device)
-    except (ValueError, OSError, RuntimeError) as error:
-        no_memory = isinstance(error, RuntimeError) and "out of memory" in str(error)
-        if debug or (isinstance(error, RuntimeError) and not no_memory):
-            raise
-        remedy = "; use a smaller --batch-size, now " + str(batch_size) if no_memory else ""
-        fail(f"{error}{remedy}")
     typer.echo(f"{num_images - len(unreadable)} of {num_images} images labelled, in {out}")
     if unreadable:
         lines = "\n".join(f"  {problem}" for problem in unreadable)
@@ -71,7 +66,8 @@ def predict_folder(
 ) -> tuple[list[str], int]:
     """Predict all of `images` into `out`: what could not be read, a line each, and how many images there were.
 
-    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong.
+    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong, and
+    later where --out is full or a batch does not fit the memory.
     """
     from analysis.bundle.manifest import read_bundle
 
@@ -88,7 +84,7 @@ def predict_folder(
     for batch in _read_ahead(images, names, batch_size):
         readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
         unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
-        with _writable(out):
+        with _writable(out), _fits_memory(batch_size):
             writer.write_all(predictor, readable)
     with _writable(out):
         writer.close()
@@ -127,6 +123,16 @@ def _writable(out: Path) -> Iterator[None]:
             f"--out must be writable and have room, got {out} ({error.strerror or error}); what was finished is kept: "
             "free some space, or choose another folder"
         ) from error
+
+
+@contextmanager
+def _fits_memory(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f"{error}; use a smaller --batch-size, now {batch_size}") from error
 
 
 def _writer(

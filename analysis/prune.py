@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")
 COST_FILE = "cost.json"  # goes with its shards; trainables.logits.latency, which writes it, imports torch

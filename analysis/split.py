@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
+from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 LEDGER = "submissions.jsonl"
 FEWEST = 4  # submissions from which a rank correlation is worth saying

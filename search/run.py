@@ -16,9 +16,9 @@ from typing import Annotated
 
 import typer
 
-from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 from search.stages.stage import Stage
 from search.start import Interrupted, RunArguments, start
+from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 app = new_app()
 
