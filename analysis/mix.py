@@ -78,12 +78,14 @@ def main(
         float, typer.Option(min=0.05, max=4, help="Smallest scale; below 1, an image of size_px leaves a padded rim.")
     ] = 1.0,
     scale_max: Annotated[float, typer.Option(min=0.05, max=4, help="Largest scale.")] = 1.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the mixing.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the mixing.")] = 0,
     val_share: Annotated[float, typer.Option(help="As in the run that is to use the images.")] = 0.2,
     holdout_share: Annotated[float, typer.Option(help="As in the run that is to use the images.")] = 0.2,
-    split: Annotated[Path | None, typer.Option(help="The split file of that run, where it takes one.")] = None,
-    fold: Annotated[int | None, typer.Option(min=0, help="The fold of that file which the run tunes on.")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Decoded images; default: gone when done.")] = None,
+    split: Annotated[Path | None, typer.Option(help="The split file of that run, if it has one.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="The fold of that file which is the run's val.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Cache of decoded images; default: a temporary folder.")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Write an off-line set of mixed training images."""

@@ -43,12 +43,12 @@ class Format(StrEnum):
 @app.command()
 def main(
     bundle: Annotated[Path, typer.Option(help="The bundle/ folder of a finished run.")],
-    images: Annotated[Path, typer.Option(help="A folder of images; folders in it are walked too.")],
-    out: Annotated[Path, typer.Option(help="Where predictions go; made if absent.")],
+    images: Annotated[Path, typer.Option(help="A folder of images, searched recursively.")],
+    out: Annotated[Path, typer.Option(help="Where predictions are written; made if absent.")],
     output_format: Annotated[
         Format, typer.Option("--format", help="Palette PNGs, one COCO file, or float16 probabilities.")
     ] = Format.png,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once through a network.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
     debug: DebugOption = False,
 ) -> None:

@@ -1,11 +1,11 @@
-"""Split a data set so that scores on it can be trusted, and say how far they can.
+"""Split a data set so that scores on it can be trusted, and report how far they can.
 
     python analysis/split.py --data data.yaml --out split.json --folds 5
     python search/run.py --space convnext.yaml --data data.yaml --set split.file=split.json --set split.fold=0
 
 Writes split.json (train, val, hold-out, folds), split.html (the report) and split.report.json.
-Parts that the card gives are kept unless `--carve` names them. Exit code 2 for what the user can mend, and with
---strict for a split that lacks something. Heavy imports come late, so that --help answers at once.
+Parts that the card gives are kept unless `--carve` names them. Exit code 2 for what the user can correct, and with
+--strict for a split with findings. Heavy imports come late, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ class SplitOptions:
 def main(
     data: Annotated[Path, typer.Option(help="The data card (YAML).")],
     out: Annotated[Path, typer.Option(help="The split file to write (JSON); its report goes beside it.")],
-    folds: Annotated[int, typer.Option(help="Also deal train and val into so many folds; 0: none.")] = 0,
+    folds: Annotated[int, typer.Option(help="Also split train and val into so many folds; 0: none.")] = 0,
     carve: Annotated[
-        list[Carve] | None, typer.Option(help="Carve this part anew although the card gives it; may be repeated.")
+        list[Carve] | None, typer.Option(help="Carve this part anew although the card gives it; repeatable.")
     ] = None,
     val_share: Annotated[float, typer.Option(help="Share of the images for val where it is carved.")] = 0.2,
     holdout_share: Annotated[
         float, typer.Option(help="Share of the images for the hold-out where it is carved.")
     ] = 0.2,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    strict: Annotated[bool, typer.Option(help="Refuse a split that lacks something instead of saying so.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the folds.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Fail where the split has a finding, instead of reporting it.")] = False,
     backbone: Annotated[str, typer.Option(help="timm model whose frozen features compare val with the test.")] = "",
-    cache_dir: Annotated[Path, typer.Option(help="Where decoded data is kept.")] = DEFAULT_CACHE,
+    cache_dir: Annotated[Path, typer.Option(help="Cache of decoded images.")] = DEFAULT_CACHE,
     debug: DebugOption = False,
 ) -> None:
     """Write a stratified, grouped split and a report of what it is worth."""
@@ -100,7 +100,7 @@ def split_data(
     quality = _make_split(index, options, pixels, hashes)
     if quality.findings and strict:
         findings = "\n".join(quality.findings)
-        raise ValueError(f"--strict refuses this split; leave it out to take what could be had:\n{findings}")
+        raise ValueError(f"--strict refuses this split; leave it out to accept the split:\n{findings}")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_split(out, index, quality.split, quality.folds, seed=options.seed)
     shift = _compare_with_test(cache, quality, hashes, seed=options.seed, backbone=backbone)

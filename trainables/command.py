@@ -29,7 +29,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 @contextmanager
 def errors_to_exit(*, debug: bool = False) -> Iterator[None]:
-    """End with exit code 2 on what the user can mend: ValueError, OSError, too little memory.
+    """End with exit code 2 on what the user can correct: ValueError, OSError, too little memory.
 
     With `debug` the exception is raised.
     """

@@ -56,16 +56,16 @@ def fit(
 ) -> dict[str, Any]:
     """Train to the last epoch and return its metrics; `report` is called after each.
 
-    A batch that the device does not hold is split in more micro-batches, and the epoch starts again from the last
+    A batch that does not fit the device is split into more micro-batches, and the epoch starts again from the last
     state. `num_ranks` processes share each batch, on as many devices (see `training.launch_ranks`). The evaluated
     weights of the trial's last `snapshots` epochs lie beside the best ones, as ingredients of a soup.
 
-    Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there
-    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches per
-    batch), and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports
-    diverged 1 with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where one image is too
-    much, and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an
-    empty split, or a `resume_from` that is another trial's.
+    Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there are
+    any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches per batch),
+    and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports diverged 1
+    with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where a single image does not fit,
+    and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an empty
+    split, or a `resume_from` that is another trial's.
     """
     _check(trial.recipe, trial.cache, trial.split, num_ranks)
     trial.out_dir.mkdir(parents=True, exist_ok=True)
@@ -112,13 +112,13 @@ def _more_parts(recipe: Recipe, num_ranks: int, parts: int, reason: str, device:
     more = [n for n in range(parts + 1, share + 1) if share % n == 0]
     if not more:
         raise OutOfMemory(
-            f"{device} ran out of memory with batch_size {recipe.train.batch_size} in {parts} parts on {num_ranks} "
-            f"device(s), crop_px {recipe.augmentation.crop_px} and backbone {recipe.backbone.name}; use "
+            f"{device} ran out of memory with batch_size {recipe.train.batch_size} in {parts} micro-batches on "
+            f"{num_ranks} device(s), crop_px {recipe.augmentation.crop_px} and backbone {recipe.backbone.name}; use "
             f"train.grad_checkpointing, a smaller crop_px or a smaller backbone ({reason.partition(chr(10))[0]})"
         )
     chosen = 2 * parts if 2 * parts in more else more[0]
     logging.getLogger(__name__).warning(
-        "a batch of %d in %d parts does not fit %s; going on with %d parts", share, parts, device, chosen
+        "a batch of %d in %d micro-batches does not fit %s; continuing with %d", share, parts, device, chosen
     )
     return chosen
 
@@ -139,7 +139,7 @@ def main(
     resume: Annotated[Path | None, typer.Option(help="An epoch's folder in --out to go on from.")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Train one recipe on one data set. Exit code 2 for what the user can mend, 3 for a trial that diverged."""
+    """Train one recipe on one data set. Exit code 2 for what the user can correct, 3 for a trial that diverged."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with errors_to_exit(debug=debug):  # pydantic's ValidationError is a ValueError

@@ -89,7 +89,7 @@ def compare_sets(
 
 
 def sentence(likeness: DistributionShift) -> str:
-    """The verdict in words."""
+    """One sentence on how far the candidate differs from the test images."""
     auc, name = likeness.main.auc, likeness.main_name
     tests = "the unlabelled images" if likeness.target == "unlabelled" else "the hold-out's images"
     told = f"AUC {auc.value:.2f}, 95% {auc.low:.2f} to {auc.high:.2f}"

@@ -27,7 +27,7 @@ def write_report(
     pixels: Mapping[str, NDArray[np.int64]],
     shift: DistributionShift | str,
 ) -> None:
-    """Write `out` with the suffixes .html and .report.json.
+    """Write the page and its facts: `out` with the suffixes .html and .report.json.
 
     Args:
         pixels: Image id -> pixels per class (K,).
@@ -88,7 +88,7 @@ def _pairs(near_duplicates: Sequence[NearDuplicate], cache: Cache) -> list[dict[
 
 
 def _likeness_part(values: dict[str, Any], likeness: DistributionShift, cache: Cache) -> dict[str, str]:
-    """The values of the page's last section, and its figure."""
+    """Add the values of the page's last section; returns its figure."""
 
     main = likeness.main
     by_power = sorted(main.features, key=lambda name: -abs(main.features[name][0].value - 0.5))[:NUM_FEATURES]

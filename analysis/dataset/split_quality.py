@@ -18,7 +18,7 @@ from trainables.data.index import SegIndex, Split
 from trainables.data.splits.make_split import PARTS
 from trainables.data.splits.near_duplicates import Hashes, are_near, cluster, nearest
 
-FEW_SCENES = 0.34  # scenes an image: below it a part's images mostly repeat each other
+FEW_SCENES = 0.34  # scenes per image: below it a part's images mostly repeat each other
 LEAKY = 0.1  # share of a part's images with a near-duplicate in train
 
 
@@ -61,7 +61,7 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class SplitQuality:
-    """A split with its folds, and what is known of it."""
+    """A split with its folds, and what was found out about it."""
 
     split: Split
     folds: tuple[tuple[str, ...], ...]  # image ids per fold
@@ -74,7 +74,7 @@ class SplitQuality:
 def assess_split(
     index: SegIndex, split: Split, folds: tuple[tuple[str, ...], ...], fold_notes: Sequence[str], hashes: Hashes
 ) -> SplitQuality:
-    """Describe a split; its findings begin with the notes of those who made the split and the folds."""
+    """Describe a split; its findings begin with the notes on making the split and the folds."""
     parts, twins = part_facts(index, split, hashes)
     runs = bursts(parts_of(split))
     found = [*split.notes, *fold_notes, *findings(parts, runs, twins, index.grouped)]
@@ -166,7 +166,7 @@ def findings(
         if one.twins_in_train > LEAKY * one.num_images:
             said.append(f"{one.twins_in_train} of {one.num_images} images of {one.part} have a near-duplicate in train")
         if grouped and one.groups_in_train == one.num_groups:
-            said.append(f"every group of {one.part} is in train too: {one.part} is no new scene to a model")
+            said.append(f"every group of {one.part} is in train too: {one.part} shows a model no new scene")
     for run in runs:
         if run.part != "train" and run.gap is not None and run.step < 30 and run.num_images >= 20:
             said.append(

@@ -111,7 +111,7 @@ def shape_rows(index: SegIndex) -> list[dict[str, Any]]:
 
 
 def summary(index: SegIndex, survey: DatasetStatistics, found: Mapping[str, Any]) -> list[str]:
-    """What a person should know before anything is trained, in words."""
+    """What to know before training, one sentence per finding."""
     said = []
     labelled = [n for n, image in enumerate(index.images) if image.role != "unlabelled"]
     rows = class_rows(index, survey)

@@ -53,7 +53,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class SuspectRanking:
-    """What was found in the labels that were judged."""
+    """The suspects among the labels that were judged, and a score per image."""
 
     suspects: list[Suspect]  # most suspicious first
     image_scores: dict[str, float]  # image_id -> 1 - softmin, of every image that was judged
@@ -177,7 +177,7 @@ def _regions(
 
 
 def _suspicion(margin: float, area_px: int) -> float:
-    """From how much more the rival is believed, -1 to 1, to 0 to 1; a few pixels say little."""
+    """The suspicion (0 to 1) of a rival's margin (-1 to 1), less where there are few pixels."""
     return 0.5 + 0.5 * margin * area_px / (area_px + FEW_PX)
 
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def rank_suspects(
     runs: list[Path], folders: list[Path], data: Path | None, out: Path, top: int, cache_dir: Path
 ) -> list[str]:
-    """Write suspects.html, .csv and .json to `out`; returns what to tell the user, a line each.
+    """Write suspects.html, .csv and .json to `out`; returns the summary, line by line.
 
-    Judged are the val images of `runs` (or of folders of such) and of `folders` of val logits, by models that did not
-    train on them; `top` suspects come on the page. Raises ValueError for logits of other data, of the hold-out, or of
-    images that their model trained on.
+    It judges the val images of `runs` (or of folders of such) and of `folders` of val logits, by models that did not
+    train on them; the page shows the first `top` suspects. Raises ValueError for logits of other data, of the hold-out,
+    or of images that their model trained on.
     """
     import numpy as np
 
@@ -35,7 +35,7 @@ def rank_suspects(
 
     runs = [one for folder in runs for one in _runs_in(folder)]
     if not runs and not folders:
-        raise ValueError("suspicion needs out-of-sample predictions, got none; give --run DIR or --logits DIR")
+        raise ValueError("suspects are ranked by out-of-sample predictions, got none; give --run DIR or --logits DIR")
     card = data or Path(json.loads(_text(runs[0] / "run.json"))["card"] if runs else "")
     if not card.is_file():
         raise ValueError(f"the data card must be a file, got {str(card)!r}; give --data data.yaml")
@@ -81,7 +81,7 @@ def _stores_of_run(folder: Path) -> list[LogitStore]:
     trained = set(split["train"])
     found = [_store(each) for each in sorted((folder / "logits").glob("*/val"))]
     if not found:
-        raise ValueError(f"{folder} has no logits of val; let its logits stage end, or resume the run")
+        raise ValueError(f"{folder} has no logits of val; let its logits stage finish, or resume the run")
     for store in found:
         seen = trained & set(store.image_ids)
         if seen:

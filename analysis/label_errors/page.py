@@ -1,4 +1,4 @@
-"""The page of suspicious labels: each with its photograph, its label and the models' prediction, to be ticked."""
+"""The page of suspicious labels: each with its photograph, label and prediction, and a box to tick."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def _worst_images(scores: Mapping[str, float], cache: Cache, colours: Colours) -
 
 
 def _joint_figure(suspects: Sequence[Suspect], index: SegIndex) -> str:
-    """Suspects by the class that they are labelled and the class that is believed."""
+    """Suspects by labelled and predicted class."""
     counts = np.zeros((index.num_classes, index.num_classes))
     row = {name: k for k, name in enumerate(index.classes)}
     for suspect in suspects:
         counts[row[suspect.given], row[suspect.suggested]] += 1
-    hover = "labelled %{customdata[0]}<br>believed %{customdata[1]}<br>%{z:,} suspects<extra></extra>"
+    hover = "labelled %{customdata[0]}<br>predicted %{customdata[1]}<br>%{z:,} suspects<extra></extra>"
     return data_charts.heat(counts, index.classes, index.classes, hover=hover, labels=".0f")
 
 
@@ -106,7 +106,7 @@ def caveats_of(index: SegIndex, ranking: SuspectRanking, num_models: int) -> lis
     share = suspected / max(1, num_annotations(index, ranking.image_scores))
     if share > WEAK_SHARE:
         said.append(
-            f"{share:.0%} of the annotations are suspected, more than labels usually are wrong: the models are weak "
+            f"{share:.0%} of the annotations are suspected, more than usually are wrong: the models are weak "
             "and most suspects their own mistakes; train longer, or read only the top of the list"
         )
     return said

@@ -51,7 +51,7 @@ def curves_figure(
     rungs: Sequence[int],
     highlight: Sequence[str],
 ) -> str:
-    """Metrics over epochs, a line per trial. `metrics` maps a metric's key to its dash style."""
+    """Metrics over epochs, one line per trial and metric. `metrics` maps a metric's key to its dash style."""
     figure = go.Figure(layout=plain_layout(height=380))
     for trial in drawn_trials(curves, highlight):
         rank = highlight.index(trial) if trial in highlight else None
@@ -135,7 +135,7 @@ def shorten(name: str, limit: int = 24) -> str:
 
 
 def hue(position: int | None) -> str:
-    """The colour of the n-th highlighted thing; grey for those that are not."""
+    """The colour of the n-th highlighted series; grey for those that are not."""
     return GREY if position is None else HUES[position % len(HUES)]
 
 

@@ -29,7 +29,7 @@ TINT = 0.55  # of a class's colour over the photograph
 
 
 def template_environment(filters: Mapping[str, Callable[..., Any]]) -> Environment:
-    """The one way that pages are made: everything is escaped, and a value that is missing is an error."""
+    """The environment of all templates: everything is escaped, and a missing value is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -52,7 +52,7 @@ def write_page(
 
     Args:
         figures: Name -> a figure as JSON in which `charts.safe_json` has escaped what could begin markup.
-        filters: What the template has besides `count`, `percent` and `three`.
+        filters: Filters of the template besides `count`, `percent` and `three`.
     """
     environment = template_environment({"count": _count, "percent": _percent, "three": _three, **(filters or {})})
     style, pages, script = (
@@ -69,7 +69,7 @@ def write_page(
 
 
 def write_facts(out: Path, facts: Mapping[str, Any]) -> None:
-    """The page's facts as JSON."""
+    """Write a page's facts as JSON."""
     write_text(out, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -42,9 +42,11 @@ class Ensemble(Config):
     folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
-    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image, on the devices that made the logits
-    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
-    postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
+    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # per image, on the devices that made the logits
+    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and used where they help
+    postprocess: Literal["off", "auto"] = (
+        "auto"  # smallest component and largest hole per class, kept only if they help
+    )
     soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
     soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
     logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space
@@ -66,12 +68,12 @@ class Tta(Config):
         shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
         twice = sorted({text for text in shown if shown.count(text) > 1})
         if twice:
-            raise ValueError(f"each may stand here once, got {', '.join(twice)} again; remove the repeats")
+            raise ValueError(f"must not hold a value twice, got {', '.join(twice)} again; remove the repeats")
         return values
 
 
 class LargeResources(Config):
-    """What a trial holds instead whose network has more parameters."""
+    """What a trial holds if its network has more parameters."""
 
     over_params_m: Annotated[float, Field(gt=0.0)]  # millions
     gpu: Annotated[int, Field(ge=1)]
@@ -79,7 +81,7 @@ class LargeResources(Config):
 
 
 class Resources(Config):
-    """What one trial holds while it runs. Below 1, a device is shared; above, each GPU trains a share of the batch."""
+    """What one trial holds while it runs. Below 1, trials share a GPU; above, each trains on a share of the batch."""
 
     gpu: Annotated[float, Field(ge=0.0)] = 0.0
     cpu: Annotated[float, Field(gt=0.0)] = 1.0

@@ -38,5 +38,5 @@ def run(context: Context) -> None:
         notes=candidate_logits.rounding_note(val),
         ingredients={c.trial: c.ingredients for c in chosen if c.ingredients},
         report=context.say,
-        executor=RayExecutor(gpus_a_task=min(1.0, options.resources.gpu)),
+        executor=RayExecutor(gpus_per_task=min(1.0, options.resources.gpu)),
     )

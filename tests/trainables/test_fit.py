@@ -391,7 +391,7 @@ def test_a_machine_that_cannot_compile_says_so_and_goes_on(monkeypatch, caplog):
     step_module._what_compiling_lacks.cache_clear()
     step = torch.nn.Identity()
     assert step_module.compiled(step, "cpu") is step
-    assert "train.compile is left out on this machine: RuntimeError: no working C++ compiler" in caplog.text
+    assert "train.compile has no effect on this machine: RuntimeError: no working C++ compiler" in caplog.text
     step_module._what_compiling_lacks.cache_clear()
 
 

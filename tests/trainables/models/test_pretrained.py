@@ -158,5 +158,5 @@ def test_pretrained_weights_go_the_way_of_timm(
 
 
 def test_models_without_weights_are_told() -> None:
-    with pytest.raises(ValueError, match=r"could not be had; tried nothing: timm has no weights"):
+    with pytest.raises(ValueError, match=r"are not available; tried nothing: timm has no weights"):
         build_backbone(Backbone(name="cspresnet50d"))
