@@ -122,7 +122,7 @@ def miou_gauge() -> Gauge:
 class EpochReporter:
     """Hands an epoch to Ray Tune, frees its checkpoint folder, and remembers which epoch it was.
 
-    A mIoU that is no finite number is reported as 0.0 with `diverged`: Ray never stops a NaN.
+    A mIoU that is not finite is reported as 0.0 with `diverged`: Ray never stops a NaN.
     """
 
     def __init__(self, *, trial: str, family: str) -> None:

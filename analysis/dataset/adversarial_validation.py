@@ -43,7 +43,7 @@ class Auc:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far set `b` can be told from set `a`. `scores` are out-of-fold, high where an image looks like set b."""
+    """How well sets `a` and `b` can be distinguished. `scores` (out-of-fold) are high where an image looks like b."""
 
     auc: Auc
     families: Mapping[str, Auc]

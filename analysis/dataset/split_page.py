@@ -42,7 +42,7 @@ def write_report(
         "bursts": as_json(quality.bursts),
         "folds": [_fold_row(index, f, ids, pixels) for f, ids in enumerate(quality.folds)],
         "findings": quality.findings,
-        "likeness": None if isinstance(shift, str) else shift.as_json(),
+        "shift": None if isinstance(shift, str) else shift.as_json(),
     }
     html.write_facts(
         out.with_suffix(".report.json"), {"data": index.name, "fingerprint": quality.split.fingerprint, **values}
@@ -50,9 +50,9 @@ def write_report(
     named = {part: [row["share"][part] for row in classes] for part in parts}
     figures = {"shares": data_charts.bars(index.classes, named, "share of the part's labelled pixels", percent=True)}
     if isinstance(shift, str):
-        values["no_likeness"] = shift
+        values["no_shift"] = shift
     else:
-        figures |= _likeness_part(values, shift, cache)
+        figures |= _shift_part(values, shift, cache)
     values |= {
         "title": f"Split of {index.name}",
         "headline": _headline(quality, index.grouped),
@@ -82,15 +82,15 @@ def _pairs(near_duplicates: Sequence[NearDuplicate], cache: Cache) -> list[dict[
         return html.photograph(cache.image(image_id), 320)
 
     return [
-        {**vars(twin), "uri": picture(twin.image_id), "train_uri": picture(twin.train_id)}
-        for twin in _spread(near_duplicates)
+        {**vars(pair), "uri": picture(pair.image_id), "train_uri": picture(pair.train_id)}
+        for pair in _once_per_train_image(near_duplicates)
     ]
 
 
-def _likeness_part(values: dict[str, Any], likeness: DistributionShift, cache: Cache) -> dict[str, str]:
+def _shift_part(values: dict[str, Any], shift: DistributionShift, cache: Cache) -> dict[str, str]:
     """Add the values of the page's last section; returns its figure."""
 
-    main = likeness.main
+    main = shift.main
     by_power = sorted(main.features, key=lambda name: -abs(main.features[name][0].value - 0.5))[:NUM_FEATURES]
     values["features"] = [
         {"name": name, "family": FEATURES[name], "a": main.features[name][1], "b": main.features[name][2]}
@@ -102,23 +102,23 @@ def _likeness_part(values: dict[str, Any], likeness: DistributionShift, cache: C
     def shown(ids: tuple[str, ...], rows: Any) -> list[dict[str, str]]:
         return [{"name": ids[n], "text": "", "uri": html.photograph(cache.image(ids[n]), 240)} for n in rows]
 
-    values["least_alike"] = shown(likeness.candidate_ids, order_a[:NUM_PICTURES])
-    values["most_alike_images"] = shown(likeness.candidate_ids, order_a[::-1][:NUM_PICTURES])
-    values["strangest"] = shown(likeness.target_ids, order_b[:NUM_PICTURES])
-    values["likeness_sentence"] = sentence(likeness)
-    marks = {**likeness.aucs, **{f"val by {name} alone": auc for name, auc in main.families.items()}}
+    values["least_alike"] = shown(shift.candidate_ids, order_a[:NUM_PICTURES])
+    values["most_alike_images"] = shown(shift.candidate_ids, order_a[::-1][:NUM_PICTURES])
+    values["strangest"] = shown(shift.target_ids, order_b[:NUM_PICTURES])
+    values["shift_sentence"] = sentence(shift)
+    marks = {**shift.aucs, **{f"val by {name} alone": auc for name, auc in main.families.items()}}
     return {
         "aucs": data_charts.intervals(
-            list(marks), [(auc.value, auc.low, auc.high) for auc in marks.values()], f"AUC against {likeness.target}"
+            list(marks), [(auc.value, auc.low, auc.high) for auc in marks.values()], f"AUC against {shift.target}"
         )
     }
 
 
-def _spread(twins: Sequence[NearDuplicate]) -> list[NearDuplicate]:
+def _once_per_train_image(pairs: Sequence[NearDuplicate]) -> list[NearDuplicate]:
     """The nearest pairs, each train image once: a burst would fill the page with one scene."""
     kept: dict[str, NearDuplicate] = {}
-    for twin in twins:
-        kept.setdefault(twin.train_id, twin)
+    for pair in pairs:
+        kept.setdefault(pair.train_id, pair)
     return list(kept.values())[:NUM_PICTURES]
 
 
@@ -129,5 +129,5 @@ def _headline(quality: SplitQuality, grouped: bool) -> str:
         return f"do not trust this val: {worst}"
     where = f"{val.num_groups} group{'' if val.num_groups == 1 else 's'} and " if grouped else ""
     scenes = f"{val.num_images} images of val in {where}{val.num_scenes} scene{'' if val.num_scenes == 1 else 's'}"
-    apart = not val.twins_in_train and not (grouped and val.groups_in_train)
+    apart = not val.near_duplicates_in_train and not (grouped and val.groups_in_train)
     return f"{scenes}{', none of them in train' if apart else ''}"

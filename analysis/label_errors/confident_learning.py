@@ -147,7 +147,7 @@ def _regions(
     given: NDArray[np.uint8],
     painted: Mapping[int, NDArray[np.bool_]],
 ) -> list[Suspect]:
-    """Connected regions where another class than the label's is believed: objects that nobody annotated, and parts of
+    """Connected regions where another class than the label's is believed: objects without an annotation, and parts of
     an annotation that show something else. Those that a suspect annotation explains are left to it."""
     best = probability.argmax(axis=0)  # (H,W)
     top = np.take_along_axis(probability, best[None], axis=0)[0]

@@ -29,7 +29,7 @@ from analysis.postprocess.options import Postprocess
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 STEPS = ("min_component", "max_hole")
-SIZES = (2.0**-14, 2.0**-12, 2.0**-10, 2.0**-8)  # 16, 64, 256 and 1024 pixels of 512 x 512; 0 is no step
+SIZES = (2.0**-14, 2.0**-12, 2.0**-10, 2.0**-8)  # 16, 64, 256 and 1024 pixels of 512 x 512; 0 is not a step
 
 
 class Patches(NamedTuple):

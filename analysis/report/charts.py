@@ -20,7 +20,7 @@ GREY = "#7d8590"
 # Okabe and Ito's hues, darkened or lightened until they hold on white and on near-black.
 HUES = ("#0077bb", "#c77700", "#009e73", "#c2699c", "#d55e00", "#7a5fd0", "#8a7a00")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "pentagon")
-MAX_CURVES = 64  # more lines than this are not told apart
+MAX_CURVES = 64  # more lines than this cannot be distinguished
 MAX_LABELLED_CLASSES = 16  # numbers in the cells of a larger matrix cannot be read
 MAX_NAMED_CLASSES = 40  # nor names beside its rows: they appear under the pointer
 

@@ -199,7 +199,7 @@ class FamilySearch(OptunaSearch):
         return self.study._storage.get_trial(self._trials[number]._trial_id)
 
     def give_back(self, trial_id: str) -> None:
-        """Queue a trial that never started again, under the same number."""
+        """Queue a trial that never started, to start it later under its number."""
         self._waiting.append(self._live.pop(trial_id))
 
     def note(self, number: int, key: str, value: Any) -> None:

@@ -208,7 +208,7 @@ def placement(policy: AdmissionPolicy, config: Mapping[str, Any]) -> tune.Placem
 
 
 def check_resources(wanted: Mapping[str, float], total: Mapping[str, float]) -> None:
-    """Raises ValueError where a trial asks for more than the whole cluster has: Ray would wait for ever."""
+    """Raises ValueError where a trial asks for more than the whole cluster has: Ray would wait forever."""
     for name in ("cpu", "gpu"):
         have = total.get(name.upper(), 0.0)
         if wanted.get(name, 0.0) > have:

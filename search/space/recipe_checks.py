@@ -157,7 +157,7 @@ def _edges(node: Searched) -> list[Any]:
         low, high = int(node.low), int(node.high)
         few = high - low < MAX_INT_PROBES
         return list(range(low, high + 1)) if few else [low, low + 1, high - 1, high]
-    return [node.low, node.low + 0.381966 * (node.high - node.low), node.high]  # one that is no whole number
+    return [node.low, node.low + 0.381966 * (node.high - node.low), node.high]  # one that is not a whole number
 
 
 def _ends(node: Searched) -> list[Any]:

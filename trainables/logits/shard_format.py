@@ -102,7 +102,7 @@ def head_bytes(
 
 def read_shard(path: Path, allow_missing: bool) -> Shard:
     """A shard's header and entries. Raises `TruncatedShard` where it was cut short (with `allow_missing` only where
-    no image of it can be told), ValueError where it is no shard or contradicts itself."""
+    none of its images can be named), ValueError where it is not a shard or contradicts itself."""
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         lead = file.read(8)
