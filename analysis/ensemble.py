@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
 from analysis.ensembling.options import EnsembleOptions
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 app = new_app()
 DEFAULTS = EnsembleOptions()
@@ -31,7 +31,7 @@ def main(
     more_logits: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
     out: Annotated[Path, typer.Option(help="Where the result is written.")] = Path("ensemble"),
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images that a member lacks.")] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sample, folds and bootstrap.")] = 0,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-fit.")] = DEFAULTS.folds,
     sample_mb: Annotated[
         int, typer.Option(min=1, help="Memory for the pixels that weights are fitted to.")

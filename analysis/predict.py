@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.command import DebugOption, fail, new_app
+from trainables.command import DebugOption, errors_to_exit, fail, new_app
+from trainables.worker_process import is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,24 +40,18 @@ class Format(StrEnum):
 @app.command()
 def main(
     bundle: Annotated[Path, typer.Option(help="The bundle/ folder of a finished run.")],
-    images: Annotated[Path, typer.Option(help="A folder of images; folders in it are walked too.")],
-    out: Annotated[Path, typer.Option(help="Where predictions go; made if absent.")],
+    images: Annotated[Path, typer.Option(help="A folder of images, searched recursively.")],
+    out: Annotated[Path, typer.Option(help="Where predictions are written; made if absent.")],
     output_format: Annotated[
         Format, typer.Option("--format", help="Palette PNGs, one COCO file, or float16 probabilities.")
     ] = Format.png,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once through a network.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
     debug: DebugOption = False,
 ) -> None:
     """Label every image of a folder with what a run shipped."""
-    try:
+    with errors_to_exit(debug=debug):
         unreadable, num_images = predict_folder(bundle, images, out, output_format, batch_size, device)
-    except (ValueError, OSError, RuntimeError) as error:
-        no_memory = isinstance(error, RuntimeError) and "out of memory" in str(error)
-        if debug or (isinstance(error, RuntimeError) and not no_memory):
-            raise
-        remedy = "; use a smaller --batch-size, now " + str(batch_size) if no_memory else ""
-        fail(f"{error}{remedy}")
     typer.echo(f"{num_images - len(unreadable)} of {num_images} images labelled, in {out}")
     if unreadable:
         lines = "\n".join(f"  {problem}" for problem in unreadable)
@@ -68,7 +63,8 @@ def predict_folder(
 ) -> tuple[list[str], int]:
     """Predict all of `images` into `out`: what could not be read, a line each, and how many images there were.
 
-    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong.
+    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong, and
+    later where --out is full or a batch does not fit the memory.
     """
     from analysis.bundle.manifest import read_bundle
 
@@ -86,7 +82,7 @@ def predict_folder(
     for batch in _read_ahead(images, names, batch_size):
         readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
         unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
-        with _writable(out):
+        with _writable(out), _fits_memory(batch_size):
             writer.write_all(predictor, readable)
     with _writable(out):
         writer.close()
@@ -127,8 +123,18 @@ def _writable(out: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _fits_memory(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f"{error}; use a smaller --batch-size, now {batch_size}") from error
+
+
 def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, NDArray[np.uint8] | str]]:
-    """Batches of name -> image (H,W,3), or the problem in words; one batch is read while another is worked on."""
+    """Batches of name -> image (H,W,3), or an error message; one batch is read while another is worked on."""
     from trainables.data.raster import read_image
 
     def read(name: str) -> NDArray[np.uint8] | str:

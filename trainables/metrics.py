@@ -24,7 +24,7 @@ _TABLE_1, _TABLE_2, _TABLE_3 = (np.uint64(i * _STRIDE) for i in (1, 2, 3))
 def _count_words(
     true: NDArray[np.uint64], pred: NDArray[np.uint64], counts: NDArray[np.int64]
 ) -> None:  # (P/8,), (P/8,), (4*_STRIDE,)
-    """Add eight pixels a step. Label maps are piecewise constant, so most words hold one (true, predicted) pair."""
+    """Count eight pixels per step. Label maps are piecewise constant, so most words hold one (true, predicted) pair."""
     eight, sixteen, thirty_two = np.uint64(8), np.uint64(16), np.uint64(32)
     for i in range(true.size):
         t = true[i]
@@ -47,9 +47,9 @@ def _count_words(
 def confusion(
     true: NDArray[np.uint8], pred: NDArray[np.uint8], num_classes: int, ignore_index: int = 255
 ) -> NDArray[np.int64]:  # (..), (..) -> (K,K)
-    """Count pixels by [true, predicted] class; pixels whose truth is `ignore_index` count for nothing.
+    """Count pixels by [true, predicted] class; pixels whose truth is `ignore_index` are left out.
 
-    Raises ValueError where shapes or types disagree, or where a label (predicted ones under ignored truth too) is no
+    Raises ValueError where shapes or types disagree, or where a label (predicted ones under ignored truth too) is not a
     class: a label that is silently dropped would flatter the score.
     """
     _check_classes(num_classes)

@@ -40,7 +40,7 @@ class Writer(Protocol):
 
 
 class LabelPngs:
-    """A palette PNG (mode P) an image: the pixel's value is its class, its colour the class's."""
+    """One palette PNG (mode P) per image: the pixel's value is its class, its colour the class's."""
 
     def __init__(self, out: Path, colours: Colours) -> None:
         self._out, self._palette = out, png_palette(colours)
@@ -59,7 +59,7 @@ class LabelPngs:
 
 
 class CocoFile:
-    """One COCO file of all images: an annotation (compressed RLE) for every class in every image.
+    """One COCO file of all images: one annotation (compressed RLE) per class in each image.
 
     Category ids are class indices. With a background class 0 it is left out, as in any COCO file: it is what remains.
     """
@@ -86,8 +86,8 @@ class CocoFile:
 
 
 class ProbabilityFiles:
-    """A safetensors file per image: `probabilities` (K,H,W) float16, the class names in the metadata. They are the
-    vote's; what a bundle does to the label map afterwards is in the other two formats alone."""
+    """One safetensors file per image: `probabilities` (K,H,W) float16, the class names in the metadata. They are the
+    vote's; post-processing of the label map shows in the other two formats alone."""
 
     def __init__(self, out: Path, classes: Sequence[str]) -> None:
         self._out = out

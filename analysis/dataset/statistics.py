@@ -67,15 +67,15 @@ class _Chunk:
 
 
 def collect_statistics(index: SegIndex, *, num_workers: int | None = None) -> DatasetStatistics:
-    """Look at every image. Raises ValueError naming an image that cannot be decoded or painted."""
+    """Collect the statistics of every image. Raises ValueError naming an image that cannot be decoded or painted."""
     workers = num_workers or os.cpu_count() or 1
     starts = range(0, len(index.images), CHUNK)
     parts = [(index.images[s : s + CHUNK], index.num_classes, index.ignore_index, index.background) for s in starts]
     if workers == 1 or len(parts) < 3:
-        chunks = [_look(part) for part in parts]
+        chunks = [_collect(part) for part in parts]
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            chunks = list(pool.map(_look, parts))
+            chunks = list(pool.map(_collect, parts))
     return _join(index, chunks)
 
 
@@ -101,7 +101,7 @@ def _join(index: SegIndex, chunks: Sequence[_Chunk]) -> DatasetStatistics:
     )
 
 
-def _look(part: tuple[Sequence[ImageRecord], int, int, bool]) -> _Chunk:
+def _collect(part: tuple[Sequence[ImageRecord], int, int, bool]) -> _Chunk:
     """The work of one process: some images, start to end."""
     records, num_classes, ignore_index, background = part
     cv2.setNumThreads(1)

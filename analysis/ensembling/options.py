@@ -16,6 +16,6 @@ class EnsembleOptions(Config):
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     sample_mb: Annotated[int, Field(ge=1)] = 256  # MiB of probabilities of the pixels that weights are fitted on
     max_sweeps: Annotated[int, Field(ge=1)] = 20  # over all weights, of one exact search
-    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image, on the devices that made the logits
-    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
-    postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling per class, kept only if they pay
+    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # per image, on the devices that made the logits
+    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and used where they help
+    postprocess: Literal["off", "auto"] = "auto"  # small components and holes, removed only if that helps

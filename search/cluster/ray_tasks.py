@@ -42,7 +42,7 @@ def _survives_pickle(error: Exception) -> bool:
 
 
 def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str | None]]:
-    """Yield (what it worked on, its result, None), or (what it worked on, None, what it raised), as each task ends."""
+    """Yield (item, result, None), or (item, None, error message), as the task of each item ends."""
     waiting = dict(under_way)
     while waiting:
         [ready], _ = ray.wait(list(waiting))

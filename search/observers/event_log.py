@@ -15,7 +15,7 @@ EVENT_KEYS = ("epoch", "lr", "images_per_s", "diverged", "failed", "time_this_it
 
 
 class EventLog(Observer):
-    """events.jsonl: one JSON object a line, appended; `at` is the injected clock's reading in seconds."""
+    """events.jsonl: one JSON object per line, appended; `at` is the injected clock's reading in seconds."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
         self.path, self.clock = path, clock
@@ -65,4 +65,4 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError as error:
             cut_short = not line.rstrip().endswith("}")
             if not cut_short:
-                raise ValueError(f"{path}:{position} must be one JSON object a line; remove that line") from error
+                raise ValueError(f"{path}:{position} must be one JSON object per line; remove that line") from error

@@ -61,12 +61,12 @@ class Tta(Config):
         shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
         twice = sorted({text for text in shown if shown.count(text) > 1})
         if twice:
-            raise ValueError(f"each may stand here once, got {', '.join(twice)} again; remove the repeats")
+            raise ValueError(f"must not hold a value twice, got {', '.join(twice)} again; remove the repeats")
         return values
 
 
 class LargeResources(Config):
-    """What a trial holds instead whose network has more parameters."""
+    """What a trial holds if its network has more parameters."""
 
     over_params_m: Annotated[float, Field(gt=0.0)]  # millions
     gpu: Annotated[int, Field(ge=1)]
@@ -74,7 +74,7 @@ class LargeResources(Config):
 
 
 class Resources(Config):
-    """What one trial holds while it runs. Below 1, a device is shared; above, each GPU trains a share of the batch."""
+    """What one trial holds while it runs. Below 1, trials share a GPU; above, each trains on a share of the batch."""
 
     gpu: Annotated[float, Field(ge=0.0)] = 0.0
     cpu: Annotated[float, Field(gt=0.0)] = 1.0

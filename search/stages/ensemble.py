@@ -27,5 +27,5 @@ def run(context: Context) -> None:
         Provenance(opening, candidate_logits.rounding_note(val), ingredients),
         folder.root,
         seed=options.seed,
-        executor=RayExecutor(gpus_a_task=min(1.0, options.resources.gpu), say=context.say),
+        executor=RayExecutor(gpus_per_task=min(1.0, options.resources.gpu), say=context.say),
     )

@@ -78,12 +78,12 @@ def test_planted_errors_are_ranked_first(planted: tuple[Path, Path, set[int], in
         return probabilities(store, store.views, image_id)
 
     confidence = class_confidence(index, list(labels), predicted, labels.__getitem__)
-    suspects, images = find_suspects(index, list(labels), predicted, labels.__getitem__, confidence, least=0.0)
-    judged = [s for s in suspects if s.annotation_id is not None]
+    ranking = find_suspects(index, list(labels), predicted, labels.__getitem__, confidence, least=0.0)
+    judged = [s for s in ranking.suspects if s.annotation_id is not None]
     planted_here = [s.annotation_id in wrong for s in judged]
     assert average_precision_score(planted_here, [s.suspicion for s in judged]) >= 0.8
     assert judged == sorted(judged, key=lambda s: -s.suspicion)
-    assert set(images) == set(labels)
+    assert set(ranking.image_scores) == set(labels)
 
 
 def test_an_unannotated_object_is_found_and_a_list_applied(

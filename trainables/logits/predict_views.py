@@ -40,7 +40,7 @@ class Inference:
 
     @classmethod
     def of(cls, recipe: Recipe, model: Segmentor, device: str, batch_size: int) -> Inference:
-        """As the trial of `recipe` validates its own model."""
+        """The inference with which the trial of `recipe` validates its own model."""
         return cls(model, recipe.augmentation.short_px, device, batch_size, recipe.train.amp)
 
 

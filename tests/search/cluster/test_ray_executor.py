@@ -122,7 +122,7 @@ def test_a_part_whose_process_was_lost_runs_again(by_value: None, device: str | 
 
 def test_a_gpu_is_offered_only_where_tasks_hold_one() -> None:
     assert RayExecutor().device is None
-    assert RayExecutor(gpus_a_task=0.5).device == "cuda"
+    assert RayExecutor(gpus_per_task=0.5).device == "cuda"
 
 
 def test_the_stores_travel_as_paths(made: Made) -> None:

@@ -18,15 +18,8 @@ from search.engine.study_file import open_storage, open_study
 @pytest.fixture
 def search_at(toy: Any, tmp_path: Path) -> Any:
     def make(num_trials: int = 4, seed: int = 0, defaults: Any = None, file: str = "study.db") -> FamilySearch:
-        return FamilySearch(
-            toy.suggest,
-            storage=open_storage(tmp_path / file),
-            defaults=toy.DEFAULTS if defaults is None else defaults,
-            num_trials=num_trials,
-            max_epochs=9,
-            seed=seed,
-            metric="val/miou",
-        )
+        space = toy.space_of(seed, first=defaults, num_trials=num_trials)
+        return FamilySearch(space, storage=open_storage(tmp_path / file), metric="val/miou")
 
     return make
 
@@ -160,19 +153,11 @@ def test_sampler_is_multivariate_and_grouped() -> None:
 
 
 def test_recipe_that_does_not_fit_is_refused_when_it_is_drawn(toy: Any, tmp_path: Path) -> None:
-    def check(recipe: Any) -> None:
+    def admit(recipe: Any) -> Any:
         raise ValueError("too large")
 
-    search = FamilySearch(
-        toy.suggest,
-        storage=open_storage(tmp_path / "study.db"),
-        defaults=[],
-        num_trials=1,
-        max_epochs=9,
-        seed=0,
-        metric="val/miou",
-        check=check,
-    )
+    storage = open_storage(tmp_path / "study.db")
+    search = FamilySearch(toy.space_of(num_trials=1), storage=storage, metric="val/miou", admit=admit)
     with pytest.raises(ValueError, match="too large"):
         search.suggest("a")
 

@@ -21,7 +21,7 @@ from search.engine.study_file import open_study
 from search.engine.tuner import SearchInterrupted, check_resources, concurrency, start_ray
 from search.observers.event_log import read_events
 from search.observers.trial_row import Observer, study_rows
-from search.space.options import Search
+from search.run_dir import RunDir
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -44,17 +44,8 @@ def first_search(local_ray: None, toy: Any, tmp_path_factory: Any) -> Any:
     from search.engine.tuner import run_search
 
     folder, recorder = tmp_path_factory.mktemp("search"), Recorder()
-    rows = run_search(
-        suggest=toy.suggest,
-        defaults=toy.DEFAULTS,
-        options=Search(num_trials=10, max_epochs=9, grace_epochs=1, reduction_factor=3, max_concurrent=1),
-        resources_of=lambda recipe: {"cpu": 1},
-        trainable=toy.make_trainable(),
-        study_path=folder / "study.db",
-        tune_dir=folder / "tune",
-        seed=0,
-        observers=[recorder],
-    )
+    space = toy.space_of(num_trials=10, max_concurrent=1)
+    rows = run_search(space, toy.ToyPolicy(), toy.make_trainable(), RunDir(folder), observers=[recorder])
     return rows, open_study(folder / "study.db"), recorder, folder
 
 
@@ -223,7 +214,7 @@ def test_interrupted_search_says_so_and_goes_on(search_in: Any) -> None:
 
 def test_existing_study_is_not_searched_anew(first_search: Any, search_in: Any) -> None:
     with pytest.raises(ValueError, match="resume that run"):
-        search_in(study_path=first_search[3] / "study.db")
+        search_in(folder=first_search[3])
 
 
 def test_finished_search_resumes_to_nothing_and_more_trials_are_added(
@@ -262,7 +253,7 @@ def test_ray_starts_without_usage_reports(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(("gpus_of_swin", "expected"), [(1, 4 + 1), (2, 4 + 2)])
 def test_more_trials_are_held_than_fit(toy: Any, gpus_of_swin: int, expected: int) -> None:
     wanted = lambda recipe: {"cpu": 1, "gpu": gpus_of_swin if recipe.family == "swin" else 1}  # noqa: E731
-    assert concurrency(toy.suggest, toy.DEFAULTS, Search(), wanted, {"CPU": 64, "GPU": 4}) == expected
+    assert concurrency(toy.space_of(), toy.ToyPolicy(wanted), {"CPU": 64, "GPU": 4}) == expected
 
 
 DRIVER = """
@@ -278,16 +269,14 @@ import ray
 from ray import cloudpickle
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
-from search.space.options import Search
+from search.run_dir import RunDir
 
 cloudpickle.register_pickle_by_value(toy)
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 folder = Path(sys.argv[2])
 run_search(
-    suggest=toy.suggest, defaults=toy.DEFAULTS,
-    options=Search(num_trials=6, max_epochs=9, grace_epochs=1, reduction_factor=3, max_concurrent=int(sys.argv[4])),
-    resources_of=lambda recipe: {"cpu": 1}, trainable=toy.make_trainable(epoch_s=float(sys.argv[3])),
-    study_path=folder / "study.db", tune_dir=folder / "tune", seed=0,
+    toy.space_of(max_concurrent=int(sys.argv[4]), max_failures=2), toy.ToyPolicy(),
+    toy.make_trainable(epoch_s=float(sys.argv[3])), RunDir(folder),
     observers=[EventLog(folder / "events.jsonl", clock=time.time)], resume=True,
 )
 """

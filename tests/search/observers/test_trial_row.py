@@ -23,9 +23,7 @@ class Rig:
 
     def __init__(self, toy: Any, folder: Path, observers: Any = ()) -> None:
         storage = open_storage(folder / "study.db")
-        self.search = FamilySearch(
-            toy.suggest, storage=storage, defaults=toy.DEFAULTS, num_trials=9, max_epochs=9, seed=0, metric="val/miou"
-        )
+        self.search = FamilySearch(toy.space_of(num_trials=9), storage=storage, metric="val/miou")
         self.table = TrialTable(self.search, self.search, observers, "val/miou")
         self.folder = folder
         self.table.tell("begin", self.table.rows, 9)

@@ -144,7 +144,7 @@ def test_what_is_left_of_a_cut_view_is_usable_when_asked_for(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("old", "new", "rule"),
     [
-        (b'"shape":[3,4,7]', b'"shape":[2,4,7]', r"must hold \(3,h,w\) F16 an image, got F16 \(2, 4, 7\)"),
+        (b'"shape":[3,4,7]', b'"shape":[2,4,7]', r"must hold \(3,h,w\) F16 per image, got F16 \(2, 4, 7\)"),
         (b'"dtype":"F16"', b'"dtype":"U16"', "got U16"),
         (b"stride", b"strode", "broken one"),
         (b'"__metadata__":{', b'"__metadata__":[', "broken one"),
