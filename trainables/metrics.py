@@ -1,7 +1,9 @@
 """The one confusion matrix, int64 (K,K) [true, predicted], and the IoU and mIoU computed from it.
 
-mIoU is the mean over classes of the IoU of ONE matrix summed over images; a class absent from truth and prediction
-is left out of the mean.
+mIoU is the mean, over the classes that occur in the truth, of the IoU of ONE matrix summed over images. Predictions of
+a class that does not occur count against the classes that they were taken from, and the class itself has no IoU: so
+every prediction of the same images is averaged over the same classes. torchmetrics' JaccardIndex and mmsegmentation's
+IoUMetric agree wherever every predicted class occurs; elsewhere they average a 0 for it.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ def confusion_torch(
 
 
 def iou(conf: NDArray[np.int64]) -> NDArray[np.float64]:  # (..,K,K) -> (..,K)
-    """Intersection over union of each class; NaN for a class absent from truth and prediction."""
+    """Intersection over union of each class; NaN for a class that does not occur in the truth."""
     return iou_of(np.diagonal(conf, axis1=-2, axis2=-1), conf.sum(axis=-2), conf.sum(axis=-1))
 
 
@@ -110,12 +112,12 @@ def iou_of(
     """`iou` of a matrix of which only the diagonal, the column sums and the row sums are known."""
     right = np.asarray(hits, np.float64)
     union = predicted + true - right
-    ratio: NDArray[np.float64] = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+    ratio: NDArray[np.float64] = np.divide(right, union, out=np.full_like(right, np.nan), where=np.asarray(true) > 0)
     return ratio
 
 
 def miou(conf: NDArray[np.int64]) -> NDArray[np.float64]:  # (..,K,K) -> (..)
-    """Mean IoU over the classes that occur in truth or prediction; NaN where none does."""
+    """Mean IoU over the classes that occur in the truth; NaN where none does."""
     return mean_iou(iou(conf))
 
 

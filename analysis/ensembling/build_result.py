@@ -61,19 +61,24 @@ def member_results(
 
 
 def rule_results(
-    choices: Mapping[str, Choice], scored: Scored, costs: InferenceCosts, post: PostprocessResult
+    choices: Mapping[str, Choice],
+    scored: Scored,
+    reasons: Mapping[str, str],
+    costs: InferenceCosts,
+    post: PostprocessResult,
 ) -> tuple[RuleResult, ...]:
     """The rules from plain to rich. Where post-processing was kept, the last one is the taken rule with it."""
-    rules = [_rule_result(name, choice, scored, costs) for name, choice in choices.items()]
+    rules = [_rule_result(name, choice, scored, reasons[name], costs) for name, choice in choices.items()]
     if post.kept:
         rules[-1] = rules[-1].model_copy(update={"of": post.rule, "postprocess": post.steps})
     return tuple(rules)
 
 
-def _rule_result(name: str, choice: Choice, scored: Scored, costs: InferenceCosts) -> RuleResult:
+def _rule_result(name: str, choice: Choice, scored: Scored, reason: str, costs: InferenceCosts) -> RuleResult:
     crossfit, holdout = scored["val_crossfit"], scored["holdout"]
     return RuleResult(
         name=name,
+        reason=reason,
         vote=choice.vote.kind,
         weights=tuple(map(tuple, choice.vote.weights.astype(float).tolist())),  # float32 values, exactly
         views=choice.view_config.views,

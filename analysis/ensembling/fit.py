@@ -30,7 +30,7 @@ from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import FORMAT, EnsembleResult, HoldoutOpening
 from analysis.ensembling.select_on_val import ValSelection, decide_on_val
-from analysis.ensembling.verdict import make_verdict, never_predicted
+from analysis.ensembling.verdict import absent_classes, make_verdict, never_predicted, too_few_groups
 from analysis.voting.executor import LOCAL, Executor, device_caveat
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
@@ -74,10 +74,16 @@ def fit_ensemble(
     step = gain(scores[shipped], scores["best_single"])
     members = len(decided.choice.vote.used)
     verdict = make_verdict(taken, members, step, len(holdout.ids), postprocessed=shipped == POSTPROCESSED)
+    for name, holding in scores.items():
+        shown = f"cross-fitted {decided.scores[name].miou:.4f}, hold-out {holding.miou:.4f}"
+        executor.say(f"{name}: {shown}; {decided.reasons[name]}")
     executor.say(verdict.sentence)
 
     said = [*provenance.notes, costs.caveat, device_caveat(executor)]
     said += [decided.folds.caveat, decided.draws.caveat, opened.caveat]
+    if holdout.grouped:
+        said.append(too_few_groups(step, len(set(holdout.groups)), "the hold-out"))
+    said += absent_classes(val.classes, rules.crossfitted["best_single"], unseen["best_single"])
     said.append(never_predicted(rules.choices[verdict.rule].vote.weights, val.classes))
     fitted = {name: resample(counts, decided.draws) for name, counts in decided.fitted.items()}
     scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}
@@ -93,7 +99,7 @@ def fit_ensemble(
         members=member_results(
             val.stores, decided.views.whole.own_views, decided.val_miou, costs, provenance.ingredients
         ),
-        rules=rule_results(rules.choices, scored, costs, post),
+        rules=rule_results(rules.choices, scored, decided.reasons, costs, post),
         postprocess=post,
         cost_unit=costs.unit,
         latency_budget_ms=options.latency_budget_ms,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, vstack
 
-from analysis.ensembling.bootstrap import Draws, Resampled, class_gains, gain, resample
+from analysis.ensembling.bootstrap import Draws, Resampled, class_gains, gain, resample, widened
 from analysis.ensembling.crossfit import Folds
 from analysis.ensembling.result import Gain, PostprocessResult
 from analysis.ensembling.verdict import HOLDS_AT
@@ -29,6 +29,7 @@ from analysis.voting.view_config import VoteBatch
 from trainables.metrics import confusion, iou_of, mean_iou
 
 POSTPROCESSED = "postprocessed"  # the rule's name among the others
+MIN_GAIN = 1e-3  # cross-fitted mIoU that all of it must add: less is not worth what it does to single images
 MIN_ALONE = 1e-4  # mIoU that a class's step must add by itself: each one brings a chance that another class falls
 Counts = NDArray[np.int64]
 
@@ -173,8 +174,9 @@ def decide(
     before, after = resample(counts, draws), resample(cleaned, draws)
     step = gain(after, before)
     held = f"{_words(step)} mIoU cross-fitted on {len(counts)} images, above 0 in {step.p_positive:.0%} of resamples"
-    if not _holds(step):
-        return PostprocessFit(None, f"its gain does not hold: {held}; {HOLDS_AT:.0%} are needed", cleaned, step)
+    if not _holds(step) or step.gain < MIN_GAIN:
+        needed = f"{MIN_GAIN} and {HOLDS_AT:.0%} are needed"
+        return PostprocessFit(None, f"its gain does not hold: {held}; {needed}", cleaned, step)
     fallen = _fallen(after, before)
     if fallen:
         words = ", ".join(f"{classes[k]} {_words(change)}" for k, change in fallen.items())
@@ -192,7 +194,8 @@ class _Alone:
         base = np.stack([right, counts.sum(1), counts.sum(2)], axis=1)[of]  # (n,3,K) right, predicted, true
         self._total = base.sum(0)
         self._sums = np.tensordot(self._times, self._by_unit(base), 1)  # (R,3,K)
-        self.before = _resampled(self._total, self._sums)
+        self._num_units = len(np.unique(self._unit_of))
+        self.before = _resampled(self._total, self._sums, self._num_units)
         totals = changes.totals(of)  # (O,2,K)
         true = np.broadcast_to(self._total[2], (len(totals), 1, counts.shape[1]))
         self.gains = mean_iou(_iou(np.concatenate([totals + self._total[:2], true], axis=1))) - self.before.miou  # (O,)
@@ -203,7 +206,7 @@ class _Alone:
         units = self._by_unit(moved)
         touched = units.any((1, 2))
         sums = self._sums + np.tensordot(self._times[:, touched], units[touched], 1)
-        return _resampled(self._total + moved.sum(0), sums)
+        return _resampled(self._total + moved.sum(0), sums, self._num_units)
 
     def _by_unit(self, counts: Counts) -> NDArray[np.float64]:
         units = np.zeros((self._times.shape[1], *counts.shape[1:]))
@@ -249,10 +252,10 @@ def _words(change: Gain) -> str:
     return f"{change.gain:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 
-def _resampled(total: NDArray[Any], sums: NDArray[np.float64]) -> Resampled:
+def _resampled(total: NDArray[Any], sums: NDArray[np.float64], num_units: int) -> Resampled:
     """(3,K), (R,3,K) [right, predicted, true]."""
     ious = _iou(sums)
-    return Resampled(float(mean_iou(_iou(total))), _iou(total), mean_iou(ious), ious)
+    return widened(float(mean_iou(_iou(total))), _iou(total), mean_iou(ious), ious, num_units)
 
 
 def _iou(sums: NDArray[Any]) -> NDArray[np.float64]:  # (..,3,K) -> (..,K)

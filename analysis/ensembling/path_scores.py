@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.bootstrap import Draws, Resampled
+from analysis.ensembling.bootstrap import Draws, Resampled, widened
 from analysis.ensembling.pixel_sampling import FittingSample
 from analysis.voting.votes import Float, Labels, Vote, labels_by_vote
 from trainables.metrics import iou_of, mean_iou
@@ -50,7 +50,7 @@ class Tally:
             for counts in (self.hits[:, s], self.predicted[:, s], self.true)
         ))  # fmt: skip
         none = np.empty((0,), np.float64)
-        return Resampled(float(self.miou(kept)[s]), none, mious, none)
+        return widened(float(self.miou(kept)[s]), none, mious, none, draws.times.shape[1])
 
 
 def _drawn(counts: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:  # (N,K) -> (R,K)

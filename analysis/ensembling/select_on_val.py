@@ -43,6 +43,7 @@ class ValSelection:
     fitted: Mapping[str, Counts]  # (N,K,K) by rule, fitted on all of val
     scores: Mapping[str, Resampled]  # cross-fitted
     taken: str
+    reasons: Mapping[str, str]  # by rule: why it was taken or not
     post: PostprocessFit
 
     @property
@@ -72,7 +73,8 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
     rules = crossfit_rules(val, fits, folds, images, executor)
     draws = bootstrap_draws(val.groups, val.grouped, options.resamples, seed, "val")
     scores = {name: resample(counts, draws) for name, counts in rules.crossfitted.items()}
-    taken = select_rule(scores)
+    selection = select_rule(scores, options.confidence)
+    taken, reasons = selection.taken, selection.reasons
     batches = [*(choice.batch for choice in rules.without[taken]), rules.choices[taken].batch]
     measuring = ChangeCounts.of(val, batches[:-1], folds.of_image) if options.postprocess == "auto" else None
     fitted, changes = _score_fitted(val, rules, measuring, executor)
@@ -83,7 +85,8 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
         rules.choices[POSTPROCESSED] = rules.choices[taken]
         rules.crossfitted[POSTPROCESSED], fitted[POSTPROCESSED] = post.crossfitted, post.fitted
         scores[POSTPROCESSED] = resample(post.crossfitted, draws)
-    return ValSelection(order, val_miou, costs, views, folds, draws, rules, fitted, scores, taken, post)
+        reasons[POSTPROCESSED] = post.reason
+    return ValSelection(order, val_miou, costs, views, folds, draws, rules, fitted, scores, taken, reasons, post)
 
 
 def _read(

@@ -72,7 +72,7 @@ class _Steps:
         """The column taken on the images `kept` (N,): from cheap to expensive, where the cross-fitted gain holds."""
         draws = images.draws(kept)
         order = sorted(columns, key=lambda c: (self.steps[0][c].cost, c))
-        return int(select_rule({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}))
+        return int(select_rule({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}).taken)
 
 
 def select_views(

@@ -17,12 +17,14 @@ import numpy as np
 
 from analysis.voting.votes import Float
 from analysis.weight_search.line_search import (
+    ABSENT,
     Counts,
     Events,
     WeightInterval,
     best_edge,
     best_plateau,
     flag_bins,
+    hits_union,
     mean_iou,
 )
 from analysis.weight_search.pixels import Pixels, WeightBounds
@@ -51,13 +53,8 @@ class Fit:
     trace: list[float]  # mIoU where the climb on the whole sample began, and after every move that it took
 
 
-def _hits_union(confusion: Counts) -> tuple[Counts, Counts]:
-    hits = np.diagonal(confusion).copy()
-    return hits, confusion.sum(0) + confusion.sum(1) - hits
-
-
 def _miou(confusion: Counts) -> float:
-    return float(mean_iou(*_hits_union(confusion)))
+    return float(mean_iou(*hits_union(confusion)))
 
 
 def _turned(won: Counts, k: int, sign: int, hits: Counts, union: Counts) -> tuple[Counts, Counts]:
@@ -80,8 +77,10 @@ class _Search:
     def _restart(self, weights: Float) -> None:
         self.weights = weights.copy()
         confusion = self.pixels.restart(weights)
-        self.hits, self.union = _hits_union(confusion)
-        self.per_class: Counts = confusion.sum(1)
+        self.hits, self.union = hits_union(confusion)
+        true = confusion.sum(1)
+        self.present = np.flatnonzero(true)
+        self.nothing_won: Counts = np.where(true > 0, true, ABSENT)  # the union where no class wins a pixel
         self.miou = float(mean_iou(self.hits, self.union))
 
     def _take(self, hits: Counts, union: Counts) -> bool:
@@ -114,7 +113,7 @@ class _Search:
             return column
         trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
         if not trial.any() and not np.delete(self.weights, k, axis=1).any():
-            return column  # weights that are all 0 are no vote: they would name class 0 everywhere
+            return column  # weights that are all 0 are no vote: they would give class 0 everywhere
         won = self.pixels.won_counts(trial)
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
@@ -171,7 +170,7 @@ class _Search:
         """Moves all weights (M,K) along base + x * step, x in [0, high)."""
         span = WeightInterval(0, high, self.num_bins)
         hist = self.pixels.line_histogram(base, step, span)
-        counts = np.zeros_like(self.hits), self.per_class
+        counts = np.zeros_like(self.hits), self.nothing_won
         x = self._best(hist, *counts, span, whole, self.pixels.line_events)
         if x is None:
             return
@@ -180,7 +179,7 @@ class _Search:
             return
         self.weights = after
         confusion = self.pixels.restart(self.weights)
-        if not self._take(*_hits_union(confusion)):
+        if not self._take(*hits_union(confusion)):
             self.weights = before
             self.pixels.restart(before)
 
@@ -193,10 +192,11 @@ class _Search:
         self.move_along(base, step, MAX_WEIGHT / float(step.max()), whole)
 
     def sweep(self, free: Free, whole: bool) -> None:
-        """Every move that is free, once."""
-        num_members, num_classes = self.weights.shape
+        """Every move that is free, once. Weights of classes that do not occur stay: whatever they win is an error here,
+        and says nothing of where they do occur."""
+        num_members = len(self.weights)
         before = np.maximum(self.weights, LEAST)
-        for k in range(num_classes):
+        for k in self.present.tolist():
             if free == "class" or (free == "member_class" and whole and num_members > 1):
                 self.scale_class(k, whole)
             if free == "member_class":

@@ -19,10 +19,11 @@ ORDERED = ("member", "member_class")  # coordinate search takes members one afte
 Fits = dict[str, list[Vote]]
 
 
-def problem(num_members: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (M,K,P) that know something about labels (P,); the last class occurs nowhere, some are ignored."""
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, max(num_classes - 1, 2), P).astype(np.uint8)
+def problem(num_members: int, num_classes: int, absent: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (M,K,P) that know something about labels (P,); the last `absent` classes occur nowhere, some
+    pixels are ignored."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, max(num_classes - absent, 2), P).astype(np.uint8)
     logits = rng.normal(size=(num_members, num_classes, P))
     logits[:, truth, np.arange(P)] += rng.uniform(0.5, 2, (num_members, 1))
     q = np.exp(logits)
@@ -41,7 +42,7 @@ def score(q: np.ndarray, truth: np.ndarray, vote: Vote) -> float:
 
 @pytest.fixture(scope="module")
 def of_one() -> Fits:
-    return fitted(*problem(1, 4))
+    return fitted(*problem(1, 4, absent=0))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_every_rule_reads_one_kind_of_views_and_has_a_name_in_the_report() -> No
 
 @pytest.mark.parametrize("rule", RULES)
 def test_one_member_alone_keeps_its_labels_where_no_class_is_weighted(rule: str, of_one: Fits) -> None:
-    q, truth = problem(1, 4)
+    q, truth = problem(1, 4, absent=0)
     plainest = of_one[rule][-1]  # of shrunk candidates the plain rule itself
     np.testing.assert_array_equal(vote_labels(q, plainest), q[0].argmax(0))
     assert score(q, truth, of_one[rule][0]) >= score(q, truth, plainest)
@@ -114,9 +115,18 @@ def test_equal_samples_give_equal_votes(of_three: Fits) -> None:
         assert [vote.key for vote in again[rule]] == [vote.key for vote in votes], rule
 
 
-def test_on_its_own_sample_a_richer_fit_is_no_worse_than_the_plainer_ones(of_three: Fits) -> None:
-    q, truth = problem(3, 5)
-    scores = {name: score(q, truth, votes[0]) for name, votes in of_three.items()}
+@pytest.mark.parametrize("rule", RULES)
+def test_a_class_that_does_not_occur_keeps_the_plainer_weights(rule: str, of_three: Fits) -> None:
+    fitted, plain = of_three[rule][0].weights, of_three[rule][-1].weights  # of shrunk candidates the plain rule itself
+    if rule == "member":  # one weight per member, whatever the class
+        np.testing.assert_array_equal(fitted[:, 4], fitted[:, 0])
+    else:
+        assert fitted[:, 4] == pytest.approx(plain[:, 4] * fitted[:, :4].mean() / plain[:, :4].mean(), rel=1e-5)
+
+
+def test_on_its_own_sample_a_richer_fit_is_no_worse_than_the_plainer_ones() -> None:
+    q, truth = problem(3, 5, absent=0)
+    scores = {name: score(q, truth, votes[0]) for name, votes in fitted(q, truth).items()}
     plainer = {
         "best_single_class": ["best_single"],
         "soft_class": ["soft_vote"],

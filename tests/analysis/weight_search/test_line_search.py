@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from analysis.weight_search.line_search import (
+    ABSENT,
     Counts,
     Events,
     WeightInterval,
     best_edge,
     best_plateau,
     flag_bins,
+    hits_union,
     mean_iou,
     row_of,
 )
@@ -41,11 +43,6 @@ def confusion_of(truth: np.ndarray, label: np.ndarray) -> np.ndarray:
     counts = np.zeros((K, K), np.int64)
     np.add.at(counts, (truth, label), 1)
     return counts
-
-
-def hits_union(counts: np.ndarray) -> tuple[Counts, Counts]:
-    hits = np.diagonal(counts).copy()
-    return hits, counts.sum(0) + counts.sum(1) - hits
 
 
 def histogram(events: Events) -> Counts:
@@ -141,4 +138,16 @@ def test_the_mean_is_that_of_the_metrics_module_and_0_where_no_class_occurs() ->
     counts = np.random.default_rng(0).integers(0, 9, (K, K))
     counts[2], counts[:, 2] = 0, 0
     assert mean_iou(*hits_union(counts)) == pytest.approx(float(miou(counts)))
-    assert mean_iou(np.zeros(K, np.int64), np.zeros(K, np.int64)) == 0
+    assert mean_iou(np.zeros(K, np.int64), np.full(K, ABSENT)) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pixels_taken_by_a_class_that_does_not_occur_cost_their_own_class_alone(seed: int) -> None:
+    truth, label, events = line(seed)
+    kept = truth != K - 1  # the last class is predicted, and occurs nowhere
+    events = events.where(events.truth != K - 1)
+    hist, (hits, union) = histogram(events), hits_union(confusion_of(truth[kept], label[kept]))
+    found = best_plateau(hist, np.ones(SPAN.num_bins + 1, bool), events, hits, union, SPAN)
+    best, low, high = widest_best(stretches(truth[kept], label[kept], events))
+    assert found.miou == pytest.approx(best, abs=1e-12)
+    assert (found.low, found.high) == (low, high)
