@@ -164,7 +164,7 @@ def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
     truth[truth == 3] = 2
     result = fit(q, truth, "member_class")
     assert result.miou == miou(result.confusion)
-    np.testing.assert_array_equal(result.weights[:, 3], 1)  # nothing was learnt about it
+    assert (result.weights[:, 3] > 0.5).all()  # nothing was learnt about it: it moves where a whole member does
 
 
 @pytest.mark.parametrize("coarse_pixels", [200, 32768])
