@@ -4,7 +4,7 @@ samples, rows of trials, a clock."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,12 +51,15 @@ def make_header(trial: str = "t", *, classes: Sequence[str], **changes: Any) -> 
 
 
 def make_store(
-    folder: Path, header: LogitHeader, logits: Mapping[str, np.ndarray], size_px: tuple[int, int]
+    folder: Path,
+    header: LogitHeader,
+    logits: Mapping[str, np.ndarray],
+    size_px: tuple[int, int] | Callable[[str], tuple[int, int]],
 ) -> LogitStore:
-    """A store of images of one size; `logits` are (K,h,w), rounded to float16."""
+    """A store of images of one size, or of each its own; `logits` are (K,h,w), rounded to float16."""
     with LogitWriter(folder, header) as writer:
         for image_id, grid in logits.items():
-            writer.add(image_id, grid.astype(np.float16), size_px)
+            writer.add(image_id, grid.astype(np.float16), size_px(image_id) if callable(size_px) else size_px)
     return LogitStore(folder)
 
 
