@@ -47,7 +47,7 @@ class ScoredEnsemble:
 class SelectedViews:
     whole: ViewSelection
     without: tuple[ViewSelection, ...]  # each fold
-    visited: tuple[ScoredEnsemble, ...]  # from cheap to expensive; the plain views first
+    visited: tuple[ScoredEnsemble, ...]  # members alone, then together; each from cheap to expensive
 
 
 class _Steps:

@@ -27,6 +27,7 @@ COLUMNS = (
     "rle",
 )  # fmt: skip
 ACTIONS = ("relabel", "remove", "add")
+MAX_FAULTS = 50  # in one message
 
 
 def csv_rows(suspects: Iterable[Suspect]) -> str:
@@ -43,7 +44,7 @@ def csv_rows(suspects: Iterable[Suspect]) -> str:
 
 
 def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
-    """The rows of a list, checked against the data. Raises ValueError with every row that is wrong."""
+    """The rows of a list, checked against the data. Raises ValueError with the rows that are wrong."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -73,7 +74,8 @@ def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
         elif row["action"] == "add" and not _fits(row.get("rle") or "", record.height, record.width):
             faults.append(f"{path}:{line}: rle must be a region of {record.width} x {record.height} px")
     if faults:
-        raise ValueError("\n".join(faults[:50]))
+        more = [f"and {len(faults) - MAX_FAULTS} more rows"] if len(faults) > MAX_FAULTS else []
+        raise ValueError("\n".join([*faults[:MAX_FAULTS], *more]))
     return rows
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from factories import make_header
+from factories import make_header, make_store
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
@@ -20,7 +20,6 @@ from trainables.data.coco import read
 from trainables.data.index import SegIndex
 from trainables.data.raster import rasterise
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.logits.store import LogitWriter
 
 RUNNER = CliRunner()
 STRIDE = 2
@@ -31,14 +30,12 @@ def write_logits(folder: Path, index: SegIndex, truth: dict[str, np.ndarray], sp
     rng = np.random.default_rng(0)
     fingerprint = index.fingerprint
     header = make_header("0", classes=index.classes, split=split, stride=STRIDE, data_fingerprint=fingerprint)
-    with LogitWriter(folder, header) as writer:
-        for image_id, label in truth.items():
-            small = label[::STRIDE, ::STRIDE]
-            hot = (small[None] == np.arange(index.num_classes)[:, None, None]).astype(np.float32) * 3
-            noisy = [
-                cv2.GaussianBlur(plane + rng.normal(0, 2.5, plane.shape).astype(np.float32), (5, 5), 0) for plane in hot
-            ]
-            writer.add(image_id, np.stack(noisy).astype(np.float16), label.shape)
+    logits = {}
+    for image_id, label in truth.items():
+        hot = (label[None, ::STRIDE, ::STRIDE] == np.arange(index.num_classes)[:, None, None]).astype(np.float32) * 3
+        noisy = [plane + rng.normal(0, 2.5, plane.shape).astype(np.float32) for plane in hot]
+        logits[image_id] = np.stack([cv2.GaussianBlur(plane, (5, 5), 0) for plane in noisy])
+    make_store(folder, header, logits, lambda image_id: truth[image_id].shape)
     return folder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_header
+from factories import make_header, make_store
 from safetensors import safe_open
 
 from analysis.ensembling.fit import Provenance, fit_ensemble
@@ -59,12 +59,12 @@ def write_member(
     for split, ids in (("val", VAL), ("holdout", HOLDOUT)):
         for v, view in enumerate(views):
             header = make_header(trial, classes="abcde", split=split, view=view, stride=2)
-            with LogitWriter(root / trial / split, header) as writer:
-                for i, image_id in enumerate(ids):
-                    truth = Labels().grid(image_id)
-                    noise = np.random.default_rng([seed, v, i, len(split)]).normal(size=(NUM_CLASSES, *GRID))
-                    strength = skill[truth] * (np.arange(NUM_CLASSES)[:, None, None] == truth)
-                    writer.add(image_id, (1.5 * noise + strength).astype(np.float16), SIZE)
+            logits = {}
+            for i, image_id in enumerate(ids):
+                truth = Labels().grid(image_id)
+                noise = np.random.default_rng([seed, v, i, len(split)]).normal(size=(NUM_CLASSES, *GRID))
+                logits[image_id] = 1.5 * noise + skill[truth] * (np.arange(NUM_CLASSES)[:, None, None] == truth)
+            make_store(root / trial / split, header, logits, SIZE)
 
 
 def run(root: Path, out: Path, trials: list[str], options: EnsembleOptions = OPTIONS, **more: Any) -> EnsembleResult:

@@ -6,14 +6,14 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from factories import make_header
+from factories import make_header, make_store
 
 from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import HoldoutOpening
 from analysis.voting.labelled_logits import LabelledLogits
 from trainables.data.index import ImageRecord, SegIndex
-from trainables.logits.store import LogitStore, LogitWriter
+from trainables.logits.store import LogitStore
 
 CLASSES, SIZE, MEMBERS = tuple("abcde"), (96, 112), ("u", "v")
 OPTIONS = EnsembleOptions(sample_mb=1, resamples=200, max_sweeps=2)
@@ -27,14 +27,14 @@ class Blocks:
 
 
 def stores_of(folder: Path, ids: tuple[str, ...], split: str) -> list[LogitStore]:
+    stores = []
     for seed, trial in enumerate(MEMBERS):
-        header = make_header(trial, classes=CLASSES, split=split, stride=4)
         rng = np.random.default_rng(seed)
-        with LogitWriter(folder / trial / split, header) as writer:
-            for image_id in ids:
-                truth = np.arange(len(CLASSES))[:, None, None] == Blocks().label(image_id)[::4, ::4]
-                writer.add(image_id, (2 * truth + 1.5 * rng.normal(size=truth.shape)).astype(np.float16), SIZE)
-    return [LogitStore(folder / trial / split) for trial in MEMBERS]
+        known = {i: np.arange(len(CLASSES))[:, None, None] == Blocks().label(i)[::4, ::4] for i in ids}
+        logits = {i: 2 * truth + 1.5 * rng.normal(size=truth.shape) for i, truth in known.items()}
+        header = make_header(trial, classes=CLASSES, split=split, stride=4)
+        stores.append(make_store(folder / trial / split, header, logits, SIZE))
+    return stores
 
 
 def peak_bytes(folder: Path, num_images: int) -> int:

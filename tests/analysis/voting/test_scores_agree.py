@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import make_header
+from factories import make_header, make_store
 
 from analysis.ensembling.pixel_sampling import draw_sample, strata_of
 from analysis.voting import votes_torch
@@ -21,7 +21,7 @@ from analysis.voting.score_images import Scoring, score_images
 from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, labels_by_vote
 from analysis.voting.votes_torch import DeviceCounter, labels_on_device
-from trainables.logits.store import LogitStore, LogitWriter
+from trainables.logits.store import LogitStore
 from trainables.metrics import confusion
 
 VIEWS = ("s1.00-none", "s1.50-none")
@@ -49,10 +49,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
     for m in range(NUM_MEMBERS):
         for v, view in enumerate(VIEWS):
             header = make_header(str(m), classes="abcd", view=view, stride=2)
-            with LogitWriter(root / str(m), header) as writer:
-                for i, image_id in enumerate(IDS):
-                    grid = 3 * np.random.default_rng([m, v, i]).normal(size=(NUM_CLASSES, 9 + i, 12 + v))
-                    writer.add(image_id, grid.astype(np.float16), size_of(image_id))
+            grids = [
+                3 * np.random.default_rng([m, v, i]).normal(size=(NUM_CLASSES, 9 + i, 12 + v)) for i in range(len(IDS))
+            ]
+            make_store(root / str(m), header, dict(zip(IDS, grids, strict=True)), size_of)
     return [LogitStore(root / str(m)) for m in range(NUM_MEMBERS)]
 
 

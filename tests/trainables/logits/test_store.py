@@ -11,24 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_header
 from safetensors import safe_open
 
 from trainables.logits.quantise import FLOOR
 from trainables.logits.shard_format import LogitHeader, TruncatedShard
 from trainables.logits.store import LogitStore, LogitWriter, check_together, forecast_bytes
 
-HEADER = LogitHeader(
-    trial="t0",
-    recipe_hash="abc",
-    family="mit",
-    split="val",
-    view="s1.00-none",
-    classes=("road", "sky", "tree"),
-    stride=4,
-    data_fingerprint="d",
-    split_fingerprint="s",
-    checkpoint_fingerprint="c",
-)
+HEADER = make_header("t0", classes=("road", "sky", "tree"), stride=4)
 
 
 def write(
