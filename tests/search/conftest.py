@@ -73,12 +73,13 @@ def space_of(seed: int = 0, draw: Any = suggest, first: Any = None, **search: An
 
 @dataclass(frozen=True)
 class ToyPolicy:
-    """Admits every recipe; by default on one CPU."""
+    """By default admits every recipe, on one CPU."""
 
     wanted: Callable[[Recipe], Mapping[str, float]] = lambda recipe: {"cpu": 1}
+    decide: Callable[[Recipe], Admission] = lambda recipe: Admission()
 
     def admit(self, recipe: Recipe) -> Admission:
-        return Admission()
+        return self.decide(recipe)
 
     def resources_of(self, recipe: Recipe) -> Mapping[str, float]:
         return self.wanted(recipe)
@@ -143,7 +144,8 @@ def search_in(local_ray: None, toy: Any, tmp_path: Path) -> Callable[..., Any]:
 
     def run(**changes: Any) -> Any:
         budget = {key: changes.pop(key) for key in list(changes) if key in Search.model_fields}
-        policy = toy.ToyPolicy(changes.pop("resources_of", lambda recipe: {"cpu": 1}))
+        given = {"wanted": changes.pop("resources_of", None), "decide": changes.pop("admit", None)}
+        policy = toy.ToyPolicy(**{name: each for name, each in given.items() if each})
         trainable, folder = changes.pop("trainable", toy.make_trainable()), changes.pop("folder", tmp_path)
         return run_search(toy.space_of(**budget), policy, trainable, RunDir(folder), **changes)
 
