@@ -143,7 +143,7 @@ def _writer(
 
 def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, NDArray[np.uint8] | str]]:
     """Batches of name -> image (H,W,3), or the problem in words; one batch is read while another is worked on."""
-    from trainables.data.raster import read_image
+    from trainables.data.image_file import read_image
 
     def read(name: str) -> NDArray[np.uint8] | str:
         try:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from analysis.dataset.image_features import named_features
+from trainables.data.image_file import read_image
 from trainables.data.index import Annotation, ImageRecord, SegIndex
-from trainables.data.raster import read_image
+from trainables.data.raster import in_painting_order, segmentation_rle
 from trainables.data.splits.near_duplicates import Hashes, OneHash, gather, hash_image
 
 GRID = 24  # heat maps are GRID x GRID
@@ -122,8 +123,8 @@ def _look_at_labels(chunk: _Chunk, record: ImageRecord, num_classes: int, ignore
         chunk.ignored.append(0)
         chunk.annotations.append(np.zeros((0, 3), np.int64))
         return
-    ordered = sorted(record.annotations, key=lambda each: -each.area)
-    rles = [_rle(each, record) for each in ordered]
+    ordered = in_painting_order(record)
+    rles = [segmentation_rle(each.segmentation, record.height, record.width) for each in ordered]
     owner = _paint(rles, record)  # (W,H): 0 for none, else 1 + the position in `ordered`
     classes = np.array([a.class_index if a.class_index != ignore_index else num_classes for a in ordered], np.int64)
     table = np.concatenate(([0 if background else num_classes], classes))
@@ -136,19 +137,6 @@ def _look_at_labels(chunk: _Chunk, record: ImageRecord, num_classes: int, ignore
     chunk.shown += pixels[:num_classes] > 0
     _add_heat(chunk.heat, owner, table)
     _add_overlaps(chunk, record.image_id, ordered, rles, classes, areas)
-
-
-def _rle(annotation: Annotation, record: ImageRecord) -> dict[str, object]:
-    """As `raster.segmentation_mask` reads it: short polygon parts are left out."""
-    form, size = annotation.segmentation, (record.height, record.width)
-    if isinstance(form, dict):
-        counts = form["counts"]
-        plain: dict[str, object] = coco_mask.frPyObjects(form, *size) if isinstance(counts, list) else dict(form)
-        return plain | {"counts": counts.encode("ascii")} if isinstance(counts, str) else plain
-    parts = [part for part in form if len(part) >= 6]
-    if not parts:
-        return dict(coco_mask.encode(np.zeros(size, np.uint8, order="F")))
-    return dict(coco_mask.merge(coco_mask.frPyObjects(parts, *size)))
 
 
 def _paint(rles: Sequence[dict[str, object]], record: ImageRecord) -> NDArray[np.int32]:
