@@ -10,7 +10,7 @@ import hashlib
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ GRID = 24  # heat maps are GRID x GRID
 CHUNK = 48
 OVERLAP = 0.1  # share of the smaller annotation that the other covers
 DUPLICATE_IOU = 0.9
+MAX_PAIRS = 2**22  # of annotations whose overlaps are held at once: an image may have any number
 Float = NDArray[np.float64]
 
 
@@ -191,18 +192,16 @@ def _add_overlaps(
     classes: NDArray[np.int64],
     areas: NDArray[np.int64],
 ) -> None:
-    if len(rles) < 2:
-        return
-    iou = np.asarray(coco_mask.iou(list(rles), list(rles), [0] * len(rles)))  # (n,n)
-    both = iou * (areas[:, None] + areas[None]) / (1 + iou)  # from IoU back to the intersection
-    share = both / np.maximum(np.minimum(areas[:, None], areas[None]), 1)
-    for i, j in _pairs(share > OVERLAP):
-        low, high = sorted((int(classes[i]), int(classes[j])))
-        chunk.overlaps[low, high] += 1
-        if iou[i, j] > DUPLICATE_IOU:
-            chunk.duplicates.append((image_id, ordered[i].annotation_id, ordered[j].annotation_id))
-
-
-def _pairs(found: NDArray[np.bool_]) -> Iterable[tuple[int, int]]:
-    rows, columns = np.nonzero(np.triu(found, 1))
-    return zip(rows.tolist(), columns.tolist(), strict=True)
+    num = len(rles)
+    block = max(1, MAX_PAIRS // max(num, 1))
+    for start in range(0, num, block):
+        iou = np.asarray(coco_mask.iou(list(rles[start : start + block]), list(rles), [0] * num))  # (b,n)
+        own = areas[start : start + block, None]
+        both = iou * (own + areas[None]) / (1 + iou)  # from IoU back to the intersection
+        share = both / np.maximum(np.minimum(own, areas[None]), 1)
+        for row, j in np.argwhere(np.triu(share > OVERLAP, start + 1)).tolist():
+            low, high = sorted((int(classes[start + row]), int(classes[j])))
+            chunk.overlaps[low, high] += 1
+            if iou[row, j] > DUPLICATE_IOU:
+                pair = ordered[start + row].annotation_id, ordered[j].annotation_id
+                chunk.duplicates.append((image_id, *pair))

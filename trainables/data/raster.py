@@ -23,6 +23,7 @@ EMPTY_MASK = "RLE without a pixel, paints nothing"
 
 MIN_OUTLINE_LIMIT = 2**20  # px, for small images: 80 MB while an outline is walked
 MAX_PIXELS = 2**31 - 1  # pycocotools counts runs in 32 bits
+MERGED_AT_ONCE = 16
 
 
 def in_painting_order(record: ImageRecord) -> list[Annotation]:
@@ -73,7 +74,10 @@ def segmentation_rle(segmentation: Segmentation, height: int, width: int) -> dic
     parts = [part for part in segmentation if len(part) >= 6]
     if not parts:
         return dict(coco_mask.encode(np.zeros((height, width), dtype=np.uint8, order="F")))
-    return dict(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)))
+    rles = coco_mask.frPyObjects(parts, height, width)
+    while len(rles) > 1:  # a tree: one merge of them all would walk the growing union once per part
+        rles = [coco_mask.merge(rles[n : n + MERGED_AT_ONCE]) for n in range(0, len(rles), MERGED_AT_ONCE)]
+    return dict(rles[0])
 
 
 def check_segmentation(segmentation: Any, height: int, width: int) -> list[str]:

@@ -141,3 +141,14 @@ def test_a_zigzag_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ValueError, match="simplify them"):
         segmentation_mask([[-19990, 0, 19990, 1000] * 1000], 1500, 2000)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**15  # KiB
+
+
+def test_thousands_of_parts_are_merged_as_a_few_are() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 90, (3000, 1, 2))
+    parts = (corners + np.array([[0, 0], [4, 0], [4, 4], [0, 4]])).reshape(len(corners), 8).tolist()
+    whole = segmentation_mask(parts, 100, 100)
+    one_by_one = np.zeros((100, 100), bool)
+    for part in parts:
+        one_by_one |= segmentation_mask([part], 100, 100) > 0
+    assert np.array_equal(whole, one_by_one)
