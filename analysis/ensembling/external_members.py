@@ -91,7 +91,7 @@ def collect(
     lookup = names_of(scored)
     have: dict[str, set[str]] = {}
     for name, folder in zip(names, folders, strict=True):
-        have[name] = _ids_of(folder, index, lookup, allow_missing, say)
+        have[name] = _ids_of(folder, labels, lookup, allow_missing, say)
     common = _common(have, allow_missing, say)
     split = _split(index, [image_id for image_id in scored if image_id in common], seed, say)
     part_of: dict[str, SplitName] = dict.fromkeys(split.val_ids, "val")
@@ -99,7 +99,12 @@ def collect(
     for name, folder in zip(names, folders, strict=True):
         say(f"reading {folder}")
         _import(
-            read_folder(folder, index.classes, lookup, allow_missing=allow_missing), name, labels, split, part_of, out
+            read_folder(folder, index.classes, lookup, labels.size, allow_missing=allow_missing),
+            name,
+            labels,
+            split,
+            part_of,
+            out,
         )
     val, holdout = (
         LabelledLogits.of([LogitStore(out / "logits" / name / part) for name in names], ids, labels, index)
@@ -123,10 +128,11 @@ def judge_members(
     return fit_ensemble(members.val, members.holdout, options, provenance, out, seed=seed, executor=executor)
 
 
-def _ids_of(folder: Path, index: SegIndex, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:
+def _ids_of(folder: Path, labels: RasterLabels, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:
     """The images that the folder has in every view that any of its images has."""
     by_view: dict[str, set[str]] = {}
-    for found in read_folder(folder, index.classes, lookup, allow_missing=allow_missing, say=say):
+    predictions = read_folder(folder, labels.index.classes, lookup, labels.size, allow_missing=allow_missing, say=say)
+    for found in predictions:
         by_view.setdefault(found.view, set()).add(found.image_id)
     if not by_view:
         raise ValueError(

@@ -29,11 +29,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainables.data.card import DataProblems
+from trainables.data.image_file import read_image
 from trainables.data.index import Annotation, ImageRecord, SegIndex
-from trainables.data.raster import rasterise, read_image
+from trainables.data.raster import rasterise
 from trainables.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2  # 1: painted by the area that the JSON claims; TIFFs turned by their tag
 NUM_THREADS = 4
 SPARE_BYTES = 64 * 2**20  # left free on the disk beyond the cache itself
 

@@ -2,7 +2,8 @@
 
 - `image_id` is the `file_name`: the integer ids of different files may collide, and CamVid's do.
 - Categories are matched by name across files; their order, and so the class indices, is train's by category id.
-- An EXIF orientation tag is not applied: masks are painted on the stored pixels, whose size the JSON names.
+- An orientation tag is not applied: masks are painted on the stored pixels, whose size the JSON names.
+- The size of an annotation is that of its mask, measured when all else is sound; the JSON's `area` decides nothing.
 - `fingerprint` hashes the card's rules, the bytes of every JSON file, and of every image its length and its first
   and last 64 KiB: all of a usual photograph. Paths and dates are left out, so a moved data set keeps its
   fingerprint; an edit in the middle of a larger file that keeps its length to the byte is not seen.
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from trainables.data.card import DataCard, DataProblems, Findings, near
+from trainables.data.image_file import ImageFile, probe_image
 from trainables.data.index import BACKGROUND, IGNORE_INDEX, Annotation, ImageRecord, Role, SegIndex
-from trainables.data.raster import ImageFile, check_segmentation, probe_image, segmentation_mask
+from trainables.data.mask_sizes import measure_masks
+from trainables.data.raster import check_segmentation
 
 __all__ = ["DataProblems", "read"]
 
@@ -54,7 +57,11 @@ def read(card: DataCard) -> SegIndex:
     seen: dict[Path, str] = {}
     for file in files:
         records += _records(card, file, class_of.get(file.role, {}), seen, findings)
-    digests = _check_images(records, {file.role: file.name for file in files}, findings)
+    names = {file.role: file.name for file in files}
+    digests = _check_images(records, names, findings)
+    if findings.errors:
+        raise DataProblems(findings.errors)
+    records = measure_masks(records, names, findings)
     if findings.errors:
         raise DataProblems(findings.errors)
     stated = [card.licence] if card.licence else []
@@ -90,6 +97,9 @@ def _load(role: Role, path: Path, card: DataCard) -> CocoFile:
         lists[key] = cast(Any, value) if sound else []
     if not lists["images"]:
         raise ValueError(f"{name}: lists no image; leave {role} out of the card or fill it")
+    if role != "unlabelled" and not lists["annotations"]:
+        remedy = "label it" if role == "train" else f"leave {role} out of the card"
+        raise ValueError(f"{name}: has no annotation, and {role} must be labelled; {remedy}, or name it `unlabelled`")
     licences = [str(entry["name"]) for entry in lists["licenses"] if entry.get("name")]
     digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
     return CocoFile(role, name, digest, lists["images"], lists["annotations"], lists["categories"], licences)
@@ -99,7 +109,9 @@ def _classes(
     card: DataCard, files: list[CocoFile], findings: Findings
 ) -> tuple[tuple[str, ...], dict[Role, dict[object, int]]]:
     """The K class names, and for each labelled file its category id -> class index."""
-    named = {file.role: _category_names(card, file, findings) for file in files if file.role != "unlabelled"}
+    labelled = [file for file in files if file.role != "unlabelled"]
+    roots = _unused_roots(card, labelled, findings)
+    named = {file.role: _category_names(card, file, roots, findings) for file in labelled}
     train = [name for name in named["train"].values() if name != BACKGROUND or not card.background]
     for name in card.ignore:
         if name not in train:
@@ -118,23 +130,50 @@ def _classes(
             findings.error(f"category {name!r} is in train and not in {role}{near(name, other)}")
     if card.background:
         classes.insert(0, BACKGROUND)
-    if not 1 <= len(classes) <= IGNORE_INDEX:
-        findings.error(f"a data set needs 1 to {IGNORE_INDEX} classes, got {len(classes)}; check the categories")
+    if not 2 <= len(classes) <= IGNORE_INDEX:
+        remedy = "check the categories" if card.background else "set background: true, or check the categories"
+        shown = f" ({', '.join(classes)})" if len(classes) == 1 else ""
+        findings.error(f"a data set needs 2 to {IGNORE_INDEX} classes, got {len(classes)}{shown}; {remedy}")
     index = {name: k for k, name in enumerate(classes)}
     return tuple(classes), {
         role: {key: index.get(name, IGNORE_INDEX) for key, name in names.items()} for role, names in named.items()
     }
 
 
-def _category_names(card: DataCard, file: CocoFile, findings: Findings) -> dict[object, str]:
+def _unused_roots(card: DataCard, files: list[CocoFile], findings: Findings) -> set[str]:
+    """Names of categories that exporters put above the classes: the `supercategory` of others, without an annotation
+    in any file."""
+    names: dict[str, str] = {}  # name -> the file that lists it first
+    used: set[str] = set()
+    above: set[str] = set()
+    for file in files:
+        with_pixels = {entry.get("category_id") for entry in file.annotations if _is_id(entry.get("category_id"))}
+        for entry in file.categories:
+            key, name, parent = entry.get("id"), entry.get("name"), entry.get("supercategory")
+            if not isinstance(name, str):
+                continue
+            names.setdefault(name, file.name)
+            if _is_id(key) and key in with_pixels:
+                used.add(name)
+            if isinstance(parent, str) and parent != name:
+                above.add(parent)
+    roots = {name for name in names if name in above and name not in used and name not in card.ignore}
+    for name in roots:
+        findings.warn(names[name], "supercategory of others without an annotation, no class", name)
+    return roots
+
+
+def _category_names(card: DataCard, file: CocoFile, roots: set[str], findings: Findings) -> dict[object, str]:
     """Category id -> name, in the order of the ids. A category for the background is spelt BACKGROUND."""
     names: dict[object, str] = {}
     for entry in file.categories:
         key, name = entry.get("id"), entry.get("name")
+        if isinstance(name, str) and name in roots:
+            continue
         if not _is_id(key) or not isinstance(name, str) or not name:
             findings.error(f"{file.name}: category {key!r}: needs an id and a name, got {name!r}")
             continue
-        if card.background and name.strip().casefold() == BACKGROUND.casefold():
+        if card.background and name.strip("_ ").casefold() == BACKGROUND.casefold():
             findings.warn(file.name, "category taken as class 0, the background", name)
             name = BACKGROUND
         if key in names or name in names.values():
@@ -237,10 +276,8 @@ def _annotation(
     except ValueError as error:
         findings.error(f"{file.name}: annotation {entry['id']} ({record.image_id}): {error}")
         return None
-    if isinstance(area, bool) or not isinstance(area, int | float) or not math.isfinite(area):
-        findings.warn(file.name, "annotation without an area, taken from its mask", entry["id"])
-        area = int(segmentation_mask(cast(Any, segmentation), record.height, record.width).sum())
-    return Annotation(entry["id"], class_index, cast(Any, segmentation), float(area), bool(entry.get("iscrowd")))
+    claimed = math.nan if isinstance(area, bool) or not isinstance(area, int | float) else area
+    return Annotation(entry["id"], class_index, cast(Any, segmentation), claimed, bool(entry.get("iscrowd")))
 
 
 def _check_images(records: list[ImageRecord], files: dict[Role, str], findings: Findings) -> list[str]:
@@ -267,8 +304,8 @@ def _check_images(records: list[ImageRecord], files: dict[Role, str], findings: 
                     f"{found.height} px; "
                     + ("save it with its EXIF orientation applied" if turned else "correct the JSON or the file")
                 )
-            elif found.orientation != 1:
-                findings.warn(files[record.role], "image with an EXIF orientation, not applied", record.image_id)
+            for rule in found.warnings:
+                findings.warn(files[record.role], rule, record.image_id)
     return digests
 
 

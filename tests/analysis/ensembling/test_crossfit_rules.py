@@ -11,7 +11,7 @@ from factories import make_sample
 from analysis.ensembling.crossfit import Folds, Images
 from analysis.ensembling.crossfit_rules import Choice, RuleCandidates, fit_candidates, fit_folds
 from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES
-from analysis.ensembling.view_selection import SelectedViews, choose_sights
+from analysis.ensembling.view_selection import SelectedViews, select_views
 from analysis.voting.view_config import ViewConfig
 from analysis.voting.votes import Vote, single
 
@@ -24,7 +24,7 @@ KEPT = FOLDS.of_image != 0
 
 @pytest.fixture(scope="module")
 def selected() -> SelectedViews:
-    return choose_sights(SAMPLE, FOLDS, IMAGES, COSTS, None)
+    return select_views(SAMPLE, FOLDS, IMAGES, COSTS, None)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from factories import make_sample
 
 from analysis.ensembling.crossfit import Folds, Images
-from analysis.ensembling.view_selection import SelectedViews, choose_sights
+from analysis.ensembling.view_selection import SelectedViews, select_views
 from analysis.voting.view_config import ViewConfig
 from analysis.weight_search.sample_confusion import sample_confusion
 from trainables.metrics import miou
@@ -19,7 +19,7 @@ COSTS = ((1.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
 def chosen(budget: float | None = None) -> SelectedViews:
-    return choose_sights(SAMPLE, FOLDS, IMAGES, COSTS, budget)
+    return select_views(SAMPLE, FOLDS, IMAGES, COSTS, budget)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ PARTS = ("train", "val", "holdout")
 class DecodedFacts:
     """Facts from decoded images beyond the index; both may be missing."""
 
-    pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' areas are taken
+    pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' masks are taken
     clusters: Mapping[str, str] | None = None  # image_id -> near-duplicate cluster; counts where the card has no group
 
 
@@ -70,15 +70,20 @@ def make_split(
         dealt, notes = _deal(index, pool, all_shares, seed, units, elsewhere, known)
         part_of |= dealt
     ids = {p: tuple(i.image_id for i in index.images if part_of[i.image_id] == p) for p in PARTS}
-    notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS)
+    notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS, known)
     return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids), tuple(notes))
 
 
 def decode_facts(index: SegIndex, cache: Cache) -> DecodedFacts:
     """Facts of a decoded data set for a split: pixels of each class, and, where the card names no group, clusters."""
+    pixels = decode_pixels(index, cache)
+    return DecodedFacts(pixels, None if index.grouped else cluster_names(hash_images(list(pixels), cache.image)))
+
+
+def decode_pixels(index: SegIndex, cache: Cache) -> dict[str, NDArray[np.int64]]:
+    """image_id -> its pixels of each class (K,), of all labelled images."""
     labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
-    pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
-    return DecodedFacts(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
+    return dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
 
 
 def make_folds(
@@ -98,7 +103,7 @@ def make_folds(
     units = units_of(index, known.clusters)
     fold_of, notes = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, units, set(), known)
     folds = tuple(tuple(i.image_id for i in pool if fold_of[i.image_id] == name) for name in names)
-    return folds, (*notes, *absent_classes(index, fold_of, names))
+    return folds, (*notes, *absent_classes(index, fold_of, names, known))
 
 
 def units_of(index: SegIndex, clusters: Mapping[str, str] | None) -> dict[str, str]:
@@ -169,18 +174,26 @@ def _holdings(
     for image in pool:
         unit = units[image.image_id]
         counts = holds[row[unit]] if unit in row else fixed
-        counts[[*_classes_of(image, index), -1]] += 1
+        counts[[*_shown_classes(image, index, known), -1]] += 1
         pixels = _areas(image, index) if known.pixels is None else known.pixels[image.image_id]
         counts[index.num_classes : -1] += pixels / (image.height * image.width)  # shares: large images weigh no more
     return holds, fixed
 
 
-def _classes_of(image: ImageRecord, index: SegIndex) -> set[int]:
-    return {a.class_index for a in image.annotations if a.class_index != index.ignore_index}
+def _shown_classes(image: ImageRecord, index: SegIndex, known: DecodedFacts) -> set[int]:
+    """The classes that an image has pixels of, but for the background, which lies under no annotation.
+
+    Without decoded pixels, those whose masks have some, though others may cover them.
+    """
+    if known.pixels is not None:
+        shown = set(np.flatnonzero(known.pixels[image.image_id]).tolist())
+    else:
+        shown = {a.class_index for a in image.annotations if a.area > 0 and a.class_index != index.ignore_index}
+    return shown - ({0} if index.background else set())
 
 
 def _areas(image: ImageRecord, index: SegIndex) -> NDArray[np.float64]:
-    """Pixels of each class by the annotations' own areas, the background the rest: (K,)."""
+    """Pixels of each class by the annotations' own masks, the background the rest: (K,)."""
     areas = np.zeros(index.num_classes)
     for annotation in image.annotations:
         if annotation.class_index != index.ignore_index:
@@ -217,19 +230,21 @@ def straddling(index: SegIndex, part_of: Mapping[str, str], units: Mapping[str, 
     ]
 
 
-def absent_classes(index: SegIndex, part_of: Mapping[str, str], parts: Sequence[str]) -> list[str]:
-    """A note for every class that annotations show somewhere, or should, and that a part lacks."""
+def absent_classes(
+    index: SegIndex, part_of: Mapping[str, str], parts: Sequence[str], known: DecodedFacts | None = None
+) -> list[str]:
+    """A note for every class but the background of which a part has no pixel."""
     images: Counter[tuple[str, int]] = Counter()
     groups: dict[int, set[str]] = {}
     for image in index.images:
-        for k in _classes_of(image, index) if image.image_id in part_of else ():
-            images[part_of[image.image_id], k] += 1
+        part = part_of.get(image.image_id)
+        for k in _shown_classes(image, index, known or DecodedFacts()) if part in parts else ():
+            images[str(part), k] += 1
             groups.setdefault(k, set()).add(image.group)
     notes = []
     for k, name in enumerate(index.classes):
         lacks = [part for part in parts if not images[part, k]]
-        is_background = k == 0 and k not in groups  # its pixels are under no annotation
-        if lacks and not is_background:
+        if lacks and not (k == 0 and index.background):
             found = _count(sum(images[part, k] for part in parts), "image")
             where = f" in {_count(len(groups.get(k, ())), 'group')}" if index.grouped else ""
             notes.append(f"class {name!r} is absent from {' and '.join(lacks)}; shown by {found}{where} in all")
