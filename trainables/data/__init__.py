@@ -6,6 +6,9 @@ is set first.
 
 import os
 
-__all__ = ["augment", "cache", "card", "coco", "coco_writer", "index", "raster", "splits", "synthetic"]  # modules
+__all__ = [  # modules
+    "augment", "cache", "card", "coco", "coco_writer", "image_file", "index", "mask_sizes", "raster", "splits",
+    "synthetic",
+]  # fmt: skip
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
