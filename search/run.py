@@ -17,8 +17,9 @@ from typing import Annotated
 import typer
 
 from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
+from search.run_arguments import RunArguments
 from search.stages.stage import Stage
-from search.start import Interrupted, RunArguments, start
+from search.start import Interrupted, start
 
 app = new_app()
 
@@ -33,7 +34,10 @@ def run(
     profile: Annotated[str | None, typer.Option(help="A profile of the space; 'cpu' by itself without GPUs.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where this run is kept; default runs/<space>-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster to join ('auto'); default: this machine alone."),
+    ] = None,
     cache_dir: Annotated[Path, typer.Option(help="Decoded images of all runs, on each node.")] = DEFAULT_CACHE,
     until: Annotated[Stage, typer.Option(help="The last stage; 'logits' leaves the hold-out sealed.")] = Stage.report,
     dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard with a local cluster.")] = True,
@@ -61,7 +65,7 @@ def run(
             start(asked, now=lambda: datetime.now().astimezone(), argv=tuple(sys.argv), say=say)
         except Interrupted as stop:
             say(str(stop))
-            raise typer.Exit(130) from None
+            raise typer.Exit(stop.exit_code) from None
 
 
 def schema(debug: DebugOption = False) -> None:

@@ -30,7 +30,6 @@ from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.space.options import Search
 from trainables.ray_trainable import METRIC, Trainable, report_failures
 from trainables.recipe.recipe import Recipe
-from trainables.worker_process import worker_environment
 
 PROBES = 16  # recipes drawn to learn what trials may ask for
 
@@ -44,23 +43,9 @@ DRIVER_ENVIRONMENT = {
 }
 
 
-class SearchInterrupted(RuntimeError):
-    """The search ended before all its trials did (Ctrl-C). Everything finished is kept."""
-
-
-def start_ray(address: str | None, *, num_cpus: int | None = None, dashboard: bool = True) -> str | None:
-    """Connects to the cluster at `address`, or starts one on this machine; returns the dashboard's address if any.
-
-    A dashboard asks for a token; `ray get-auth-token` shows it.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    for name, value in worker_environment(1).items():
-        if name != "OMP_NUM_THREADS":
-            os.environ[name] = value  # local workers inherit it; elsewhere each trial sets it for itself
-    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": dashboard}
-    context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
-    url = context.dashboard_url
-    return f"http://{url}" if url else None
+class SearchInterrupted(KeyboardInterrupt):
+    """The search ended before all its trials did (Ctrl-C): Ray Tune ends them in order and returns. Everything finished
+    is kept."""
 
 
 def run_search(

@@ -12,13 +12,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from search.engine.study_file import open_study
-from search.engine.tuner import SearchInterrupted, check_resources, concurrency, start_ray
+from search.engine.tuner import SearchInterrupted, check_resources, concurrency
 from search.observers.event_log import read_events
 from search.observers.trial_row import Observer, study_rows
 from search.space.options import Search
@@ -245,20 +244,6 @@ def test_demand_that_no_cluster_meets_is_refused_before_a_trial_starts(search_in
     check_resources({"cpu": 2, "gpu": 0}, {"CPU": 2})
 
 
-def test_ray_starts_without_usage_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
-    for name in ("RAY_USAGE_STATS_ENABLED", "TUNE_FUNCTION_THREAD_TIMEOUT_S", "NO_ALBUMENTATIONS_UPDATE"):
-        monkeypatch.setenv(name, "")  # puts the old values back afterwards
-    started = SimpleNamespace(dashboard_url="127.0.0.1:8265")
-    monkeypatch.setattr("ray.init", lambda **values: given.update(values) or started)
-    assert start_ray(None, num_cpus=2) == "http://127.0.0.1:8265"
-    assert (given["num_cpus"], given["include_dashboard"]) == (2, True)
-    assert (os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"]) == ("0", "60")
-    given.clear()
-    start_ray("auto")
-    assert (given["address"], "num_cpus" in given) == ("auto", False)
-
-
 @pytest.mark.parametrize(("gpus_of_swin", "expected"), [(1, 4 + 1), (2, 4 + 2)])
 def test_more_trials_are_held_than_fit(toy: Any, gpus_of_swin: int, expected: int) -> None:
     wanted = lambda recipe: {"cpu": 1, "gpu": gpus_of_swin if recipe.family == "swin" else 1}  # noqa: E731
@@ -281,7 +266,7 @@ from search.observers.event_log import EventLog
 from search.space.options import Search
 
 cloudpickle.register_pickle_by_value(toy)
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 folder = Path(sys.argv[2])
 run_search(
     suggest=toy.suggest, defaults=toy.DEFAULTS,
