@@ -19,6 +19,7 @@ from trainables.worker_process import worker_environment
 
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
 ROOT_UID = 0
+TASK_OOM_RETRIES = 2  # Ray's default is for ever: a task that always runs out of memory would never end
 Say = Callable[[str], None]
 
 
@@ -33,7 +34,8 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
     for name, value in worker_environment(1).items():
         if name != "OMP_NUM_THREADS":
             os.environ[name] = value  # local workers inherit it; elsewhere each trial sets it for itself
-    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": dashboard}
+    limits = {"task_oom_retries": TASK_OOM_RETRIES}
+    local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard, "_system_config": limits}
     if address is None:
         os.environ.setdefault(LOOPBACK_SWITCH, "0")
         protect_token(Path.home() / ".ray" / "auth_token", say)
@@ -44,7 +46,12 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         _check_owner_of_current_cluster()
     try:
         try:
-            context = ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
+            context = ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **({} if address else local),
+            )
         except ConnectionError as error:
             raise ValueError(
                 f"--address must name a Ray cluster that answers, got {address} ({error}); start one with `ray start "

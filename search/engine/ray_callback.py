@@ -27,7 +27,7 @@ class TrialTable(tune.Callback):
 
     def __init__(self, search: FamilySearch, limiter: Searcher, observers: Sequence[Observer], metric: str) -> None:
         self.search, self.limiter, self.observers, self.metric = search, limiter, observers, metric
-        self.rows: dict[int, TrialRow] = {row.number: row for row in study_rows(search.study)}
+        self.rows: dict[int, TrialRow] = {row.number: row for row in study_rows(search.study, search.root)}
         self.failure: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class TrialTable(tune.Callback):
         while self.search.refused:
             number = self.search.refused.popleft()
             frozen = self.search.study.get_trials(deepcopy=False)[number]
-            row = self.rows[number] = row_of(frozen, self.search.study.user_attrs)
+            row = self.rows[number] = row_of(frozen, self.search.study.user_attrs, self.search.root)
             self.tell("trial_started", row)
             self.tell("trial_ended", row)
 
@@ -65,7 +65,7 @@ class TrialTable(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
         if number not in self.rows:
-            self.rows[number] = row_of(self.search.frozen(number), {})
+            self.rows[number] = row_of(self.search.frozen(number), {}, self.search.root)
         self.rows[number].device, _ = share_of(trial)
         self.tell("trial_started", self.rows[number])
 
@@ -98,7 +98,9 @@ class TrialTable(tune.Callback):
         """Runs before Ray deletes the trial's earlier checkpoint, so the study always names one that exists."""
         row = self.rows[trial.config["number"]]
         row.checkpoint = str(checkpoint.path)
-        self.search.note(row.number, "checkpoint", {"path": row.checkpoint, "epoch": row.epochs})
+        path = Path(row.checkpoint)
+        stored = path.relative_to(self.search.root) if path.is_relative_to(self.search.root) else path
+        self.search.note(row.number, "checkpoint", {"path": str(stored), "epoch": row.epochs})
         folder = Path(row.checkpoint).parent  # <tune>/<session>/<trial>
         for old in folder.parent.parent.glob(f"*/{folder.name}/checkpoint_*"):
             if old.parent != folder:  # of an earlier session: Ray does not know them

@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from search.engine.admission import Admission
 from search.engine.asha import is_broken
-from search.engine.study_file import STUDY_NAME, rewind_trial
+from search.engine.study_file import STUDY_NAME, rewind_trial, root_of
 from trainables.recipe.recipe import Recipe
 
 MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
@@ -92,6 +92,11 @@ class FamilySearch(OptunaSearch):
     def study(self) -> optuna.Study:
         assert self._ot_study is not None
         return self._ot_study
+
+    @property
+    def root(self) -> Path:
+        """The run's directory."""
+        return root_of(self._rdb)
 
     @property
     def is_done(self) -> bool:
@@ -163,7 +168,8 @@ class FamilySearch(OptunaSearch):
             number = asked
         self._live[trial_id] = number
         attrs = self._trials[number].user_attrs
-        checkpoint = attrs.get("checkpoint", {}).get("path")
+        stored = attrs.get("checkpoint", {}).get("path")
+        checkpoint = str(self.root / stored) if stored else None
         if checkpoint and not Path(checkpoint).is_dir():
             warnings.warn(f"trial {number} starts over: its checkpoint {checkpoint} is gone", stacklevel=2)
             checkpoint = None

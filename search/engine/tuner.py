@@ -104,7 +104,7 @@ def run_search(
         table.take_refused()
     finally:
         table.tell("end")
-        rows = study_rows(search.study)
+        rows = study_rows(search.study, search.root)
         storage.engine.dispose()  # closing it folds study.db-wal into study.db
     if not search.is_done:
         ended = sum(row.state != "RUNNING" for row in rows)

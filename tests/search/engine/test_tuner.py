@@ -306,7 +306,7 @@ def kill_in_the_middle(folder: Path) -> None:
 @pytest.mark.slow
 def test_killed_driver_resumes_without_losing_or_repeating_a_trial(toy: Any, tmp_path: Path) -> None:
     kill_in_the_middle(tmp_path)
-    before = {row.number: row for row in study_rows(open_study(tmp_path / "study.db"))}
+    before = {row.number: row for row in study_rows(open_study(tmp_path / "study.db"), tmp_path)}
     finished = {number: row for number, row in before.items() if row.state != "RUNNING"}
     unfinished = {number: row for number, row in before.items() if row.state == "RUNNING"}
     assert finished
@@ -315,7 +315,7 @@ def test_killed_driver_resumes_without_losing_or_repeating_a_trial(toy: Any, tmp
     assert resumed.wait(timeout=180) == 0
 
     study = open_study(tmp_path / "study.db")
-    after = {row.number: row for row in study_rows(study)}
+    after = {row.number: row for row in study_rows(study, tmp_path)}
     assert len(after) == 6
     assert all(after[number] == row for number, row in finished.items())
     assert not [trial for trial in study.trials if trial.state.name in ("RUNNING", "WAITING")]

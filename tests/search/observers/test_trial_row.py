@@ -90,8 +90,8 @@ def test_rows_in_the_study_equal_those_in_memory(rig: Rig) -> None:
     rig.end(first, rig.report(first, 9, 0.3))
     rig.end(second, rig.report(second, 2, float("nan")))
     rig.report(third, 1, 0.2, **{"val/iou": [0.2, 0.1]})
-    assert study_rows(rig.search.study) == [rig.table.rows[number] for number in range(3)]
-    assert [row.state for row in study_rows(rig.search.study)] == ["COMPLETE", "DIVERGED", "RUNNING"]
+    assert study_rows(rig.search.study, rig.folder) == [rig.table.rows[number] for number in range(3)]
+    assert [row.state for row in study_rows(rig.search.study, rig.folder)] == ["COMPLETE", "DIVERGED", "RUNNING"]
 
 
 def test_error_row_has_the_last_lines_of_the_error(rig: Rig, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_error_row_has_the_last_lines_of_the_error(rig: Rig, tmp_path: Path) -> 
     row = rig.table.rows[0]
     assert (row.state, row.error.splitlines()[-1] if row.error else "") == ("FAIL", "KeyError: 'stem'")
     assert len((row.error or "").splitlines()) < 10
-    assert study_rows(rig.search.study) == [row]
+    assert study_rows(rig.search.study, rig.folder) == [row]
 
 
 def test_checkpoint_of_an_earlier_session_is_removed_once_a_newer_one_is_written_down(rig: Rig, tmp_path: Path) -> None:
@@ -114,7 +114,10 @@ def test_checkpoint_of_an_earlier_session_is_removed_once_a_newer_one_is_written
         folder.mkdir(parents=True)
     rig.report(trial, 4, 0.1)
     rig.table.on_checkpoint(0, [], trial, SimpleNamespace(path=str(new)))
-    assert rig.search.study.trials[0].user_attrs["checkpoint"] == {"path": str(new), "epoch": 4}
+    assert rig.search.study.trials[0].user_attrs["checkpoint"] == {
+        "path": "tune/session-001/00000/checkpoint_000000",
+        "epoch": 4,
+    }
     assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
