@@ -26,6 +26,7 @@ from typing_extensions import override
 from search.engine.admission import Admission
 from search.engine.asha import is_broken
 from search.engine.study_file import STUDY_NAME, rewind_trial, root_of
+from search.observers.trial_row import checkpoint_path
 from trainables.recipe.recipe import Recipe
 
 MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
@@ -169,7 +170,7 @@ class FamilySearch(OptunaSearch):
         self._live[trial_id] = number
         attrs = self._trials[number].user_attrs
         stored = attrs.get("checkpoint", {}).get("path")
-        checkpoint = str(self.root / stored) if stored else None
+        checkpoint = str(checkpoint_path(self.root, stored)) if stored else None
         if checkpoint and not Path(checkpoint).is_dir():
             warnings.warn(f"trial {number} starts over: its checkpoint {checkpoint} is gone", stacklevel=2)
             checkpoint = None

@@ -96,7 +96,7 @@ def run_search(
         admit=admit,
     )
     limiter = ConcurrencyLimiter(search, max_concurrent=slots)
-    table = TrialTable(search, limiter, observers, METRIC)
+    table = TrialTable(search, limiter, observers, METRIC, timeout_s=options.trial_timeout_s)
     table.tell("begin", table.rows, options.num_trials)
     try:
         if not search.is_done:

@@ -87,7 +87,7 @@ def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any], root: Path) -> T
         family=identity["family"],
         backbone=identity["recipe"]["backbone"]["name"],
         head=identity["recipe"]["head"]["name"],
-        checkpoint=str(root / attrs["checkpoint"]["path"]) if "checkpoint" in attrs else None,
+        checkpoint=str(checkpoint_path(root, attrs["checkpoint"]["path"])) if "checkpoint" in attrs else None,
         params=dict(frozen.params),
         recipe=identity["recipe"],
         grad_checkpointing=train.get("grad_checkpointing", False),
@@ -99,6 +99,15 @@ def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any], root: Path) -> T
         row.error = study_attrs.get(f"error/{frozen.number}") or row.error
         row.state = "DIVERGED" if progress.get("diverged") else "FAIL"
     return row
+
+
+def checkpoint_path(root: Path, stored: str) -> Path:
+    """Where a checkpoint that the study names lies. Earlier versions stored absolute paths, which hold until a run is
+    moved."""
+    path = root / stored
+    if Path(stored).is_absolute() and not path.exists():
+        return root.joinpath("tune", *Path(stored).parts[-3:])  # session, trial, checkpoint
+    return path
 
 
 def study_rows(study: optuna.Study, root: Path) -> list[TrialRow]:

@@ -178,6 +178,31 @@ def test_a_retried_trial_goes_on_from_its_checkpoint(search_in: Any, toy: Any, t
     assert rows[0].error is None
 
 
+def test_a_stuck_trial_is_killed_and_the_others_go_on(search_in: Any, toy: Any) -> None:
+    def hang(recipe: Any, epoch: int) -> None:
+        if recipe.family == "swin" and epoch == 2:
+            time.sleep(600)
+
+    rows = search_in(
+        num_trials=2, trial_timeout_s=5.0, trainable=toy.make_trainable(before_epoch=hang), max_concurrent=1
+    )
+    assert [row.state for row in rows] == ["COMPLETE", "FAIL"]
+    assert rows[1].error == "stuck: no epoch ended within 5.0 s (search.trial_timeout_s), as often as it was tried"
+    assert rows[1].epochs == 1
+
+
+def test_a_trial_that_was_stuck_once_goes_on_from_its_checkpoint(search_in: Any, toy: Any, tmp_path: Path) -> None:
+    def hang_once(recipe: Any, epoch: int) -> None:
+        if epoch == 4 and not (tmp_path / "hung").exists():
+            (tmp_path / "hung").touch()
+            time.sleep(600)
+
+    recorder, trainable = Recorder(), toy.make_trainable(before_epoch=hang_once)
+    rows = search_in(num_trials=1, max_failures=1, trial_timeout_s=5.0, trainable=trainable, observers=[recorder])
+    assert [metrics["epoch"] for metrics in recorder.metrics] == list(range(1, 10))
+    assert (rows[0].state, rows[0].error) == ("COMPLETE", None)
+
+
 def test_slow_teardown_neither_errs_nor_hangs(search_in: Any, toy: Any) -> None:
     """Ray gives up on an actor whose last trial takes over 2 s to end."""
     rows = search_in(num_trials=2, trainable=toy.make_trainable(after=lambda: time.sleep(2.5)), max_concurrent=1)
