@@ -49,7 +49,7 @@ def write_suspects(
             "image_uri": photo,
         }
         uris = {key: html.photograph(_framed(view, s.box, window), PICTURE_PX) for key, view in views.items()}
-        shown.append({**vars(s), **uris, "row": csv_rows([s]).splitlines()[1]})
+        shown.append({**vars(s), **uris, "row": csv_rows([s]).split("\n", 1)[1].removesuffix("\n")})
     joint = np.zeros((index.num_classes, index.num_classes))
     row = {name: k for k, name in enumerate(index.classes)}
     for s in suspects:

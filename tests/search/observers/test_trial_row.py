@@ -165,6 +165,16 @@ def test_csv_has_a_column_a_class_and_parameter(rig: Rig, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.glob("*trials*")] == ["trials.csv"]
 
 
+def test_no_text_of_the_csv_is_a_formula(rig: Rig, tmp_path: Path) -> None:
+    row = rig.end(trial := rig.start("a"), rig.report(trial, 9, 0.3))
+    row.error, row.params = '=HYPERLINK("http://x")', {"shift": -1.5, "name": "@x"}
+    write_csv(tmp_path / "trials.csv", [row], ["=sky"])
+    with (tmp_path / "trials.csv").open() as file:
+        [line] = csv.DictReader(file)
+    assert (line["error"], line["param/shift"], line["param/name"]) == ('\'=HYPERLINK("http://x")', "-1.5", "'@x")
+    assert not [name for name in line if name[0] in "=+-@"]
+
+
 def test_csv_is_rewritten_now_and_then_and_at_every_end(toy: Any, tmp_path: Path) -> None:
     clock, path = Ticks(), tmp_path / "trials.csv"
     rig = Rig(toy, tmp_path, [CsvTable(path, classes=["sky"], clock=clock, every_s=2.0)])
