@@ -155,7 +155,7 @@ def test_rows_that_do_not_fit_are_named(
 def test_names_like_formulas_are_text_in_the_list_and_come_back(tmp_path: Path) -> None:
     root = write_synthetic(tmp_path / "data", num_images=18, image_px=64, seed=0).parent
     content = json.loads((root / "train.json").read_text())
-    first = content["images"][0]
+    first = next(i for i in content["images"] if i["id"] == content["annotations"][0]["image_id"])
     (root / first["file_name"]).rename(root / "=a.png")
     first["file_name"] = "=a.png"
     (root / "train.json").write_text(json.dumps(content))
