@@ -186,13 +186,19 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Leaves out what a logger says below WARNING."""
-    logger = logging.getLogger(name)
+    """Leaves out what a logger says below WARNING, and Ray's hint to go on with `Tuner.restore`, which loses the rungs."""
+    logger, module = logging.getLogger(name), logging.getLogger(f"{name}.tune")
     before = logger.level
+
+    def helps(record: logging.LogRecord) -> bool:
+        return "Tuner.restore" not in record.getMessage()
+
     logger.setLevel(logging.WARNING)
+    module.addFilter(helps)
     try:
         yield
     finally:
+        module.removeFilter(helps)
         logger.setLevel(before)
 
 
