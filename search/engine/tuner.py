@@ -186,7 +186,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Leaves out what a logger says below WARNING, and Ray's hint to go on with `Tuner.restore`, which loses the rungs."""
+    """Leaves out what a logger says below WARNING, and Ray's hint at `Tuner.restore`, which loses the rungs."""
     logger, module = logging.getLogger(name), logging.getLogger(f"{name}.tune")
     before = logger.level
 
