@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from search.engine.study_file import open_study
 from search.engine.tuner import SearchInterrupted, check_resources, concurrency
 from search.observers.event_log import read_events
-from search.observers.trial_row import Observer, study_rows
+from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.space.options import Search
 
 REPOSITORY = Path(__file__).parents[3]
@@ -250,11 +251,16 @@ def test_existing_study_is_not_searched_anew(first_search: Any, search_in: Any) 
         search_in(study_path=first_search[3] / "study.db")
 
 
+def moved(row: TrialRow, before: Path, after: Path) -> TrialRow:
+    """A row of a run that lies elsewhere now: paths in the study are relative to it."""
+    return replace(row, checkpoint=str(after / Path(row.checkpoint or "").relative_to(before)))
+
+
 def test_finished_search_resumes_to_nothing_and_more_trials_are_added(
     first_search: Any, search_in: Any, tmp_path: Path
 ) -> None:
-    before = first_search[0]
     shutil.copy(first_search[3] / "study.db", tmp_path)
+    before = [moved(row, first_search[3], tmp_path) for row in first_search[0]]
     assert search_in(num_trials=10, resume=True) == before
     assert not (tmp_path / "tune").exists()
     after = search_in(num_trials=11, resume=True)
