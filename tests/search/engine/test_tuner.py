@@ -22,6 +22,7 @@ from search.engine.tuner import SearchInterrupted, check_resources, concurrency
 from search.observers.event_log import read_events
 from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.space.options import Search
+from search.stop_signals import stop_signals
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -232,13 +233,16 @@ def test_observer_that_fails_ends_the_search_with_its_own_error(search_in: Any) 
 
 
 def test_interrupted_search_says_so_and_goes_on(search_in: Any) -> None:
+    """By SIGTERM, which is handed to Tune's handler of SIGINT."""
+
     class Interrupt(Observer):
         def epoch(self, row: Any, metrics: Any) -> None:
             if (row.number, metrics["epoch"]) == (1, 4):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SearchInterrupted, match="1 of 3 trials ended"):
+    with stop_signals() as signals, pytest.raises(SearchInterrupted, match="1 of 3 trials ended"):
         search_in(num_trials=3, max_concurrent=1, observers=[Interrupt()])
+    assert signals.exit_code == 143
     recorder = Recorder()
     rows = search_in(num_trials=3, max_concurrent=1, observers=[recorder], resume=True)
     assert recorder.ended == [1, 2]
