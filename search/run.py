@@ -16,8 +16,9 @@ from typing import Annotated
 
 import typer
 
+from search.run_arguments import RunArguments
 from search.stages.stage import Stage
-from search.start import Interrupted, RunArguments, start
+from search.start import Interrupted, start
 from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 app = new_app()
@@ -36,7 +37,7 @@ def run(
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default: runs/<space>-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume the run in this directory.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine alone.")] = None,
     cache_dir: Annotated[
         Path, typer.Option(help="Cache of decoded images, shared by runs; on each node.")
     ] = DEFAULT_CACHE,
@@ -68,7 +69,7 @@ def run(
             start(asked, now=lambda: datetime.now().astimezone(), argv=tuple(sys.argv), say=say)
         except Interrupted as stop:
             say(str(stop))
-            raise typer.Exit(130) from None
+            raise typer.Exit(stop.exit_code) from None
 
 
 def schema(debug: DebugOption = False) -> None:

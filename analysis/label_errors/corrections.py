@@ -18,6 +18,7 @@ import yaml
 
 from analysis.label_errors.confident_learning import Suspect
 from analysis.report.html import write_text
+from trainables.csv_cells import escaped, unescaped
 from trainables.data.card import DataCard
 from trainables.data.coco_writer import rle_fields
 from trainables.data.index import SegIndex
@@ -31,15 +32,14 @@ MAX_FAULTS = 50  # in one message
 
 
 def csv_rows(suspects: Iterable[Suspect]) -> str:
-    """The list with its header."""
+    """The list with its header. Text like a formula has an apostrophe before it, which `read_list` takes off."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for s in suspects:
         own_id = "" if s.annotation_id is None else s.annotation_id
-        writer.writerow(
-            [s.kind, s.image_id, own_id, s.given, s.suggested, f"{s.suspicion:.4f}", s.area_px, *s.box, s.counts]
-        )
+        cells = [s.kind, s.image_id, own_id, s.given, s.suggested, f"{s.suspicion:.4f}", s.area_px, *s.box, s.counts]
+        writer.writerow([escaped(cell) for cell in cells])
     return buffer.getvalue()
 
 
@@ -51,7 +51,9 @@ def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
             missing = [
                 c for c in ("action", "image_id", "annotation_id", "suggested") if c not in (reader.fieldnames or ())
             ]
-            rows = list(reader)
+            rows = [
+                {key: unescaped(cell) if isinstance(cell, str) else cell for key, cell in row.items()} for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: the list cannot be read ({error}); take rows of suspects.csv") from error
     if missing:

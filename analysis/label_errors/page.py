@@ -70,7 +70,7 @@ def _shown(suspect: Suspect, cache: Cache, predicted: Probabilities, colours: Co
         "image_uri": photo,
     }
     uris = {key: html.photograph(_framed(view, suspect.box, window), PICTURE_PX) for key, view in views.items()}
-    return {**vars(suspect), **uris, "row": csv_rows([suspect]).splitlines()[1]}
+    return {**vars(suspect), **uris, "row": csv_rows([suspect]).split("\n", 1)[1].removesuffix("\n")}
 
 
 def _worst_images(scores: Mapping[str, float], cache: Cache, colours: Colours) -> list[dict[str, str]]:

@@ -25,7 +25,8 @@ from typing_extensions import override
 
 from search.engine.admission import Admission
 from search.engine.asha import is_broken
-from search.engine.study_file import STUDY_NAME, rewind_trial
+from search.engine.study_file import STUDY_NAME, rewind_trial, root_of
+from search.observers.trial_row import checkpoint_path
 from search.space.options import Options
 from trainables.recipe.recipe import Recipe
 
@@ -108,6 +109,11 @@ class FamilySearch(OptunaSearch):
         return self._ot_study
 
     @property
+    def root(self) -> Path:
+        """The run's directory."""
+        return root_of(self._rdb)
+
+    @property
     def is_done(self) -> bool:
         return not self._waiting and not self._live and self._position >= self._num_trials
 
@@ -175,7 +181,8 @@ class FamilySearch(OptunaSearch):
             number = asked
         self._live[trial_id] = number
         attrs = self._trials[number].user_attrs
-        checkpoint = attrs.get("checkpoint", {}).get("path")
+        stored = attrs.get("checkpoint", {}).get("path")
+        checkpoint = str(checkpoint_path(self.root, stored)) if stored else None
         if checkpoint and not Path(checkpoint).is_dir():
             warnings.warn(f"trial {number} starts over: its checkpoint {checkpoint} is missing", stacklevel=2)
             checkpoint = None

@@ -40,6 +40,11 @@ def open_study(path: Path) -> optuna.Study:
     return optuna.load_study(study_name=STUDY_NAME, storage=open_storage(path))
 
 
+def root_of(storage: RDBStorage) -> Path:
+    """The folder of the study's file, which paths in the study are relative to, so that a run can be moved."""
+    return Path(storage.engine.url.database or "").parent
+
+
 def rewind_trial(storage: RDBStorage, trial_id: int) -> None:
     """Sets an unfinished trial back to WAITING, as it was before `study.ask`, so that `ask` returns it again.
 

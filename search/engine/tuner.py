@@ -32,7 +32,6 @@ from search.run_dir import RunDir
 from search.space.options import Search
 from trainables.ray_trainable import METRIC, Trainable, report_failures
 from trainables.recipe.recipe import Recipe
-from trainables.worker_process import worker_environment
 
 PROBES = 16  # recipes drawn to learn what trials may ask for
 
@@ -46,23 +45,9 @@ DRIVER_ENVIRONMENT = {
 }
 
 
-class SearchInterrupted(RuntimeError):
-    """The search ended before all its trials did (Ctrl-C). Everything finished is kept."""
-
-
-def start_ray(address: str | None, *, num_cpus: int | None = None, dashboard: bool = True) -> str | None:
-    """Connects to the cluster at `address`, or starts one on this machine; returns the dashboard's address if any.
-
-    A dashboard asks for a token; `ray get-auth-token` shows it.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    for name, value in worker_environment(1).items():
-        if name != "OMP_NUM_THREADS":
-            os.environ[name] = value  # local workers inherit it; elsewhere each trial sets it for itself
-    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": dashboard}
-    context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
-    url = context.dashboard_url
-    return f"http://{url}" if url else None
+class SearchInterrupted(KeyboardInterrupt):
+    """The search ended before all its trials did (Ctrl-C): Ray Tune ends them in order and returns. Everything finished
+    is kept."""
 
 
 def run_search(
@@ -95,7 +80,7 @@ def run_search(
     storage = open_storage(run.study_db)
     search = FamilySearch(space, storage=storage, metric=METRIC, admit=partial(admit, policy, total))
     limiter = ConcurrencyLimiter(search, max_concurrent=slots)
-    table = TrialTable(search, limiter, observers, METRIC)
+    table = TrialTable(search, limiter, observers, METRIC, timeout_s=space.options.search.trial_timeout_s)
     table.tell("begin", table.rows, num_trials)
     try:
         if not search.is_done:
@@ -103,7 +88,7 @@ def run_search(
         table.take_refused()
     finally:
         table.tell("end")
-        rows = study_rows(search.study)
+        rows = study_rows(search.study, search.root)
         storage.engine.dispose()  # closing it folds study.db-wal into study.db
     if not search.is_done:
         ended = sum(row.state != "RUNNING" for row in rows)
@@ -190,13 +175,19 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Silence a logger below WARNING."""
-    logger = logging.getLogger(name)
+    """Silence a logger below WARNING, and Ray's hint at `Tuner.restore`, which loses the rungs."""
+    logger, module = logging.getLogger(name), logging.getLogger(f"{name}.tune")
     before = logger.level
+
+    def helps(record: logging.LogRecord) -> bool:
+        return "Tuner.restore" not in record.getMessage()
+
     logger.setLevel(logging.WARNING)
+    module.addFilter(helps)
     try:
         yield
     finally:
+        module.removeFilter(helps)
         logger.setLevel(before)
 
 

@@ -24,6 +24,7 @@ class Search(Config):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     max_concurrent: Annotated[int, Field(ge=1)] | None = None  # None: as many as the cluster holds
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the last checkpoint after a lost node
+    trial_timeout_s: Annotated[float, Field(gt=0.0)] | None = None  # without an epoch's end it is killed and restarted
 
     @model_validator(mode="after")
     def _grace_within(self) -> Search:

@@ -14,7 +14,8 @@ from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
 from analysis.cleanse import app
-from analysis.label_errors.confident_learning import class_confidence, find_suspects
+from analysis.label_errors.confident_learning import Suspect, class_confidence, find_suspects
+from analysis.label_errors.corrections import csv_rows, read_list
 from trainables.data.card import read_card
 from trainables.data.coco import read
 from trainables.data.index import SegIndex
@@ -146,6 +147,25 @@ def test_rows_that_do_not_fit_are_named(
     assert result.exit_code == 2
     assert message in result.output.replace("\n", " ")
     assert not (tmp_path / "o").exists()
+
+
+def test_names_like_formulas_are_text_in_the_list_and_come_back(tmp_path: Path) -> None:
+    root = write_synthetic(tmp_path / "data", num_images=18, image_px=64, seed=0).parent
+    content = json.loads((root / "train.json").read_text())
+    first = next(i for i in content["images"] if i["id"] == content["annotations"][0]["image_id"])
+    (root / first["file_name"]).rename(root / "=a.png")
+    first["file_name"] = "=a.png"
+    (root / "train.json").write_text(json.dumps(content))
+    index = read(read_card(root / "data.yaml"))
+    own = index.by_id()["=a.png"].annotations[0]
+    suspect = Suspect(
+        kind="remove", image_id="=a.png", annotation_id=own.annotation_id, given=index.classes[1], suggested="-",
+        suspicion=0.75, area_px=3, box=(0, 0, 1, 1), counts="=1",
+    )  # fmt: skip
+    (tmp_path / "list.csv").write_text(csv_rows([suspect]))
+    assert "remove,'=a.png," in (tmp_path / "list.csv").read_text()
+    [row] = read_list(tmp_path / "list.csv", index)
+    assert (row["image_id"], row["suggested"], row["rle"]) == ("=a.png", "-", "=1")
 
 
 def test_the_holdout_stays_sealed_and_other_data_is_refused(

@@ -114,7 +114,7 @@ def run(num_trials: int = NUM_TRIALS) -> dict[str, Any]:
         "segsearch, reuse, imports": lambda folder: ours(folder, num_trials, reuse=True, imports=IMPORTS),
         "segsearch, no reuse, imports": lambda folder: ours(folder, NUM_SLOW, reuse=False, imports=IMPORTS),
     }
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     medians_s = {}
     try:
         for name, case in cases.items():

@@ -110,6 +110,18 @@ def test_lost_checkpoint_is_said_and_the_trial_starts_over(search_at: Any, tmp_p
         assert search_at(num_trials=1).suggest("b")["resume_from"] is None
 
 
+@pytest.mark.parametrize("before", ["", "/old/run/"])
+def test_a_checkpoint_is_found_where_the_run_was_moved_to(search_at: Any, tmp_path: Path, before: str) -> None:
+    """Earlier versions stored absolute paths."""
+    stored = f"{before}tune/session-000/00000/checkpoint_000001"
+    first = search_at(num_trials=1)
+    first.suggest("a")
+    first.note(0, "checkpoint", {"path": stored, "epoch": 3})
+    moved = tmp_path / "tune" / "session-000" / "00000" / "checkpoint_000001"
+    moved.mkdir(parents=True)
+    assert search_at(num_trials=1).suggest("b")["resume_from"] == str(moved)
+
+
 def test_interrupted_search_suggests_what_an_uninterrupted_one_does(search_at: Any) -> None:
     def recipes(search: FamilySearch, names: str) -> list[Any]:
         found = []

@@ -42,6 +42,21 @@ def test_events_are_one_object_a_line_without_nan(tmp_path: Path) -> None:
     }
 
 
+def test_an_end_that_a_kill_kept_from_the_log_is_appended_once(tmp_path: Path) -> None:
+    """The study hears of it first."""
+    path = tmp_path / "events.jsonl"
+    rows = {0: make_row(0, "COMPLETE"), 1: make_row(1, "PRUNED"), 2: make_row(2)}
+    first = EventLog(path, clock=lambda: 0.0)
+    first.begin({}, 3)
+    first.trial_ended(rows[0])
+    for _ in range(2):
+        log = EventLog(path, clock=lambda: 1.0)
+        log.begin(rows, 3)
+        log.trial_ended(rows[1])
+    ended = [event["trial"] for event in read_events(path) if event["event"] == "trial_ended"]
+    assert ended == ["00000", "00001"]
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_line_that_a_kill_cut_short_is_left_out_and_the_next_writer_goes_on(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "events.jsonl"

@@ -42,6 +42,32 @@ def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
     ]
 
 
+def test_a_trial_that_ends_no_epoch_is_named_and_no_time_left_is_promised() -> None:
+    rows, clock = {0: row(0, "RUNNING"), 1: row(1, "RUNNING"), 2: row(2, "COMPLETE", 0.4)}, Clock()
+    lines = PlainLines(clock=clock, stream=io.StringIO())
+    lines.begin(rows, 8)
+    for number in (0, 1, 2):
+        lines.trial_started(rows[number])
+    clock.now_s = 200.0
+    lines.trial_ended(rows[2])
+    for clock.now_s in (200.0, 400.0, 600.0):
+        lines.epoch(rows[0], {})
+    assert "left" in lines.summary()  # three times the longest wait are 600 s
+    clock.now_s = 601.0
+    assert "stalled: 00001 ended no epoch for 10m01s (search.trial_timeout_s" in lines.summary()
+    assert "left" not in lines.summary()
+    lines.epoch(rows[1], {})
+    assert "stalled" not in lines.summary()
+
+
+def test_a_search_without_a_running_trial_is_stalled_too() -> None:
+    clock = Clock()
+    lines = PlainLines(clock=clock, stream=io.StringIO())
+    lines.begin({0: row(0, "COMPLETE", 0.4)}, 8)
+    clock.now_s = 301.0
+    assert "stalled: no trial has run for 5m01s" in lines.summary()
+
+
 def test_plain_line_comes_every_so_many_seconds() -> None:
     out, clock = io.StringIO(), Clock()
     lines = PlainLines(clock=clock, every_s=30.0, stream=out)

@@ -79,8 +79,8 @@ def test_rows_in_the_study_equal_those_in_memory(rig: Rig) -> None:
     rig.end(first, rig.report(first, 9, 0.3))
     rig.end(second, rig.report(second, 2, float("nan")))
     rig.report(third, 1, 0.2, **{"val/iou": [0.2, 0.1]})
-    assert study_rows(rig.search.study) == [rig.table.rows[number] for number in range(3)]
-    assert [row.state for row in study_rows(rig.search.study)] == ["COMPLETE", "DIVERGED", "RUNNING"]
+    assert study_rows(rig.search.study, rig.folder) == [rig.table.rows[number] for number in range(3)]
+    assert [row.state for row in study_rows(rig.search.study, rig.folder)] == ["COMPLETE", "DIVERGED", "RUNNING"]
 
 
 def test_error_row_has_the_last_lines_of_the_error(rig: Rig, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_error_row_has_the_last_lines_of_the_error(rig: Rig, tmp_path: Path) -> 
     row = rig.table.rows[0]
     assert (row.state, row.error.splitlines()[-1] if row.error else "") == ("FAIL", "KeyError: 'stem'")
     assert len((row.error or "").splitlines()) < 10
-    assert study_rows(rig.search.study) == [row]
+    assert study_rows(rig.search.study, rig.folder) == [row]
 
 
 def test_checkpoint_of_an_earlier_session_is_removed_once_a_newer_one_is_written_down(rig: Rig, tmp_path: Path) -> None:
@@ -103,7 +103,10 @@ def test_checkpoint_of_an_earlier_session_is_removed_once_a_newer_one_is_written
         folder.mkdir(parents=True)
     rig.report(trial, 4, 0.1)
     rig.table.on_checkpoint(0, [], trial, SimpleNamespace(path=str(new)))
-    assert rig.search.study.trials[0].user_attrs["checkpoint"] == {"path": str(new), "epoch": 4}
+    assert rig.search.study.trials[0].user_attrs["checkpoint"] == {
+        "path": "tune/session-001/00000/checkpoint_000000",
+        "epoch": 4,
+    }
     assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
@@ -171,6 +174,16 @@ def test_csv_has_a_column_a_class_and_parameter(rig: Rig, tmp_path: Path) -> Non
     assert float(first["param/model/backbone/convnext_atto/lr"]) == 1e-3
     assert second["param/model/backbone/convnext_atto/lr"] == ""
     assert [path.name for path in tmp_path.glob("*trials*")] == ["trials.csv"]
+
+
+def test_no_text_of_the_csv_is_a_formula(rig: Rig, tmp_path: Path) -> None:
+    row = rig.end(trial := rig.start("a"), rig.report(trial, 9, 0.3))
+    row.error, row.params = '=HYPERLINK("http://x")', {"shift": -1.5, "name": "@x"}
+    write_csv(tmp_path / "trials.csv", [row], ["=sky"])
+    with (tmp_path / "trials.csv").open() as file:
+        [line] = csv.DictReader(file)
+    assert (line["error"], line["param/shift"], line["param/name"]) == ('\'=HYPERLINK("http://x")', "-1.5", "'@x")
+    assert not [name for name in line if name[0] in "=+-@"]
 
 
 def test_csv_is_rewritten_now_and_then_and_at_every_end(toy: Any, tmp_path: Path) -> None:
