@@ -50,7 +50,7 @@ def main(
 def _apply(data: Path | None, listed: Path, out: Path) -> list[str]:
     from analysis.label_errors.corrections import apply_list, read_list
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
 
     if data is None:
         raise ValueError("--apply needs the data card whose files it corrects; give --data data.yaml")

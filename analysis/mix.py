@@ -87,7 +87,7 @@ def write_mixed(
     from trainables.data.augment.offline_mix import MixSettings, OfflineSet, mixed_images
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
     from trainables.data.splits.make_split import decode_facts, make_split
     from trainables.data.splits.split_file import read_split
 

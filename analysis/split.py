@@ -79,7 +79,7 @@ def split_data(
     from analysis.dataset import split_quality
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
     from trainables.data.splits.make_split import DecodedFacts, make_folds, make_split
     from trainables.data.splits.near_duplicates import cluster_names, hash_images
     from trainables.data.splits.split_file import write_split

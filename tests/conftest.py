@@ -37,8 +37,8 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
     from analysis.ensembling.options import EnsembleOptions
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
     from trainables.data.index import Split
+    from trainables.data.reader import read
     from trainables.data.synthetic.dataset import write_synthetic
     from trainables.logits.store import LogitStore, LogitWriter
 

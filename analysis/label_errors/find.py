@@ -31,7 +31,7 @@ def rank_suspects(
     from analysis.voting.probabilities import probabilities
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
 
     runs = [one for folder in runs for one in _runs_in(folder)]
     if not runs and not folders:

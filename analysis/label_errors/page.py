@@ -17,6 +17,7 @@ from analysis.report.gallery import css
 from analysis.report.palette import palette
 from trainables.data.cache import Cache
 from trainables.data.index import SegIndex
+from trainables.data.label_sources import label_source
 
 MARGIN = 0.35  # of a suspect's box, shown around it
 MIN_SHOWN_PX = 96
@@ -89,7 +90,7 @@ def write_suspects(
 
 
 def num_annotations(index: SegIndex, judged: Collection[str]) -> int:
-    return sum(len(image.annotations) for image in index.images if image.image_id in judged)
+    return sum(len(label_source(index, image).objects()) for image in index.images if image.image_id in judged)
 
 
 def caveats_of(index: SegIndex, judged: Collection[str], suspects: Sequence[Suspect], num_models: int) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from search.space.options import Options
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import SegIndex, Split
+from trainables.data.reader import read
 from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.data.splits.split_file import read_split
 

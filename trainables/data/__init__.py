@@ -6,6 +6,23 @@ is set first.
 
 import os
 
-__all__ = ["augment", "cache", "card", "coco", "coco_writer", "index", "raster", "splits", "synthetic"]  # modules
+__all__ = [
+    "augment",
+    "cache",
+    "card",
+    "class_table",
+    "coco",
+    "coco_writer",
+    "flip_pairs",
+    "folder_parts",
+    "image_folder",
+    "index",
+    "label_sources",
+    "masks",
+    "raster",
+    "reader",
+    "splits",
+    "synthetic",
+]  # modules
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"

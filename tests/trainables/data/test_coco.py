@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from trainables.data.card import DataCard, DataProblems, read_card
-from trainables.data.coco import read
 from trainables.data.raster import rasterise
+from trainables.data.reader import read
 
 SQUARE = [[2, 2, 10, 2, 10, 10, 2, 10]]
 
@@ -78,7 +78,7 @@ def test_without_background_classes_start_at_the_first_category(two_images: Path
 
 def test_a_category_for_the_background_is_class_zero_or_refused(two_images: Path) -> None:
     categories = [{"id": 1, "name": "Glass"}, {"id": 2, "name": "background"}]
-    train = coco([image(1, "a.jpg")], [annotation(1, 1, 2)], categories=categories)
+    train = coco([image(1, "a.jpg")], [annotation(1, 1, 2), annotation(2, 1, 1)], categories=categories)
     index = read(card_of(two_images, train=train))
     assert index.classes == ("Background", "Glass")
     assert index.images[0].annotations[0].class_index == 0
@@ -119,9 +119,12 @@ def test_every_problem_of_every_file_is_reported_at_once(two_images: Path) -> No
         "ignore names 'viod', which is no category of train; did you mean 'void'?",
         "category 'Papre' is in val and not in train; did you mean 'Paper'?",
         "category 'Glass' is in train and not in val",
-        "train.json: image 1 (a.jpg): the same file is train.json: image 0",
-        "val.json: image 1 (a.jpg): the same file is train.json: image 0",
-        *[f"train.json: image {key} ({names[key]}): file_name leaves the root" for key in (5, 6, 7)],
+        "train.json: image a.jpg: the same file is train.json: image a.jpg",
+        "val.json: image a.jpg: the same file is train.json: image a.jpg",
+        "train.json: image 5 (../x.jpg): file_name leaves the folder",
+        "train.json: image 6 (/etc/x.jpg): file_name must be relative to",
+        "train.json: image 7 (out.jpg): file_name is a link that leads out of",
+        "val: val.json has no annotation of any class",
         "train.json: image 8: the id is missing or there twice",
         "train.json: image 9 (e.jpg): needs a height and a width",
         "train.json: annotation 1: unknown image 77",
@@ -183,7 +186,9 @@ def test_exif_orientation_is_not_applied(two_images: Path, orientation: int, siz
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture(two_images / "turned.jpg", exif=exif)
-    card = card_of(two_images, train=coco([image(1, "turned.jpg", height=size[0], width=size[1])], []))
+    card = card_of(
+        two_images, train=coco([image(1, "turned.jpg", height=size[0], width=size[1])], [annotation(1, 1, 0)])
+    )
     if size == (24, 32):
         assert list(read(card).warnings) == ["train.json: image with an EXIF orientation, not applied (turned.jpg)"]
     else:
@@ -195,7 +200,8 @@ def test_the_fingerprint_follows_content_and_rules_but_not_the_place(tmp_path: P
         picture(tmp_path / folder / "a.jpg")
         with (tmp_path / folder / "a.jpg").open("ab") as file:
             file.write(seed_byte)
-        return read(card_of(tmp_path / folder, rules, train=coco([image(1, "a.jpg")], []))).fingerprint
+        train = coco([image(1, "a.jpg")], [annotation(1, 1, 0)])
+        return read(card_of(tmp_path / folder, rules, train=train)).fingerprint
 
     first = fingerprint("one")
     assert fingerprint("two") == first
@@ -203,7 +209,9 @@ def test_the_fingerprint_follows_content_and_rules_but_not_the_place(tmp_path: P
 
 
 def test_groups_come_from_the_file_name(two_images: Path) -> None:
-    card = card_of(two_images, "group: '^(a)'", train=coco([image(1, "a.jpg"), image(2, "b.jpg")], []))
+    card = card_of(
+        two_images, "group: '^(a)'", train=coco([image(1, "a.jpg"), image(2, "b.jpg")], [annotation(1, 1, 0)])
+    )
     index = read(card)
     assert [each.group for each in index.images] == ["a", "b.jpg"]
     assert index.grouped

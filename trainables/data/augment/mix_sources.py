@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trainables.data.augment.crop import Pixels, base_factor, draw_window
 from trainables.data.cache import Cache
 from trainables.data.index import Annotation
+from trainables.data.label_sources import label_source
 from trainables.data.raster import segmentation_mask
 from trainables.recipe.augmentation import Augmentation
 
@@ -114,7 +115,7 @@ class ObjectTable:
         for position, image_id in enumerate(self._ids):
             record = records[image_id]
             most_px = share_max * record.height * record.width
-            for each in record.annotations:
+            for each in label_source(cache.index, record).objects():
                 known = each.class_index != cache.index.ignore_index
                 if known and not each.iscrowd and MIN_OBJECT_PX <= each.area <= most_px:
                     rows.append((each.class_index, position))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trainables.data.cache import Cache
 from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.data.label_sources import label_source
 from trainables.data.splits.near_duplicates import cluster_names, hash_images
 from trainables.data.splits.stratify import stratify
 
@@ -70,7 +71,7 @@ def make_split(
         dealt, notes = _deal(index, pool, all_shares, seed, units, elsewhere, known)
         part_of |= dealt
     ids = {p: tuple(i.image_id for i in index.images if part_of[i.image_id] == p) for p in PARTS}
-    notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS)
+    notes += straddling(index, part_of, units) + absent_classes(index, part_of, PARTS, known)
     return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids), tuple(notes))
 
 
@@ -98,7 +99,7 @@ def make_folds(
     units = units_of(index, known.clusters)
     fold_of, notes = _deal(index, pool, dict.fromkeys(names, 1 / num_folds), seed, units, set(), known)
     folds = tuple(tuple(i.image_id for i in pool if fold_of[i.image_id] == name) for name in names)
-    return folds, (*notes, *absent_classes(index, fold_of, names))
+    return folds, (*notes, *absent_classes(index, fold_of, names, known))
 
 
 def units_of(index: SegIndex, clusters: Mapping[str, str] | None) -> dict[str, str]:
@@ -169,25 +170,17 @@ def _holdings(
     for image in pool:
         unit = units[image.image_id]
         counts = holds[row[unit]] if unit in row else fixed
-        counts[[*_classes_of(image, index), -1]] += 1
-        pixels = _areas(image, index) if known.pixels is None else known.pixels[image.image_id]
+        counts[[*_classes_of(image, index, known), -1]] += 1
+        pixels = label_source(index, image).class_areas() if known.pixels is None else known.pixels[image.image_id]
         counts[index.num_classes : -1] += pixels / (image.height * image.width)  # shares: large images weigh no more
     return holds, fixed
 
 
-def _classes_of(image: ImageRecord, index: SegIndex) -> set[int]:
-    return {a.class_index for a in image.annotations if a.class_index != index.ignore_index}
-
-
-def _areas(image: ImageRecord, index: SegIndex) -> NDArray[np.float64]:
-    """Pixels of each class by the annotations' own areas, the background the rest: (K,)."""
-    areas = np.zeros(index.num_classes)
-    for annotation in image.annotations:
-        if annotation.class_index != index.ignore_index:
-            areas[annotation.class_index] += annotation.area
-    if index.background:
-        areas[0] += max(0.0, image.height * image.width - areas.sum())
-    return areas
+def _classes_of(image: ImageRecord, index: SegIndex, known: DecodedFacts) -> set[int]:
+    """The classes that an image shows on its background: by its pixels where they are known."""
+    if known.pixels is None or image.image_id not in known.pixels:
+        return label_source(index, image).shown_classes()
+    return set(np.flatnonzero(known.pixels[image.image_id]).tolist()) - ({0} if index.background else set())
 
 
 def _blocks(pool: Sequence[ImageRecord], shares: Mapping[str, float]) -> dict[str, str]:
@@ -217,12 +210,15 @@ def straddling(index: SegIndex, part_of: Mapping[str, str], units: Mapping[str, 
     ]
 
 
-def absent_classes(index: SegIndex, part_of: Mapping[str, str], parts: Sequence[str]) -> list[str]:
-    """A note for every class that annotations show somewhere, or should, and that a part lacks."""
+def absent_classes(
+    index: SegIndex, part_of: Mapping[str, str], parts: Sequence[str], known: DecodedFacts | None = None
+) -> list[str]:
+    """A note for every class that labels show somewhere, or should, and that a part lacks."""
+    known = known or DecodedFacts()
     images: Counter[tuple[str, int]] = Counter()
     groups: dict[int, set[str]] = {}
     for image in index.images:
-        for k in _classes_of(image, index) if image.image_id in part_of else ():
+        for k in _classes_of(image, index, known) if image.image_id in part_of else ():
             images[part_of[image.image_id], k] += 1
             groups.setdefault(k, set()).add(image.group)
     notes = []

@@ -18,8 +18,8 @@ from trainables.data.augment.pipeline import reseed
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.raster import segmentation_mask
+from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.recipe.augmentation import Augmentation

@@ -13,8 +13,8 @@ import yaml
 from pycocotools.coco import COCO
 
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.raster import segmentation_mask
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import MIN_IMAGES, PARTS, REAL_COUNTS, plan_images, write_synthetic
 from trainables.data.synthetic.scenes import Item, Scene, photograph
 
