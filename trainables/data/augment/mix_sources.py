@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trainables.data.augment.crop import Pixels, base_factor, draw_window
 from trainables.data.cache import Cache
+from trainables.data.flip_pairs import swap_table
 from trainables.data.index import Annotation
 from trainables.data.label_sources import label_source
 from trainables.data.raster import segmentation_mask
@@ -48,6 +49,7 @@ class Sources:
         self._check()
         index = cache.index
         self.background = index.background
+        self.mirrored_class = swap_table(index.flip_pairs)  # (256,): of an object that is pasted mirrored
         self._shows = cache.class_pixels_by_image(self.ids) > 0  # (N,K)
         self._ends: dict[float, NDArray[np.float64]] = {}
         pasted = aug.copy_paste is not None and aug.copy_paste.p > 0

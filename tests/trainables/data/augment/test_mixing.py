@@ -31,7 +31,7 @@ class Plain:
     """Image n is filled with the colour n, its label with n: what is seen tells where it is from."""
 
     def __init__(self, num_images: int = 8) -> None:
-        self.index = type("Index", (), {"background": False, "ignore_index": 255})()
+        self.index = type("Index", (), {"background": False, "ignore_index": 255, "flip_pairs": ()})()
         self.num_images = num_images
 
     def image(self, image_id: str) -> np.ndarray:
