@@ -1,4 +1,4 @@
-"""Reads and writes lists of corrections, and writes corrected COCO files. The originals are never touched.
+"""Reads and writes lists of corrections, and writes corrected COCO files and masks. The originals are never touched.
 
 The corrected data card reads the images where they are.
 """
@@ -10,15 +10,18 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
 from analysis.label_errors.confident_learning import Suspect
+from analysis.label_errors.corrected_masks import Row, write_masks
 from analysis.report.html import write_text
-from trainables.data.card import CocoPart, DataCard
+from trainables.data.card import CocoPart, DataCard, ImagePart, MaskPart
 from trainables.data.coco import CocoFile, coco_id, load_coco
 from trainables.data.coco_writer import rle_fields
 from trainables.data.index import Role, SegIndex
@@ -57,10 +60,16 @@ def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
         raise ValueError(f"{path}: the list cannot be read ({error}); take rows of suspects.csv") from error
     if missing:
         raise ValueError(f"{path}: the list must have the columns of suspects.csv, lacks {', '.join(missing)}")
+
+    @cache
+    def ids_of(image_id: str) -> set[str]:
+        record = records.get(image_id)
+        return {str(each.annotation_id) for each in label_source(index, record).objects()} if record else set()
+
     records, faults, used = index.by_id(), [], Counter[tuple[str, str]]()
     for line, row in enumerate(rows, start=2):
         record = records.get(row["image_id"])
-        ids = {str(a.annotation_id) for a in label_source(index, record).objects()} if record else set()
+        ids = ids_of(row["image_id"])
         used[row["image_id"], row["annotation_id"]] += row["action"] != "add"
         if row["action"] not in ACTIONS:
             faults.append(f"{path}:{line}: action must be one of {', '.join(ACTIONS)}, got {row['action']!r}")
@@ -79,52 +88,79 @@ def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
     return rows
 
 
-def apply_list(card: DataCard, index: SegIndex, rows: Iterable[Mapping[str, str]], out: Path) -> dict[str, int]:
+@dataclass(frozen=True)
+class CorrectedPart:
+    """A part of the card with rows to apply: where it is written, what the card then says of it, and how."""
+
+    target: Path
+    in_card: dict[str, str]
+    rows: list[Row]
+    write: Callable[[], None]
+
+
+def apply_list(card: DataCard, index: SegIndex, rows: Iterable[Row], out: Path) -> dict[str, int]:
     """Write corrected files and data.yaml into `out`; how many rows of each action were applied.
 
-    Raises ValueError where `out` holds one of the card's own files, and for rows about masks: nothing says which of
-    their regions are one object, so that they are corrected in an editor.
+    Raises ValueError where `out` holds one of the card's own files.
     """
-    edits: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    edits: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         edits[row["image_id"]].append(row)
-    masked = sorted({i.image_id for i in index.images if i.mask is not None} & edits.keys())
-    if masked:
-        raise ValueError(
-            f"--apply corrects COCO files, and {len(masked)} of the listed images have masks "
-            f"({', '.join(masked[:5])}); correct those masks in an editor, where suspects.html shows the place, "
-            "and take the rows off the list"
-        )
     values = card.as_yaml()
-    done: Counter[str] = Counter()
-    for role, file, target in _edited_files(card, edits, out):
-        own = [row for name in _ids(file) for row in edits.get(name, ())]
-        content = json.loads(file.path.read_bytes())
-        write_text(target, json.dumps(_corrected(content, own, file), ensure_ascii=False))
-        number = [part.place for part in card.parts()[role]].index(file.path)
-        values[role][number] = {"coco": str(target.resolve()), "images": str(file.folder.folder)}
-        done.update(row["action"] for row in own)
-    write_text(out / "data.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    return dict(done)
-
-
-def _edited_files(card: DataCard, edits: Mapping[str, object], out: Path) -> list[tuple[Role, CocoFile, Path]]:
-    """The COCO files that have an image of the edits, and where each is to be written."""
-    found: list[tuple[Role, CocoFile, Path]] = []
-    for name, parts in card.parts().items():
-        role = cast(Role, name)
+    changed: list[CorrectedPart] = []
+    for role, parts in card.parts().items():
         for number, part in enumerate(parts):
-            file = load_coco(role, part, card) if isinstance(part, CocoPart) else None
-            if file is not None and edits.keys() & _ids(file).keys():
-                stem = role if len(parts) == 1 else f"{role}-{number}"
-                found.append((role, file, out / f"{stem}.json"))
+            stem = out / (role if len(parts) == 1 else f"{role}-{number}")
+            corrected = CORRECTED[type(part)](card, index, cast(Role, role), part, edits, stem)
+            if corrected is not None:
+                values[role][number] = corrected.in_card
+                changed.append(corrected)
+    _refuse_originals(card, [each.target for each in changed], out)
+    for each in changed:
+        each.write()
+    write_text(out / "data.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return dict(Counter(row["action"] for each in changed for row in each.rows))
+
+
+def _refuse_originals(card: DataCard, targets: list[Path], out: Path) -> None:
     originals = {part.place.resolve() for parts in card.parts().values() for part in parts}
-    for target in (*(target for _, _, target in found), out / "data.yaml"):
+    for target in (*targets, out / "data.yaml"):
         if target.resolve() in originals or (target.name == "data.yaml" and target.exists()):
             raise ValueError(
                 f"--out must not hold the original files, got {out} with its {target.name}; use a new folder"
             )
-    return found
+
+
+def _correct_coco(
+    card: DataCard, _: SegIndex, role: Role, part: CocoPart, edits: Mapping[str, list[Row]], stem: Path
+) -> CorrectedPart | None:
+    file, target = load_coco(role, part, card), stem.with_suffix(".json")
+    rows = [row for image_id in _ids(file) for row in edits.get(image_id, ())]
+
+    def write() -> None:
+        content = json.loads(file.path.read_bytes())
+        write_text(target, json.dumps(_corrected(content, rows, file), ensure_ascii=False))
+
+    in_card = {"coco": str(target.resolve()), "images": str(file.folder.folder)}
+    return CorrectedPart(target, in_card, rows, write) if rows else None
+
+
+def _correct_masks(
+    _card: DataCard, index: SegIndex, _: Role, part: MaskPart, edits: Mapping[str, list[Row]], stem: Path
+) -> CorrectedPart | None:
+    folder = stem.with_name(f"{stem.name}-masks")
+    inside = [i.image_id for i in index.images if i.mask is not None and i.mask.path.is_relative_to(part.masks)]
+    rows = [row for image_id in inside for row in edits.get(image_id, ())]
+    in_card = {"images": str(part.images), "masks": str(folder.resolve())}
+    write = partial(write_masks, index, part, edits, folder)
+    return CorrectedPart(folder, in_card, rows, write) if rows else None
+
+
+CORRECTED: dict[type, Callable[..., CorrectedPart | None]] = {
+    CocoPart: _correct_coco,
+    MaskPart: _correct_masks,
+    ImagePart: lambda *_: None,  # no labels
+}
 
 
 def _ids(file: CocoFile) -> dict[str, dict[str, Any]]:

@@ -62,10 +62,15 @@ def read_mask(path: Path, values: MaskValues) -> NDArray[np.uint8]:
 
     Raises ValueError for a file that is no mask, and for values that are no class.
     """
-    label = _to_classes(_decode(path, path.read_bytes(), values), values)
+    label = _to_classes(raw_values(path, values), values)
     if (label == NO_CLASS).any():
         raise ValueError(f"{path}: the mask has values that are no class; it has changed: read the data set again")
     return label.astype(np.uint8)
+
+
+def raw_values(path: Path, values: MaskValues) -> Raw:
+    """The values (H,W) of a mask as stored: of one channel, palette indices, or colours as 0xRRGGBB."""
+    return _decode(path, path.read_bytes(), values)
 
 
 def scan_masks(
@@ -136,7 +141,6 @@ def _lookup(values: MaskValues) -> NDArray[np.int16]:
 
 
 def _decode(path: Path, content: bytes, values: MaskValues) -> Raw:
-    """The values (H,W) as stored: of one channel, palette indices, or colours as 0xRRGGBB."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             _refuse_changed_values(path, image)
