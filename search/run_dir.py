@@ -104,8 +104,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises ValueError that names a broken file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} must be JSON, got a broken file ({error}); restore it or start a new run") from error
     assert isinstance(value, dict)
     return value

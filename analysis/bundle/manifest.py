@@ -141,7 +141,7 @@ def sha256_of(path: Path) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        raw: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BundleError(
             f"a bundle is a folder that holds {MANIFEST}, got {folder}; give the bundle/ folder of a finished run"

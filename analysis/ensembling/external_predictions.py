@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,15 +130,22 @@ def _from_stores(
 def _class_names(folder: Path) -> list[str] | None:
     for place in (folder, folder.parent):
         if (place / "classes.json").is_file():
-            return [str(name) for name in json.loads((place / "classes.json").read_text(encoding="utf-8"))]
+            return [str(name) for name in _json(place / "classes.json")]
         if (place / "dataset.json").is_file():
-            labels = json.loads((place / "dataset.json").read_text(encoding="utf-8")).get("labels", {})
+            labels = _json(place / "dataset.json").get("labels", {})
             if labels and all(isinstance(value, int) for value in labels.values()):
                 kept = {name: value for name, value in labels.items() if name != "ignore"}
                 return [
                     name.capitalize() if name == "background" else name for name in sorted(kept, key=kept.__getitem__)
                 ]
     return None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be JSON, got a broken file ({error}); write it again") from error
 
 
 def _arrays(path: Path, folder: Path) -> Iterator[tuple[str, NDArray[np.float64]]]:
@@ -158,7 +166,7 @@ def _arrays(path: Path, folder: Path) -> Iterator[tuple[str, NDArray[np.float64]
         else:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             listed = path.with_suffix(".txt")
-            ids = listed.read_text(encoding="utf-8").split("\n") if listed.is_file() else None
+            ids = listed.read_text(encoding="utf-8-sig").split("\n") if listed.is_file() else None
     except (OSError, EOFError, SafetensorError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again, or take it out of its folder") from error
     if ids is None:

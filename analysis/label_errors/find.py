@@ -120,7 +120,7 @@ def _holders(stores: list[LogitStore], index: SegIndex) -> dict[str, list[LogitS
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(
             f"a run has a {path.name}, got none at {path} ({error.strerror}); give the run's folder"

@@ -86,7 +86,8 @@ def test_npz_npy_and_safetensors_of_the_same_member_say_the_same(labels: RasterL
 def test_many_images_in_one_file(labels: RasterLabels, tmp_path: Path) -> None:
     ids = all_ids(labels)[:3]
     np.save(tmp_path / "all.npy", np.stack([logits_of(labels, i, 0)[:, :60, :60] for i in ids]))
-    (tmp_path / "all.txt").write_text("\n".join(stem(i) for i in ids) + "\n")
+    listed = "\r\n".join(stem(i) for i in ids) + "\r\n"
+    (tmp_path / "all.txt").write_bytes(b"\xef\xbb\xbf" + listed.encode())  # as Windows writes it
     found = {f.image_id: f.logits for f in read_folder(tmp_path, labels.index.classes, names_of(ids))}
     assert sorted(found) == sorted(ids)
 
@@ -95,11 +96,14 @@ def test_classes_in_another_order_are_put_in_order_by_name(labels: RasterLabels,
     ids, classes = all_ids(labels)[:1], list(labels.index.classes)
     logits = logits_of(labels, ids[0], 0)
     np.save(tmp_path / f"{stem(ids[0])}.npy", logits[::-1])
-    (tmp_path / "classes.json").write_text(json.dumps(classes[::-1]))
+    (tmp_path / "classes.json").write_text("\ufeff" + json.dumps(classes[::-1]))
     [found] = read_folder(tmp_path, classes, names_of(ids))
     np.testing.assert_allclose(softmax(found.logits), softmax(logits), atol=1e-5)
     (tmp_path / "classes.json").write_text(json.dumps([*classes[:-1], "Unicorn"]))
     with pytest.raises(ValueError, match=f"lacks {classes[-1]} and has besides Unicorn"):
+        list(read_folder(tmp_path, classes, names_of(ids)))
+    (tmp_path / "classes.json").write_text("[broken")
+    with pytest.raises(ValueError, match=r"classes\.json must be JSON, got a broken file"):
         list(read_folder(tmp_path, classes, names_of(ids)))
 
 
