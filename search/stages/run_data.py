@@ -69,6 +69,7 @@ def describe_data(data: Data, card: Path) -> dict[str, Any]:
         "classes": list(data.index.classes),
         "fingerprint": data.index.fingerprint,
         "split_fingerprint": data.split.fingerprint,
+        "label_fingerprint": data.cache.label_fingerprint,  # whatever files gave the labels
         "warnings": dict(data.index.warnings),
         "notes": list(data.split.notes),
         "train": list(data.split.train_ids),
