@@ -3,9 +3,10 @@
     python analysis/predict.py --bundle RUN/bundle --images FOLDER --out OUT
 
 The folder is walked recursively. Written under OUT, at the images' own relative paths, are palette PNGs
-(`png`, the default) or float16 probabilities as safetensors (`probabilities`), or one COCO file (`rle`). Exit code 2
-where the input is wrong or an image cannot be read; all other images are finished first. Heavy imports come late, so
-that --help and a broken bundle answer at once.
+(`png`, the default) or float16 probabilities as safetensors (`probabilities`), or one COCO file (`rle`). Pixels are
+taken as stored, as in training: an orientation tag is warned of and not applied. Files that are no image by their
+suffix are named and left out. Exit code 2 where the input is wrong or an image cannot be read; all other images are
+finished first. Heavy imports come late, so that --help and a broken bundle answer at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,14 +25,22 @@ import typer
 from analysis.command import DebugOption, fail, new_app
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from analysis.bundle.predictor import Predictor
     from analysis.bundle.writers import CocoFile, LabelPngs, ProbabilityFiles
+    from trainables.data.image_file import DecodedImage
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+MAX_NAMED = 20
+NO_IMAGE = "file that is no image by its suffix, left out"
 app = new_app()
+
+
+@dataclass
+class Outcome:
+    """What became of the files of a folder."""
+
+    names: list[str]  # of images
+    unreadable: list[str] = field(default_factory=list)  # images that could not be read, a line each
+    warnings: dict[str, list[str]] = field(default_factory=dict)  # rule -> the files that bend it
 
 
 class Format(StrEnum):
@@ -53,30 +63,38 @@ def main(
 ) -> None:
     """Label every image of a folder with what a run shipped."""
     try:
-        unreadable, num_images = predict_folder(bundle, images, out, output_format, batch_size, device)
+        outcome = predict_folder(bundle, images, out, output_format, batch_size, device)
     except (ValueError, OSError, RuntimeError) as error:
         no_memory = isinstance(error, RuntimeError) and "out of memory" in str(error)
         if debug or (isinstance(error, RuntimeError) and not no_memory):
             raise
         remedy = "; use a smaller --batch-size, now " + str(batch_size) if no_memory else ""
         fail(f"{error}{remedy}")
-    typer.echo(f"{num_images - len(unreadable)} of {num_images} images labelled, in {out}")
-    if unreadable:
-        lines = "\n".join(f"  {problem}" for problem in unreadable)
-        fail(f"{len(unreadable)} images could not be read:\n{lines}")
+    _report(outcome, out)
+
+
+def _report(outcome: Outcome, out: Path) -> None:
+    """Warnings, the count, and exit code 2 with everything that could not be read."""
+    for rule, names in outcome.warnings.items():
+        more = ", ..." if len(names) > MAX_NAMED else ""
+        typer.echo(f"warning: {rule} ({', '.join(names[:MAX_NAMED])}{more}): {len(names)}", err=True)
+    typer.echo(f"{len(outcome.names) - len(outcome.unreadable)} of {len(outcome.names)} images labelled, in {out}")
+    if outcome.unreadable:
+        lines = "\n".join(f"  {problem}" for problem in outcome.unreadable)
+        fail(f"{len(outcome.unreadable)} images could not be read:\n{lines}")
 
 
 def predict_folder(
     bundle: Path, images: Path, out: Path, output_format: Format, batch_size: int, device: str
-) -> tuple[list[str], int]:
-    """Predict all of `images` into `out`: what could not be read, a line each, and how many images there were.
+) -> Outcome:
+    """Predict all of `images` into `out`.
 
     Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong.
     """
     from analysis.bundle.manifest import read_bundle
 
     checked = read_bundle(bundle)
-    names = image_names(images, out, one_file=output_format is Format.rle)
+    outcome = sort_files(images, out, one_file=output_format is Format.rle)
 
     from analysis.bundle.predictor import Predictor
 
@@ -84,19 +102,21 @@ def predict_folder(
     with _writable(out):
         out.mkdir(parents=True, exist_ok=True)
     writer = _writer(output_format, out, predictor, background=checked.manifest.background)
-    unreadable: list[str] = []
-    for batch in _read_ahead(images, names, batch_size):
+    for batch in _read_ahead(images, outcome.names, batch_size):
         readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
-        unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
+        outcome.unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
+        for name, image in readable.items():
+            for rule in image.warnings:
+                outcome.warnings.setdefault(rule, []).append(name)
         with _writable(out):
-            writer.write_all(predictor, readable)
+            writer.write_all(predictor, {name: image.pixels for name, image in readable.items()})
     with _writable(out):
         writer.close()
-    return unreadable, len(names)
+    return outcome
 
 
-def image_names(images: Path, out: Path, *, one_file: bool) -> list[str]:
-    """The images under a folder, as sorted relative paths with '/'.
+def sort_files(images: Path, out: Path, *, one_file: bool) -> Outcome:
+    """The images under a folder, by their suffixes, and the other files, as sorted relative paths with '/'.
 
     Raises ValueError where there is none, where `out` lies inside (its PNGs would be taken for images), and, unless all
     go to one file, where two images would be written to one name.
@@ -105,8 +125,14 @@ def image_names(images: Path, out: Path, *, one_file: bool) -> list[str]:
         raise ValueError(f"--images must be a folder, got {images}; give the folder that holds the images")
     if out.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"--out must lie outside --images, got {out} in {images}; choose another folder")
-    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    names = [path.relative_to(images).as_posix() for path in found]
+    from trainables.data.image_file import SUFFIXES
+
+    names: list[str] = []
+    others: list[str] = []
+    for path in sorted(path for path in images.rglob("*") if path.is_file()):
+        hidden = path.name.startswith(".")  # macOS leaves ._a.jpg beside a.jpg
+        kept = names if path.suffix.lower() in SUFFIXES and not hidden else others
+        kept.append(path.relative_to(images).as_posix())
     if not names:
         kinds = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"--images must hold at least one image ({kinds}), got none in {images}; check the folder")
@@ -115,7 +141,7 @@ def image_names(images: Path, out: Path, *, one_file: bool) -> list[str]:
         other = first.setdefault(Path(name).with_suffix(""), name)
         if other != name:
             raise ValueError(f"two images would be written to one name: {other} and {name}; rename one or use rle")
-    return names
+    return Outcome(names, warnings={NO_IMAGE: others} if others else {})
 
 
 @contextmanager
@@ -141,18 +167,18 @@ def _writer(
     return writers.ProbabilityFiles(out, predictor.classes)
 
 
-def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, NDArray[np.uint8] | str]]:
-    """Batches of name -> image (H,W,3), or the problem in words; one batch is read while another is worked on."""
-    from trainables.data.raster import read_image
+def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, DecodedImage | str]]:
+    """Batches of name -> image, or the problem in words; one batch is read while another is worked on."""
+    from trainables.data.image_file import decode_image
 
-    def read(name: str) -> NDArray[np.uint8] | str:
+    def read(name: str) -> DecodedImage | str:
         try:
-            return read_image(images / name)
+            return decode_image(images / name)
         except (ValueError, OSError) as error:
             return str(error)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        pending: deque[dict[str, Future[NDArray[np.uint8] | str]]] = deque()
+        pending: deque[dict[str, Future[DecodedImage | str]]] = deque()
         for start in range(0, len(names), batch_size):
             pending.append({name: pool.submit(read, name) for name in names[start : start + batch_size]})
             if len(pending) == 2:

@@ -48,7 +48,7 @@ def _maps(index: SegIndex, seen: DatasetStatistics) -> list[dict[str, Any]]:
 def _clusters(index: SegIndex, clusters: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The largest clusters, each by images spread over it."""
     from analysis.report.html import photograph
-    from trainables.data.raster import read_image
+    from trainables.data.image_file import read_image
 
     records = index.by_id()
     shown = []
@@ -68,8 +68,8 @@ def _gallery(
     import numpy as np
 
     from analysis.report.html import photograph, tinted
+    from trainables.data.image_file import read_image
     from trainables.data.label_sources import label_source
-    from trainables.data.raster import read_image
 
     rng = np.random.default_rng(seed)
     may_show = np.array(

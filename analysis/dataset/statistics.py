@@ -12,7 +12,7 @@ import hashlib
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -23,15 +23,17 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from analysis.dataset.image_features import named_features
+from trainables.data.image_file import read_image
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.label_sources import label_source
-from trainables.data.raster import read_image
+from trainables.data.raster import in_painting_order, segmentation_rle
 from trainables.data.splits.near_duplicates import Hashes, OneHash, gather, hash_image
 
 GRID = 24  # heat maps are GRID x GRID
 CHUNK = 48
 OVERLAP = 0.1  # share of the smaller annotation that the other covers
 DUPLICATE_IOU = 0.9
+MAX_PAIRS = 2**22  # of annotations whose overlaps are held at once: an image may have any number
 Float = NDArray[np.float64]
 
 
@@ -125,8 +127,8 @@ def _look_at_labels(chunk: _Chunk, record: ImageRecord, index: SegIndex) -> None
         chunk.ignored.append(0)
         chunk.annotations.append(np.zeros((0, 3), np.int64))
         return
-    ordered = sorted(label_source(index, record).objects(), key=lambda each: -each.area)
-    rles = [_rle(each, record) for each in ordered]
+    ordered = in_painting_order(label_source(index, record).objects())
+    rles = [segmentation_rle(each.segmentation, record.height, record.width) for each in ordered]
     owner = _paint(rles, record)  # (W,H): 0 for none, else 1 + the position in `ordered`
     classes = np.array([a.class_index if a.class_index != ignore_index else num_classes for a in ordered], np.int64)
     table = np.concatenate(([0 if index.background else num_classes], classes))
@@ -139,19 +141,6 @@ def _look_at_labels(chunk: _Chunk, record: ImageRecord, index: SegIndex) -> None
     chunk.shown += pixels[:num_classes] > 0
     _add_heat(chunk.heat, owner, table)
     _add_overlaps(chunk, record.image_id, ordered, rles, classes, areas)
-
-
-def _rle(annotation: Annotation, record: ImageRecord) -> dict[str, object]:
-    """As `raster.segmentation_mask` reads it: short polygon parts are left out."""
-    form, size = annotation.segmentation, (record.height, record.width)
-    if isinstance(form, dict):
-        counts = form["counts"]
-        plain: dict[str, object] = coco_mask.frPyObjects(form, *size) if isinstance(counts, list) else dict(form)
-        return plain | {"counts": counts.encode("ascii")} if isinstance(counts, str) else plain
-    parts = [part for part in form if len(part) >= 6]
-    if not parts:
-        return dict(coco_mask.encode(np.zeros(size, np.uint8, order="F")))
-    return dict(coco_mask.merge(coco_mask.frPyObjects(parts, *size)))
 
 
 def _paint(rles: Sequence[dict[str, object]], record: ImageRecord) -> NDArray[np.int32]:
@@ -206,18 +195,16 @@ def _add_overlaps(
     classes: NDArray[np.int64],
     areas: NDArray[np.int64],
 ) -> None:
-    if len(rles) < 2:
-        return
-    iou = np.asarray(coco_mask.iou(list(rles), list(rles), [0] * len(rles)))  # (n,n)
-    both = iou * (areas[:, None] + areas[None]) / (1 + iou)  # from IoU back to the intersection
-    share = both / np.maximum(np.minimum(areas[:, None], areas[None]), 1)
-    for i, j in _pairs(share > OVERLAP):
-        low, high = sorted((int(classes[i]), int(classes[j])))
-        chunk.overlaps[low, high] += 1
-        if iou[i, j] > DUPLICATE_IOU:
-            chunk.duplicates.append((image_id, ordered[i].annotation_id, ordered[j].annotation_id))
-
-
-def _pairs(found: NDArray[np.bool_]) -> Iterable[tuple[int, int]]:
-    rows, columns = np.nonzero(np.triu(found, 1))
-    return zip(rows.tolist(), columns.tolist(), strict=True)
+    num = len(rles)
+    block = max(1, MAX_PAIRS // max(num, 1))
+    for start in range(0, num, block):
+        iou = np.asarray(coco_mask.iou(list(rles[start : start + block]), list(rles), [0] * num))  # (b,n)
+        own = areas[start : start + block, None]
+        both = iou * (own + areas[None]) / (1 + iou)  # from IoU back to the intersection
+        share = both / np.maximum(np.minimum(own, areas[None]), 1)
+        for row, j in np.argwhere(np.triu(share > OVERLAP, start + 1)).tolist():
+            low, high = sorted((int(classes[start + row]), int(classes[j])))
+            chunk.overlaps[low, high] += 1
+            if iou[row, j] > DUPLICATE_IOU:
+                pair = ordered[start + row].annotation_id, ordered[j].annotation_id
+                chunk.duplicates.append((image_id, *pair))

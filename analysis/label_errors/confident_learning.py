@@ -23,7 +23,7 @@ from pycocotools import mask as coco_mask
 
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.label_sources import label_source
-from trainables.data.raster import segmentation_mask
+from trainables.data.raster import in_painting_order, segmentation_mask
 
 Float = NDArray[np.float32]
 Probabilities = Callable[[str], Float]  # image_id -> (K,H,W)
@@ -92,7 +92,7 @@ def find_suspects(
 def _owners(index: SegIndex, record: ImageRecord) -> tuple[NDArray[np.int32], list[Annotation]]:
     """(H,W): which annotation a pixel shows, -1 for none, painted in the order of the labels."""
     owner = np.full((record.height, record.width), -1, np.int32, order="F")
-    ordered = sorted(label_source(index, record).objects(), key=lambda each: -each.area)
+    ordered = in_painting_order(label_source(index, record).objects())
     for position, annotation in enumerate(ordered):
         mask = segmentation_mask(annotation.segmentation, record.height, record.width)
         owner[mask.view(np.bool_)] = position

@@ -12,8 +12,10 @@ from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.index import SegIndex, Split
 from trainables.data.reader import read
-from trainables.data.splits.make_split import decode_facts, make_split
+from trainables.data.splits.make_split import DecodedFacts, decode_facts, decode_pixels, make_split
 from trainables.data.splits.split_file import read_split
+
+MIN_VAL_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple
 def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[str], None]) -> Split:
     """Train, val and hold-out images: from the split file if the space names one, else made here.
 
-    Reports the split's notes, such as requirements that were not met. Raises ValueError for a wrong split file.
+    Reports the split's notes, such as requirements that were not met. Raises ValueError for a wrong split file, and
+    for a val too small for what comes after the search.
     """
     if options.split.file is not None:
         try:
-            split = read_split(Path(options.split.file), index, options.split.fold)
+            known = DecodedFacts(pixels=decode_pixels(index, cache))
+            split = read_split(Path(options.split.file), index, options.split.fold, known=known)
         except ValueError as error:
             raise ValueError(f"split.file: {error}") from error
     else:
@@ -51,6 +55,12 @@ def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[s
             val_share=options.split.val_share,
             holdout_share=options.split.holdout_share,
             known=decode_facts(index, cache),
+        )
+    if len(split.val_ids) < MIN_VAL_IMAGES:
+        raise ValueError(
+            f"val must have at least {MIN_VAL_IMAGES} images, since rules are fitted to one part of it and scored on "
+            f"another, got {len(split.val_ids)} ({', '.join(split.val_ids)}); raise split.val_share, or name a larger "
+            "val in the card"
         )
     for note in split.notes:
         say(f"split: {note}")

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from analysis import cleanse, eda, mix, split
 from analysis.ensembling.external_members import read_labels
 from trainables.data.card import read_card
+from trainables.data.image_file import read_image
 from trainables.data.label_sources import label_source
-from trainables.data.raster import read_image
 from trainables.data.reader import read
 from trainables.logits.store import LogitWriter
 

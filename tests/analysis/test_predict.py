@@ -22,12 +22,13 @@ from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
-from analysis.predict import app, image_names
+from analysis.predict import NO_IMAGE, app, sort_files
 from analysis.report.palette import palette, png_palette
 from analysis.voting.probabilities import probabilities
 from analysis.voting.score_images import label_map
 from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, vote_labels
+from trainables.data.image_file import TURNED
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits.latency import measure_costs, read_ms
 from trainables.logits.predict_views import Inference, view_logits
@@ -253,6 +254,27 @@ def test_unreadable_images_are_all_told_and_the_others_finished(
     assert len(list((tmp_path / "out").rglob("*.png"))) == 3
 
 
+def test_all_formats_of_training_are_labelled_as_stored_and_other_files_named(
+    bundles: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    image = Image.open(photos / "a.png").convert("RGB")
+    image.save(photos / "e.jfif", format="JPEG", exif=exif)
+    image.save(photos / "f.tif", tiffinfo={274: 6})
+    for name in ("g.gif", "h.avif", "i.ppm", "j.jp2"):
+        image.save(photos / name)
+    for name in ("clip.mp4", "._a.png"):
+        (photos / name).write_bytes(b"other")
+    result = run("--bundle", bundles["best_single"], "--images", photos, "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "9 of 9 images labelled" in result.output
+    assert f"warning: {NO_IMAGE} (._a.png, clip.mp4): 2" in result.output
+    assert f"warning: {TURNED} (e.jfif, f.tif): 2" in result.output
+    labels = [np.array(Image.open(tmp_path / "out" / name)) for name in ("a.png", "f.png")]
+    assert np.array_equal(*labels)
+
+
 def test_a_run_without_ray(bundles: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from analysis.predict import Format, predict_folder; from pathlib import Path\n"
@@ -304,9 +326,11 @@ def test_two_images_of_one_name_are_refused_but_not_for_one_file(tmp_path: Path)
     folder.mkdir()
     for name in ("x.png", "x.jpg", "notes.txt"):
         (folder / name).touch()
-    assert image_names(folder, tmp_path / "out", one_file=True) == ["x.jpg", "x.png"]
+    sorted_out = sort_files(folder, tmp_path / "out", one_file=True)
+    assert sorted_out.names == ["x.jpg", "x.png"]
+    assert sorted_out.warnings == {NO_IMAGE: ["notes.txt"]}
     with pytest.raises(ValueError, match=r"one name: x.jpg and x.png"):
-        image_names(folder, tmp_path / "out", one_file=False)
+        sort_files(folder, tmp_path / "out", one_file=False)
 
 
 def test_an_image_of_the_wrong_kind_is_refused(predictors: dict[str, Predictor]) -> None:

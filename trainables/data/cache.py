@@ -30,12 +30,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainables.data.card import DataProblems
+from trainables.data.image_file import read_image
 from trainables.data.index import Annotation, ImageRecord, MaskFile, MaskValues, SegIndex
 from trainables.data.label_sources import label_source
-from trainables.data.raster import read_image
 from trainables.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3  # 1: painted by the area that the JSON claims; TIFFs turned by their tag. 2: no fingerprint of the labels
 NUM_THREADS = 4
 SPARE_BYTES = 64 * 2**20  # left free on the disk beyond the cache itself
 

@@ -296,7 +296,7 @@ def _read_mask_rules(values: dict[str, Any], root: Path, faults: list[str]) -> N
 
 def is_background(name: str) -> bool:
     """Whether a class of that name is the background, however spelt."""
-    return name.strip().casefold() == BACKGROUND.casefold()
+    return name.strip("_ ").casefold() == BACKGROUND.casefold()
 
 
 def _in_words(path: Path, error: ValidationError) -> str:

@@ -2,7 +2,8 @@
 
 - `image_id` is the `file_name`, after the folder of the images where the card names one: the integer ids of different
   files may collide, and CamVid's do.
-- An EXIF orientation tag is not applied: masks are painted on the stored pixels, whose size the JSON names.
+- An orientation tag is not applied: masks are painted on the stored pixels, whose size the JSON names.
+- The size of an annotation is that of its mask, measured when all else is sound; the JSON's `area` decides nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,8 @@ from typing import Any, cast
 from trainables.data.card import CocoPart, DataCard, Findings, is_background
 from trainables.data.image_folder import ImageFolder
 from trainables.data.index import BACKGROUND, Annotation, ImageRecord, MaskValues, Role
-from trainables.data.raster import check_segmentation, segmentation_mask
+from trainables.data.loaded_part import CategoryUse
+from trainables.data.raster import check_segmentation
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,22 @@ class CocoFile:
     categories: list[dict[str, Any]]
     licences: Sequence[str]
 
-    def class_names(self, card: DataCard, findings: Findings) -> dict[object, str] | None:
+    def category_use(self) -> CategoryUse:
+        """Of the categories of a labelled file."""
+        if self.role == "unlabelled":
+            return CategoryUse()
+        named = {entry.get("name"): entry for entry in self.categories if isinstance(entry.get("name"), str)}
+        with_pixels = {coco_id(entry.get("category_id")) for entry in self.annotations} - {None}
+        above = {entry.get("supercategory") for name, entry in named.items() if entry.get("supercategory") != name}
+        return CategoryUse(
+            listed=frozenset(map(str, named)),
+            used=frozenset(str(name) for name, entry in named.items() if coco_id(entry.get("id")) in with_pixels),
+            above=frozenset(name for name in above if isinstance(name, str)),
+        )
+
+    def class_names(self, card: DataCard, roots: Collection[str], findings: Findings) -> dict[object, str] | None:
         """The categories by id; None of unlabelled images."""
-        return None if self.role == "unlabelled" else _category_names(card, self, findings)
+        return None if self.role == "unlabelled" else _category_names(card, self, roots, findings)
 
     def records(
         self,
@@ -97,11 +112,13 @@ def _folder_of(part: CocoPart, card: DataCard, images: list[dict[str, Any]]) -> 
     return own if any((own / name).is_file() for name in names) else card.root
 
 
-def _category_names(card: DataCard, file: CocoFile, findings: Findings) -> dict[object, str]:
+def _category_names(card: DataCard, file: CocoFile, roots: Collection[str], findings: Findings) -> dict[object, str]:
     """Category id -> name, in the order of the ids. A category for the background is spelt BACKGROUND."""
     names: dict[object, str] = {}
     for entry in file.categories:
         key, name = coco_id(entry.get("id")), entry.get("name")
+        if isinstance(name, str) and name in roots:
+            continue
         if key is None or not isinstance(name, str) or not name:
             findings.error(f"{file.name}: category {key!r}: needs an id and a name, got {name!r}")
             continue
@@ -204,7 +221,5 @@ def _annotation(
     except ValueError as error:
         findings.error(f"{file.name}: annotation {entry['id']} ({record.image_id}): {error}")
         return None
-    if isinstance(area, bool) or not isinstance(area, int | float) or not math.isfinite(area):
-        findings.warn(file.name, "annotation without an area, taken from its mask", entry["id"])
-        area = int(segmentation_mask(cast(Any, segmentation), record.height, record.width).sum())
-    return Annotation(entry["id"], class_index, cast(Any, segmentation), float(area), bool(entry.get("iscrowd")))
+    claimed = math.nan if isinstance(area, bool) or not isinstance(area, int | float) else area
+    return Annotation(entry["id"], class_index, cast(Any, segmentation), claimed, bool(entry.get("iscrowd")))

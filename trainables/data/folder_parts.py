@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from trainables.data.card import DataCard, Findings, ImagePart, MaskPart, is_background
+from trainables.data.image_file import probe_image
 from trainables.data.image_folder import ImageFolder, files_under, images_under
 from trainables.data.index import BACKGROUND, IGNORE_INDEX, ImageRecord, MaskFile, MaskValues, Role
+from trainables.data.loaded_part import CategoryUse
 from trainables.data.masks import first_few, scan_masks
-from trainables.data.raster import UNREADABLE
 
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})
 NUM_THREADS = 8  # they wait for the disk
@@ -31,7 +30,16 @@ class MaskFolder:
     masks: Mapping[str, Path]  # of each image, by its relative name, in order
     licences: tuple[str, ...] = ()
 
-    def class_names(self, card: DataCard, findings: Findings) -> dict[object, str]:  # noqa: ARG002
+    def category_use(self) -> CategoryUse:
+        """None: the card names the classes."""
+        return CategoryUse()
+
+    def class_names(
+        self,
+        card: DataCard,
+        roots: Collection[str],  # noqa: ARG002
+        findings: Findings,  # noqa: ARG002
+    ) -> dict[object, str]:
         """Those of the card."""
         return {name: name for name in card_classes(card)}
 
@@ -63,7 +71,16 @@ class UnlabelledFolder:
     images: tuple[str, ...]
     licences: tuple[str, ...] = ()
 
-    def class_names(self, card: DataCard, findings: Findings) -> dict[object, str] | None:  # noqa: ARG002
+    def category_use(self) -> CategoryUse:
+        """None: it has no labels."""
+        return CategoryUse()
+
+    def class_names(
+        self,
+        card: DataCard,  # noqa: ARG002
+        roots: Collection[str],  # noqa: ARG002
+        findings: Findings,  # noqa: ARG002
+    ) -> dict[object, str] | None:
         """None: it has no labels."""
         return None
 
@@ -165,10 +182,10 @@ def _record(
 
 def _size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except UNREADABLE:
+        file = probe_image(path)
+    except (OSError, ValueError):  # reported when all images are checked
         return 0, 0
+    return file.height, file.width
 
 
 def _refuse_doubles(name: str, what: str, groups: Sequence[list[str]], findings: Findings) -> None:

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-# What training and prediction read; TIFF and BMP have no end mark, so a cut one shows only when it is decoded
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+from trainables.data.image_file import SUFFIXES
+
 MAX_WALKED = 500_000  # files that are looked at for one whose name nearly matches
 
 

@@ -23,7 +23,7 @@ class Annotation:
     annotation_id: int
     class_index: int
     segmentation: list[list[float]] | dict[str, Any]  # polygons, or RLE (compressed or not)
-    area: float
+    area: float  # pixels of its own mask, in an index; what the JSON claims (NaN: nothing) while that is read
     iscrowd: bool
 
 

@@ -6,6 +6,7 @@ a case in the contract tests.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,8 +30,11 @@ class LabelSource(Protocol):
         """What lies on the background, each with an id of its own in the image. Of a mask, whose objects nobody told
         apart, the connected regions of a class; they are found anew at every call."""
 
+    def named_classes(self) -> set[int]:
+        """The classes that the labels name but for the background, whether they have a pixel or not."""
+
     def shown_classes(self) -> set[int]:
-        """The classes that lie on the background, without decoding anything."""
+        """Those of them that have a pixel, though others may cover it; without decoding anything."""
 
     def class_areas(self) -> NDArray[np.float64]:
         """Pixels of each class (K,), without decoding anything: exact or what the annotations claim."""
@@ -49,9 +53,15 @@ class AnnotationLabels:
     def objects(self) -> tuple[Annotation, ...]:
         return self.record.annotations
 
+    def named_classes(self) -> set[int]:
+        return self._classes_of(self.record.annotations)
+
     def shown_classes(self) -> set[int]:
+        return self._classes_of(each for each in self.record.annotations if each.area > 0)
+
+    def _classes_of(self, annotations: Iterable[Annotation]) -> set[int]:
         hidden = {self.index.ignore_index, *([0] if self.index.background else [])}
-        return {annotation.class_index for annotation in self.record.annotations} - hidden
+        return {each.class_index for each in annotations} - hidden
 
     def class_areas(self) -> NDArray[np.float64]:
         areas = np.zeros(self.index.num_classes)
@@ -85,6 +95,9 @@ class MaskLabels:
 
     def objects(self) -> tuple[Annotation, ...]:
         return regions(self.label(), background=self.index.background, ignore_index=self.index.ignore_index)
+
+    def named_classes(self) -> set[int]:
+        return self.shown_classes()
 
     def shown_classes(self) -> set[int]:
         return set(np.flatnonzero(self.class_areas()).tolist()) - ({0} if self.index.background else set())

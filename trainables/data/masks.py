@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from trainables.data.card import Findings
 from trainables.data.class_table import ClassTable, shown
 from trainables.data.index import IGNORE_INDEX, MaskFile, MaskValues
-from trainables.data.raster import UNREADABLE
 
 MASK_FORMATS = ("PNG", "BMP", "TIFF")  # what keeps every value as it is
 ONE_CHANNEL = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
@@ -30,6 +29,7 @@ SCALED_GREY = ("L;2", "L;4")  # PNGs whose values Pillow spreads over 0 to 255
 DEFAULT_IGNORED = 255
 NO_CLASS = -1
 ORIENTATION_TAG = 0x0112
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError)
 MAX_NAMED = 5
 NUM_THREADS = 4
 

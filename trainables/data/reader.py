@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from trainables.data.card import (
     CocoPart,
@@ -28,46 +28,16 @@ from trainables.data.card import (
 from trainables.data.coco import load_coco
 from trainables.data.flip_pairs import flip_pairs
 from trainables.data.folder_parts import card_classes, load_images, load_masks
-from trainables.data.image_folder import ImageFolder
+from trainables.data.image_file import ImageFile, probe_image
 from trainables.data.index import BACKGROUND, IGNORE_INDEX, ImageRecord, MaskValues, Role, SegIndex
 from trainables.data.label_sources import label_source
+from trainables.data.loaded_part import LoadedPart
+from trainables.data.mask_sizes import measure_masks
 from trainables.data.masks import mask_values
-from trainables.data.raster import ImageFile, probe_image
 
 __all__ = ["DataProblems", "read"]
 
 LABELLED: tuple[Role, ...] = ("train", "val", "holdout")
-
-
-class LoadedPart(Protocol):
-    """A part of the card, as its reader found it."""
-
-    @property
-    def role(self) -> Role:
-        """What its images are for."""
-
-    @property
-    def name(self) -> str:
-        """The file or folder, in messages."""
-
-    @property
-    def folder(self) -> ImageFolder:
-        """Where its images lie."""
-
-    @property
-    def licences(self) -> Sequence[str]:
-        """Of its images."""
-
-    def class_names(self, card: DataCard, findings: Findings) -> dict[object, str] | None:
-        """The part's own key of each class, in order; None where it has no labels."""
-
-    def records(
-        self, card: DataCard, class_of: Mapping[object, int], values: MaskValues | None, findings: Findings
-    ) -> list[ImageRecord]:
-        """Its images and labels, as far as these are sound; `class_of` takes the part's keys to class indices."""
-
-    def digest(self, records: Sequence[ImageRecord]) -> str:
-        """Of everything that makes the ids and labels of its own records."""
 
 
 Found = list[tuple[LoadedPart, list[ImageRecord]]]
@@ -93,6 +63,8 @@ def read(card: DataCard) -> SegIndex:
             sound_roles.discard(part.role)  # labels may be missing because they are wrong, which was said
     _refuse_doubles(found, findings)
     digests = _check_images(found, findings)
+    if not findings.errors:  # the sizes are the files' own
+        found = [(part, measure_masks(part.name, records, findings)) for part, records in found]
     stated = [card.licence] if card.licence else []
     index = SegIndex(
         name=card.name,
@@ -138,7 +110,8 @@ def _classes(
     card: DataCard, parts: Sequence[LoadedPart], findings: Findings
 ) -> tuple[tuple[str, ...], list[dict[object, int]]]:
     """The K class names, and for each part its own key of a class -> class index (empty where it has no labels)."""
-    named = [part.class_names(card, findings) for part in parts]
+    roots = _unused_roots(card, parts, findings)
+    named = [part.class_names(card, roots, findings) for part in parts]
     labelled = [(part, names) for part, names in zip(parts, named, strict=True) if names is not None]
     first = labelled[0][0]
     source, known = _label_of(first, parts), _without_background(card, labelled[0][1].values())
@@ -161,12 +134,30 @@ def _classes(
             findings.error(f"category {name!r} is in {source} and not in {where}{near(name, other)}")
     if card.background:
         classes.insert(0, BACKGROUND)
-    if not 1 <= len(classes) <= IGNORE_INDEX:
-        findings.error(f"a data set needs 1 to {IGNORE_INDEX} classes, got {len(classes)}; check the categories")
+    _refuse_number_of_classes(card, classes, findings)
     index = {name: k for k, name in enumerate(classes)}
     return tuple(classes), [
         {key: index.get(name, IGNORE_INDEX) for key, name in (names or {}).items()} for names in named
     ]
+
+
+def _refuse_number_of_classes(card: DataCard, classes: Sequence[str], findings: Findings) -> None:
+    if not 2 <= len(classes) <= IGNORE_INDEX:
+        remedy = "check the categories" if card.background else "set background: true, or check the categories"
+        shown = f" ({', '.join(classes)})" if len(classes) == 1 else ""
+        findings.error(f"a data set needs 2 to {IGNORE_INDEX} classes, got {len(classes)}{shown}; {remedy}")
+
+
+def _unused_roots(card: DataCard, parts: Sequence[LoadedPart], findings: Findings) -> set[str]:
+    """Names of categories that exporters put above the classes: the `supercategory` of others, without an annotation
+    in any part."""
+    uses = [part.category_use() for part in parts]
+    above = {name for use in uses for name in use.above} - {name for use in uses for name in use.used}
+    roots = {name for use in uses for name in use.listed} & above - set(card.ignore)
+    for name in sorted(roots):
+        first = next(part.name for part, use in zip(parts, uses, strict=True) if name in use.listed)
+        findings.warn(first, "supercategory of others without an annotation, no class", name)
+    return roots
 
 
 def _without_background(card: DataCard, names: Iterable[str]) -> list[str]:
@@ -199,7 +190,7 @@ def _refuse_roles_without_labels(index: SegIndex, found: Found, roles: Collectio
     """Train, val and hold-out must show a class: what has no label at all would count as background only."""
     for role in (role for role in LABELLED if role in roles):
         records = [record for part, records in found if part.role == role for record in records]
-        if records and not any(label_source(index, record).shown_classes() for record in records):
+        if records and not any(label_source(index, record).named_classes() for record in records):
             files = ", ".join(part.name for part, _ in found if part.role == role)
             remedy = (
                 "annotate it"
@@ -250,8 +241,8 @@ def _check_size(part: LoadedPart, record: ImageRecord, file: ImageFile, where: s
                 else f"correct the {'JSON' if record.mask is None else 'mask'} or the file"
             )
         )
-    elif file.orientation != 1:
-        findings.warn(part.name, "image with an EXIF orientation, not applied", record.image_id)
+    for rule in file.warnings:
+        findings.warn(part.name, rule, record.image_id)
 
 
 def _fingerprint(card: DataCard, classes: tuple[str, ...], found: Found, digests: list[str]) -> str:

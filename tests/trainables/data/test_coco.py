@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from trainables.data.card import DataCard, DataProblems, read_card
+from trainables.data.mask_sizes import FRACTIONS
 from trainables.data.raster import rasterise
 from trainables.data.reader import read
 
@@ -113,7 +114,7 @@ def test_every_problem_of_every_file_is_reported_at_once(two_images: Path) -> No
     broken = [annotation(1, 77, 0), annotation(2, 0, 99), annotation(2, 0, 0), annotation(3, 0, 0, [])]
     broken += [annotation(4, 0, 0, [[1, 2, 3, 4, 5, 6, 7]])]
     broken += [annotation(5, 0, 0, {"size": [24, 32], "counts": [3, 5]})]
-    val = coco([image(1, "a.jpg")], [], categories=[{"id": 0, "name": "Papre"}])
+    val = coco([image(1, "a.jpg")], [annotation(1, 1, 0)], categories=[{"id": 0, "name": "Papre"}])
     found = "\n".join(problems(card_of(two_images, "ignore: [viod]", train=coco(images, broken), val=val)))
     expected = [
         "ignore names 'viod', which is no category of train; did you mean 'void'?",
@@ -163,22 +164,72 @@ def test_a_file_that_is_not_coco_is_one_message(two_images: Path, content: str |
 
 
 def test_degenerate_polygons_are_counted_and_do_not_stop(two_images: Path) -> None:
-    thin = [annotation(4, 1, 0, [[1, 1, 5, 5]]), annotation(5, 1, 0, [[1, 1, 5, 5, 9, 9]])]
+    thin = [annotation(3, 1, 0), annotation(4, 1, 0, [[1, 1, 5, 5]]), annotation(5, 1, 0, [[1, 1, 1.2, 1, 1, 1]])]
     far = annotation(6, 1, 0, [[50, 50, 60, 50, 60, 60]])
     index = read(card_of(two_images, train=coco([image(1, "a.jpg")], [*thin, far])))
     assert index.warnings == {
         "train.json: polygon of fewer than 3 points, left out (4)": 1,
         "train.json: polygon without area (5)": 1,
         "train.json: polygon wholly outside the image, paints nothing (6)": 1,
+        "train.json: annotation that paints no pixel (4, 5, 6)": 3,
     }
 
 
-def test_a_missing_area_is_taken_from_the_mask(two_images: Path) -> None:
-    entry = annotation(1, 1, 0)
-    del entry["area"]
-    index = read(card_of(two_images, train=coco([image(1, "a.jpg")], [entry])))
-    assert index.images[0].annotations[0].area == 64.0
-    assert list(index.warnings.values()) == [1]
+@pytest.mark.parametrize(
+    ("area", "warned"), [(0, 1), (-64.0, 1), (768, 1), (10**400, 1), (None, 0), (True, 0), (49.0, 0)]
+)
+def test_the_area_is_that_of_the_mask(two_images: Path, area: object, warned: int) -> None:
+    whole = annotation(2, 1, 7, [[0, 0, 32, 0, 32, 24, 0, 24]]) | {"area": 768}
+    train = coco([image(1, "a.jpg")], [annotation(1, 1, 0) | {"area": area}, whole])
+    index = read(card_of(two_images, train=train))
+    assert [each.area for each in index.images[0].annotations] == [64, 768]
+    assert (rasterise(index.images[0], 255) == 1).sum() == 64  # painted last, whatever the JSON claims
+    assert sum(index.warnings.values()) == warned
+    assert all("area differs from the mask" in rule for rule in index.warnings)
+
+
+def test_polygons_in_shares_of_the_image_are_warned_of_and_refused_where_all_are(two_images: Path) -> None:
+    shares = annotation(1, 1, 0, [[0.1, 0.1, 0.9, 0.1, 0.9, 0.8]])
+    index = read(card_of(two_images, train=coco([image(1, "a.jpg")], [shares, annotation(2, 1, 0)])))
+    assert list(index.warnings) == [f"train.json: {FRACTIONS} (1)"]
+    tiny = annotation(2, 1, 0, [[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]])
+    train = coco([image(1, "a.jpg")], [shares, tiny])
+    assert "none of its 2 annotations paints more than the first pixel" in problems(card_of(two_images, train=train))[0]
+
+
+def test_sizes_that_only_the_json_claims_are_never_painted(two_images: Path) -> None:
+    huge = {"size": [10**9, 10**9], "counts": [0, 10**18]}
+    train = coco([image(1, "a.jpg", height=10**9, width=10**9)], [annotation(1, 1, 0, huge)])
+    found = problems(card_of(two_images, train=train))
+    assert "annotation 1 (a.jpg): an image must have at most 2147483647 px" in found[0]
+    assert "the JSON says 1000000000 x 1000000000 px, the file has 32 x 24 px" in found[1]
+
+
+def test_a_root_category_is_no_class_unless_it_is_used(two_images: Path) -> None:
+    tree = [{"id": 0, "name": "trash", "supercategory": "none"}]
+    tree += [{"id": k, "name": n, "supercategory": "trash"} for k, n in ((1, "Paper"), (2, "Glass"))]
+    train = coco([image(1, "a.jpg")], [annotation(1, 1, 2)], categories=tree)
+    val = coco([image(1, "b.jpg")], [annotation(1, 1, 1)], categories=tree[1:])
+    index = read(card_of(two_images, train=train, val=val))
+    assert index.classes == ("Background", "Paper", "Glass")
+    assert list(index.warnings) == ["train.json: supercategory of others without an annotation, no class (trash)"]
+    train["annotations"].append(annotation(2, 1, 0))
+    assert "category 'trash' is in train and not in val" in problems(card_of(two_images, train=train, val=val))[0]
+
+
+def test_the_background_of_a_labelling_tool_is_class_zero(two_images: Path) -> None:
+    categories = [{"id": 0, "name": "_background_"}, {"id": 1, "name": "Glass"}]
+    train = coco([image(1, "a.jpg")], [annotation(1, 1, 1)], categories=categories)
+    assert read(card_of(two_images, train=train)).classes == ("Background", "Glass")
+
+
+@pytest.mark.parametrize(
+    ("rules", "remedy"), [("background: false", "set background: true"), ("", "got 1 (Background)")]
+)
+def test_a_data_set_of_one_class_is_refused(two_images: Path, rules: str, remedy: str) -> None:
+    categories = [{"id": 1, "name": "road" if rules else "background"}]
+    train = coco([image(1, "a.jpg")], [annotation(1, 1, 1)], categories=categories)
+    assert remedy in problems(card_of(two_images, rules, train=train))[0]
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(3, (24, 32)), (6, (24, 32)), (6, (32, 24))])

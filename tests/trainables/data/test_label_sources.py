@@ -57,7 +57,7 @@ def test_facts_that_need_no_decoding_agree_with_the_label(indices: dict[str, Seg
     for record in indices[kind].images:
         source = label_source(indices[kind], record)
         pixels = np.bincount(source.label().ravel(), minlength=3)
-        assert source.shown_classes() == set(np.flatnonzero(pixels[1:]) + 1)
+        assert source.shown_classes() == source.named_classes() == set(np.flatnonzero(pixels[1:]) + 1)
         np.testing.assert_array_equal(source.class_areas(), pixels)
 
 

@@ -1,19 +1,19 @@
-"""Masks against pycocotools, pixel for pixel, and images that must not be read half."""
+"""Masks against pycocotools, pixel for pixel, and what must never reach it."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from trainables.data.card import read_card
 from trainables.data.index import Annotation, ImageRecord
-from trainables.data.raster import check_segmentation, probe_image, rasterise, read_image, rle_runs, segmentation_mask
+from trainables.data.raster import check_segmentation, outline_px, rasterise, rle_runs, segmentation_mask
 from trainables.data.reader import read
 
 
@@ -23,12 +23,13 @@ def record(*annotations: tuple[int, Any, float], height: int = 20, width: int = 
 
 
 def painted(coco: COCO, image_id: int, class_of: dict[int, int], base: int) -> np.ndarray[Any, Any]:
-    """The oracle: annToMask of every annotation, by area descending, over a map of `base`."""
+    """The oracle: annToMask of every annotation, the largest first, over a map of `base`."""
     size = coco.imgs[image_id]
     label = np.full((size["height"], size["width"]), base)
     annotations = coco.loadAnns(coco.getAnnIds(imgIds=[image_id]))
-    for each in sorted(annotations, key=lambda entry: entry["area"], reverse=True):
-        label = np.where(coco.annToMask(each) == 1, class_of[each["category_id"]], label)
+    masks = [(coco.annToMask(each) == 1, class_of[each["category_id"]]) for each in annotations]
+    for mask, class_index in sorted(masks, key=lambda pair: -pair[0].sum()):
+        label = np.where(mask, class_index, label)
     return label
 
 
@@ -107,6 +108,14 @@ def test_a_polygon_of_two_points_first_is_not_taken_for_a_box() -> None:
         ([[1, 2, 3, 4, 5, float("nan")]], "finite numbers"),
         ([["1", "2", "3", "4", "5", "6"]], "finite numbers"),
         ([[0, 0, 1e9, 0, 1e9, 1e9]], "near the image"),
+        ([[0, 0, -(2**63), 0, 5, 5]], "near the image"),
+        ([[0, 0, 10**400, 0, 5, 5]], "finite numbers"),
+        ([[0, 0, True, 0, 5, 5]], "finite numbers"),
+        ([[0, 0, [[[]]], 0, 5, 5]], "finite numbers"),
+        ([[-300, 0, 300, 5] * 2000], "outlines must be at most 1048576 px"),
+        ([[-300, 0, 300, 5]] * 1 + [[0, 0, 300, 0, 300, 300, 0, 300]] * 3000, "outlines must be at most"),
+        ({"size": [20, 30], "counts": [-(2**63), 600]}, "from 0 to H"),
+        ({"size": [20, 30], "counts": "0" * 3 + "P" * 9}, "broken"),
         ({"size": [30, 20], "counts": [600]}, "size must be the image's"),
         ({"size": [20, 30], "counts": [601]}, "from 0 to H"),
         ({"size": [20, 30], "counts": [3, 5]}, "add up to H"),
@@ -123,28 +132,23 @@ def test_what_cannot_be_painted_is_refused(segmentation: Any, message: str) -> N
         rasterise(record((1, segmentation, 1.0)), 255)
 
 
-def test_a_truncated_jpeg_is_an_error_and_a_deep_png_too(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "cut.jpg")
-    whole = (tmp_path / "cut.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[:-200])
-    with pytest.raises(ValueError, match=r"cut\.jpg: cannot be decoded .*truncated"):
-        read_image(tmp_path / "cut.jpg")
-    Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="8 bits a channel"):
-        read_image(tmp_path / "deep.png")
+def test_outlines_are_measured_by_the_longer_side_of_each_edge() -> None:
+    assert outline_px([[0, 0, 30, 0, 30, 20], [5, 5, 6, 6]]) == 30 + 20 + 30 + 3
 
 
-def test_broken_exif_does_not_refuse_an_image(tmp_path: Path) -> None:
-    Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg", exif=b"Exif\0\0broken")
-    found = probe_image(tmp_path / "a.jpg")
-    assert (found.height, found.width, found.orientation) == (3, 5, 1)
+def test_a_zigzag_is_refused_before_it_fills_the_memory() -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="simplify them"):
+        segmentation_mask([[-19990, 0, 19990, 1000] * 1000], 1500, 2000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**15  # KiB
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_every_eight_bit_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    suffix = "tif" if mode == "CMYK" else "png"
-    Image.new("RGB", (5, 3), (200, 200, 200)).convert(mode).save(tmp_path / f"a.{suffix}")
-    pixels = read_image(tmp_path / f"a.{suffix}")
-    assert pixels.shape == (3, 5, 3)
-    assert (np.abs(pixels.astype(int) - 200) < 8).all()
+def test_thousands_of_parts_are_merged_as_a_few_are() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 90, (3000, 1, 2))
+    parts = (corners + np.array([[0, 0], [4, 0], [4, 4], [0, 4]])).reshape(len(corners), 8).tolist()
+    whole = segmentation_mask(parts, 100, 100)
+    one_by_one = np.zeros((100, 100), bool)
+    for part in parts:
+        one_by_one |= segmentation_mask([part], 100, 100) > 0
+    assert np.array_equal(whole, one_by_one)

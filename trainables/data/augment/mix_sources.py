@@ -15,13 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from trainables.data.augment.crop import Pixels, base_factor, draw_window
 from trainables.data.cache import Cache
 from trainables.data.flip_pairs import swap_table
 from trainables.data.index import Annotation
 from trainables.data.label_sources import label_source
-from trainables.data.raster import segmentation_mask
+from trainables.data.raster import check_segmentation, segmentation_rle
 from trainables.recipe.augmentation import Augmentation
 
 MIN_OBJECT_PX = 64  # smaller ones vanish when they are scaled down
@@ -161,8 +162,9 @@ def mask_in_box(outline: Any, height: int, width: int) -> tuple[Pixels, tuple[sl
     """A segmentation's mask (h,w) in its bounding box, and the box's rows and columns in the image.
 
     Polygons are painted in their box alone: shifted by whole pixels, they give the mask that they have in the whole
-    image, but for ties of rounding on the rim.
+    image, but for ties of rounding on the rim. Raises ValueError for one that the image cannot hold.
     """
+    check_segmentation(outline, height, width)
     top = left = 0
     if isinstance(outline, list):
         points = np.array([each for part in outline for each in part], np.float64).reshape(-1, 2)  # (P,2): x, y
@@ -171,7 +173,7 @@ def mask_in_box(outline: Any, height: int, width: int) -> tuple[Pixels, tuple[sl
         right, bottom = (int(each) for each in np.clip(high, (left + 1, top + 1), (width, height)))
         width, height = right - left, bottom - top
         outline = [(np.reshape(part, (-1, 2)) - (left, top)).ravel().tolist() for part in outline]
-    mask = np.ascontiguousarray(segmentation_mask(outline, height, width))
+    mask = np.ascontiguousarray(coco_mask.decode(segmentation_rle(outline, height, width)))
     x, y, w, h = cv2.boundingRect(mask)
     return mask[y : y + h, x : x + w], (slice(top + y, top + y + h), slice(left + x, left + x + w))
 

@@ -29,7 +29,7 @@ PARTS = ("train", "val", "holdout")
 class DecodedFacts:
     """Facts from decoded images beyond the index; both may be missing."""
 
-    pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' areas are taken
+    pixels: Mapping[str, NDArray[np.int64]] | None = None  # image_id -> (K,); else the annotations' masks are taken
     clusters: Mapping[str, str] | None = None  # image_id -> near-duplicate cluster; counts where the card has no group
 
 
@@ -77,9 +77,14 @@ def make_split(
 
 def decode_facts(index: SegIndex, cache: Cache) -> DecodedFacts:
     """Facts of a decoded data set for a split: pixels of each class, and, where the card names no group, clusters."""
+    pixels = decode_pixels(index, cache)
+    return DecodedFacts(pixels, None if index.grouped else cluster_names(hash_images(list(pixels), cache.image)))
+
+
+def decode_pixels(index: SegIndex, cache: Cache) -> dict[str, NDArray[np.int64]]:
+    """image_id -> its pixels of each class (K,), of all labelled images."""
     labelled = [image.image_id for image in index.images if image.role != "unlabelled"]
-    pixels = dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
-    return DecodedFacts(pixels, None if index.grouped else cluster_names(hash_images(labelled, cache.image)))
+    return dict(zip(labelled, cache.class_pixels_by_image(labelled), strict=True))
 
 
 def make_folds(
@@ -170,15 +175,18 @@ def _holdings(
     for image in pool:
         unit = units[image.image_id]
         counts = holds[row[unit]] if unit in row else fixed
-        counts[[*_classes_of(image, index, known), -1]] += 1
+        counts[[*_shown_classes(image, index, known), -1]] += 1
         pixels = label_source(index, image).class_areas() if known.pixels is None else known.pixels[image.image_id]
         counts[index.num_classes : -1] += pixels / (image.height * image.width)  # shares: large images weigh no more
     return holds, fixed
 
 
-def _classes_of(image: ImageRecord, index: SegIndex, known: DecodedFacts) -> set[int]:
-    """The classes that an image shows on its background: by its pixels where they are known."""
-    if known.pixels is None or image.image_id not in known.pixels:
+def _shown_classes(image: ImageRecord, index: SegIndex, known: DecodedFacts) -> set[int]:
+    """The classes that an image has pixels of, but for the background, which lies under no annotation.
+
+    Without decoded pixels, those whose masks have some, though others may cover them.
+    """
+    if known.pixels is None:
         return label_source(index, image).shown_classes()
     return set(np.flatnonzero(known.pixels[image.image_id]).tolist()) - ({0} if index.background else set())
 
@@ -213,19 +221,18 @@ def straddling(index: SegIndex, part_of: Mapping[str, str], units: Mapping[str, 
 def absent_classes(
     index: SegIndex, part_of: Mapping[str, str], parts: Sequence[str], known: DecodedFacts | None = None
 ) -> list[str]:
-    """A note for every class that labels show somewhere, or should, and that a part lacks."""
-    known = known or DecodedFacts()
+    """A note for every class but the background of which a part has no pixel."""
     images: Counter[tuple[str, int]] = Counter()
     groups: dict[int, set[str]] = {}
     for image in index.images:
-        for k in _classes_of(image, index, known) if image.image_id in part_of else ():
-            images[part_of[image.image_id], k] += 1
+        part = part_of.get(image.image_id)
+        for k in _shown_classes(image, index, known or DecodedFacts()) if part in parts else ():
+            images[str(part), k] += 1
             groups.setdefault(k, set()).add(image.group)
     notes = []
     for k, name in enumerate(index.classes):
         lacks = [part for part in parts if not images[part, k]]
-        is_background = k == 0 and k not in groups  # its pixels are under no annotation
-        if lacks and not is_background:
+        if lacks and not (k == 0 and index.background):
             found = _count(sum(images[part, k] for part in parts), "image")
             where = f" in {_count(len(groups.get(k, ())), 'group')}" if index.grouped else ""
             notes.append(f"class {name!r} is absent from {' and '.join(lacks)}; shown by {found}{where} in all")

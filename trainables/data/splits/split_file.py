@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.index import SegIndex, Split
-from trainables.data.splits.make_split import PARTS, absent_classes, split_fingerprint, straddling, units_of
+from trainables.data.splits.make_split import (
+    PARTS,
+    DecodedFacts,
+    absent_classes,
+    split_fingerprint,
+    straddling,
+    units_of,
+)
 from trainables.files import write_text
 
 FORMAT = "segsearch-split/1"
@@ -34,8 +41,8 @@ def write_split(path: Path, index: SegIndex, split: Split, folds: Sequence[Seque
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_split(path: Path, index: SegIndex, fold: int | None = None) -> Split:
-    """The split of a file; with `fold`, that fold tunes and the other folds train.
+def read_split(path: Path, index: SegIndex, fold: int | None = None, *, known: DecodedFacts | None = None) -> Split:
+    """The split of a file; with `fold`, that fold tunes and the other folds train, and notes are made anew.
 
     Raises ValueError for a file that is no split, names an image that the data has not (or has without labels), puts
     an image in two parts, leaves a part empty, or has no such fold.
@@ -58,7 +65,7 @@ def read_split(path: Path, index: SegIndex, fold: int | None = None) -> Split:
     notes = [str(note) for note in content.get("notes", [])]
     if fold is not None:  # those of the file are about its own val
         part_of = {image_id: part for part in PARTS for image_id in kept[part]}
-        notes = straddling(index, part_of, units_of(index, None)) + absent_classes(index, part_of, PARTS)
+        notes = straddling(index, part_of, units_of(index, None)) + absent_classes(index, part_of, PARTS, known)
     if content.get("data_fingerprint") != index.fingerprint:
         notes.append(f"{path.name} was written for another state of this data set (its labels or images have changed)")
     return Split(kept["train"], kept["val"], kept["holdout"], split_fingerprint(index, kept), tuple(notes))

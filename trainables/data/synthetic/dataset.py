@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from trainables.data.synthetic.objects import KINDS
-from trainables.data.synthetic.scenes import Item, Placed, make_scene, photograph
+from trainables.data.synthetic.scenes import OUTLINE_DIGITS, Item, Placed, make_scene, photograph
 
-FORMAT = "segsearch-synthetic/2"  # to be raised with any change of what is drawn
+FORMAT = "segsearch-synthetic/3"  # to be raised with any change of what is drawn
 PARTS = {"train": 0.6, "val": 0.2, "holdout": 0.2}  # shares of the scenes
 IMAGES_PER_SCENE = 4
 MIN_SHARE, MIN_IMAGES, ENOUGH_IMAGES = 0.25, 4, 36  # of a part's images
@@ -204,11 +204,11 @@ def _empty_coco() -> dict[str, Any]:
 
 
 def _append(coco: dict[str, Any], file_name: str, placed: list[Placed], image_px: int) -> None:
-    """Add one image and its annotations (in the order they were drawn: larger areas first)."""
+    """Add one image and its annotations (in the order they were drawn: larger masks first)."""
     image_id = len(coco["images"])
     coco["images"].append({"id": image_id, "file_name": file_name, "width": image_px, "height": image_px, "license": 0})
     for one in placed:
-        outline = one.outline.round(2)
+        outline = one.outline.round(OUTLINE_DIGITS)
         low, high = outline.min(axis=0), outline.max(axis=0)
         coco["annotations"].append(
             {

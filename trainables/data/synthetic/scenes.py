@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco_mask
 
+from trainables.data.raster import segmentation_rle
 from trainables.data.synthetic.objects import KINDS, Outline, cut, paint
 from trainables.data.synthetic.textures import SURFACES, Plane
 
 OVERSAMPLE = 2
 OVERSCAN = 1.5  # a scene's surface is this many times wider than one image of it
+OUTLINE_DIGITS = 2  # of an annotation's coordinates
 MIN_AREA = 10.0  # pixels; smaller objects are dropped
 
 
@@ -65,16 +68,22 @@ def make_scene(rng: np.random.Generator, image_px: int) -> Scene:
 def photograph(
     rng: np.random.Generator, scene: Scene, items: Sequence[Item], image_px: int
 ) -> tuple[npt.NDArray[np.uint8], list[Placed]]:
-    """One image (S,S,3) of a scene, and its objects by falling area: the order in which masks are painted."""
+    """One image (S,S,3) of a scene, and its objects, larger masks first: the order in which labels are painted."""
     px = image_px * OVERSAMPLE
     left, top = rng.integers(0, len(scene.surface) - px + 1, 2)
     canvas = scene.surface[top : top + px, left : left + px].copy()
     centres = _centres(rng, len(items))
     tried = [_place(rng, scene, item, centre, image_px) for item, centre in zip(items, centres, strict=True)]
-    placed = sorted((one for one in tried if one.area >= MIN_AREA), key=lambda one: -one.area)
+    placed = sorted((one for one in tried if one.area >= MIN_AREA), key=lambda one: -_mask_px(one.outline, image_px))
     for one in placed:
         _paint(canvas, one, scene)
     return _expose(rng, canvas, scene, image_px), placed
+
+
+def _mask_px(outline: Outline, image_px: int) -> int:
+    """The pixels of an outline's mask, as the annotation has it."""
+    polygon = [outline.round(OUTLINE_DIGITS).reshape(-1).tolist()]
+    return int(coco_mask.area(segmentation_rle(polygon, image_px, image_px)))
 
 
 def _centres(rng: np.random.Generator, count: int) -> npt.NDArray[np.float64]:

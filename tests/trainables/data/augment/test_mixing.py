@@ -282,3 +282,20 @@ def test_a_mask_painted_in_its_box_is_that_of_the_whole_image_but_for_ties(seed:
     rim = cv2.morphologyEx(whole, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     assert not ((found != whole) & (rim == 0)).any()
     assert (found != whole).sum() <= 3
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [-300, 100, 12, 100, 12, 112, -300, 112],
+        [-190, -190, 10, -190, 10, 10, -190, 10],
+        [80, 520, 80, 107, 90, 107, 90, 700],
+        [900, -600, 900, 20, 95, 3, 95, -600],
+    ],
+)
+def test_an_object_mostly_outside_the_image_is_cut_out_where_it_shows(outline: list[int]) -> None:
+    whole = segmentation_mask([outline], 120, 100)
+    mask, box = mask_in_box([outline], 120, 100)
+    assert whole.any()
+    assert np.array_equal(mask, whole[box])
+    assert mask.sum() == whole.sum()

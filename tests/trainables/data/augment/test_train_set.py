@@ -176,8 +176,8 @@ def test_a_real_cache_goes_through_workers(tmp_path: Path) -> None:
 def test_a_crop_of_a_large_image_reads_its_window_alone(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((3000, 3000, 3), np.uint8))
     entry = {"id": 0, "file_name": "a.png", "height": 3000, "width": 3000}
-    square = {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]], "area": 40.0}
-    content = {"images": [entry], "annotations": [square], "categories": [{"id": 1, "name": "Paper"}]}
+    paper = {"id": 0, "image_id": 0, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    content = {"images": [entry], "annotations": [paper], "categories": [{"id": 1, "name": "Paper"}]}
     (tmp_path / "train.json").write_text(json.dumps(content))
     (tmp_path / "data.yaml").write_text("train: train.json\n")
     cache = Cache.open(read(read_card(tmp_path / "data.yaml")), tmp_path / "cache")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainables.data.index import Annotation, ImageRecord, Role, SegIndex, Split
-from trainables.data.splits.make_split import make_split
+from trainables.data.splits.make_split import DecodedFacts, make_split
 
 CLASSES = ("Background", "common", "rare", "scarce")
 
@@ -128,3 +128,14 @@ def test_impossible_splits_are_refused(num_images: int, shares: tuple[float, flo
 def test_three_images_give_one_to_each_part() -> None:
     index = index_of(*(image(n, [1]) for n in range(3)))
     assert [len(ids) for ids in parts(make_split(index, seed=0))] == [1, 1, 1]
+
+
+def test_a_class_is_absent_where_it_has_no_pixel_whatever_is_annotated() -> None:
+    index = index_of(*(image(n, [1, 2], role=role) for n, role in enumerate(("train", "val", "holdout"))))
+    bare = replace(index.images[1], annotations=tuple(replace(a, area=0) for a in index.images[1].annotations))
+    by_mask = make_split(replace(index, images=(index.images[0], bare, index.images[2])), seed=0).notes
+    assert "class 'rare' is absent from val; shown by 2 images in all" in by_mask
+    pixels = {each.image_id: np.array([40, 24, 0, 0]) for each in index.images}  # class 2 is covered everywhere
+    by_pixels = make_split(index, seed=0, known=DecodedFacts(pixels=pixels)).notes
+    assert "class 'rare' is absent from train and val and holdout; shown by 0 images in all" in by_pixels
+    assert not any("'common'" in note or "'Background'" in note for note in by_pixels)
