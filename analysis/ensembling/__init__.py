@@ -6,6 +6,7 @@ __all__ = [
     "costs",
     "crossfit",
     "crossfit_rules",
+    "external_classes",
     "external_members",
     "external_predictions",
     "fit",

@@ -88,7 +88,7 @@ def collect(
     lookup = names_of(scored)
     have: dict[str, set[str]] = {}
     for name, folder in zip(names, folders, strict=True):
-        have[name] = _ids_of(folder, index, lookup, allow_missing, say)
+        have[name] = _ids_of(folder, labels, lookup, allow_missing, say)
     common = _common(have, allow_missing, say)
     split = _split(index, [image_id for image_id in scored if image_id in common], seed, say)
     part_of: dict[str, SplitName] = dict.fromkeys(split.val_ids, "val")
@@ -96,7 +96,12 @@ def collect(
     for name, folder in zip(names, folders, strict=True):
         say(f"reading {folder}")
         _import(
-            read_folder(folder, index.classes, lookup, allow_missing=allow_missing), name, labels, split, part_of, out
+            read_folder(folder, index.classes, lookup, labels.size, allow_missing=allow_missing),
+            name,
+            labels,
+            split,
+            part_of,
+            out,
         )
     stores = [[LogitStore(out / "logits" / name / part) for name in names] for part in ("val", "holdout")]
     return Members(stores[0], stores[1], split)
@@ -128,10 +133,11 @@ def judge_members(
     )
 
 
-def _ids_of(folder: Path, index: SegIndex, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:
+def _ids_of(folder: Path, labels: RasterLabels, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:
     """The images that the folder has in every view that any of its images has."""
     by_view: dict[str, set[str]] = {}
-    for found in read_folder(folder, index.classes, lookup, allow_missing=allow_missing, say=say):
+    predictions = read_folder(folder, labels.index.classes, lookup, labels.size, allow_missing=allow_missing, say=say)
+    for found in predictions:
         by_view.setdefault(found.view, set()).add(found.image_id)
     if not by_view:
         raise ValueError(

@@ -23,6 +23,7 @@ from PIL import Image, PpmImagePlugin, TiffImagePlugin, UnidentifiedImageError
 EDGE_BYTES = 64 * 1024
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+BROKEN = (OSError, SyntaxError, RuntimeError, struct.error)  # what Pillow's readers raise
 BROKEN_EXIF = (SyntaxError, ValueError, struct.error)
 
 TURNED = "image with an EXIF orientation, not applied"
@@ -111,7 +112,7 @@ def decode_image(path: Path) -> DecodedImage:
             try:
                 orientation, warnings = _orientation(image), _warnings(image)
                 image.load()
-            except (OSError, SyntaxError) as error:
+            except BROKEN as error:
                 raise ValueError(f"cannot be decoded ({error}); copy the file again") from error
             stored: Image.Image = image
             turned = isinstance(image, TiffImagePlugin.TiffImageFile) and ORIENTATION not in image.tag_v2
@@ -140,7 +141,9 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         raise ValueError(f"the file cannot be read as an image ({reason}, or take it out)") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"the image is too large ({error}); cut it into tiles") from error
-    except (OSError, SyntaxError) as error:
+    except MemoryError as error:
+        raise ValueError("the image claims more memory than there is; save it again, or cut it into tiles") from error
+    except BROKEN as error:
         raise ValueError(f"the file cannot be read as an image ({error}); copy it again") from error
 
 
@@ -148,7 +151,7 @@ def _refuse_cut(image: Image.Image, size: int) -> None:
     """The end mark is not at the end: cut short, or something else was appended (a phone's film, a signature)."""
     try:
         image.load()
-    except (OSError, SyntaxError) as error:
+    except BROKEN as error:
         raise ValueError(f"the file is cut short after {size} bytes; copy it again") from error
 
 
@@ -250,6 +253,8 @@ def _tiff_fault(stream: BinaryIO) -> str | None:
     except (*BROKEN_EXIF, OSError, TypeError, KeyError, OverflowError):
         return None  # Pillow has the words for a broken one
     bits, extra, kinds = (each if isinstance(each, tuple) else (each,) for each in (bits, extra, kinds))
+    if not all(isinstance(each, int) for each in (*bits, *extra, *kinds)):
+        return "its first directory is broken; copy it again"
     if any(each > 8 for each in bits):
         return f"images must have 8 bits a channel, got {max(bits)}; convert it to 8-bit RGB"
     if any(kind not in (1, 4) for kind in kinds):

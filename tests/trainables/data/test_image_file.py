@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,19 @@ def test_every_eight_bit_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     pixels = read_image(tmp_path / f"a.{suffix}")
     assert pixels.shape == (3, 5, 3)
     assert (np.abs(pixels.astype(int) - 200) < 8).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp", ".gif", ".jp2", ".avif", ".ppm", ".tga"])
+def test_broken_files_are_refused_and_nothing_else_is_raised(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(noise()).save(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(30):
+        content = np.frombuffer(whole, np.uint8).copy()
+        at = rng.integers(0, min(len(content), 200), 2)
+        content[at] = rng.integers(0, 256, 2)
+        path.write_bytes(content[: rng.integers(len(content) // 2, len(content) + 1)].tobytes())
+        for read in (probe_image, read_image):
+            with contextlib.suppress(ValueError):
+                read(path)
