@@ -1,11 +1,19 @@
-# Two commands: `make run` searches, `make test` checks. Both set everything up first.
+# Two commands: `make run` searches, `make test` checks. Both set .venv up first; with VENV=/path they use that one as it is.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
 SPACE  ?= convnext.yaml
 
-.PHONY: help run test quick lint bench setup lock clean
+ifeq ($(VENV),.venv)
+READY     := $(VENV)/.ready
+READY_DEV := $(READY)
+else
+READY     := checked
+READY_DEV := checked-dev
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+endif
+
+.PHONY: help run test quick lint bench setup lock clean checked checked-dev
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
@@ -14,29 +22,33 @@ help:  ## list the targets
 run: $(READY)  ## search on the built-in data, then ensemble, verdict, bundle, report
 	$(BIN)/python search/run.py --space $(SPACE)
 
-test: $(READY)  ## the whole suite; the slow, real-data runs come last
+test: $(READY_DEV)  ## the whole suite; the slow, real-data runs come last
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-quick: $(READY)  ## the suite without the slow runs
+quick: $(READY_DEV)  ## the suite without the slow runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
-lint: $(READY)  ## style, types, import contracts
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+lint: $(READY_DEV)  ## style, types, import contracts
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## everything in tests/benchmarks, written to benchmarks.json
+bench: $(READY_DEV)  ## everything in tests/benchmarks, written to benchmarks.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/run_all.py
 
-setup: $(READY)  ## make the environment; another: make VENV=/path ... (installs the locked versions there)
+setup: $(READY_DEV)  ## make .venv with the locked versions; with VENV=/path, only check that environment
 
-$(READY): requirements.lock pyproject.toml
+checked checked-dev:
+	@test -x $(BIN)/python || { echo 'segsearch: VENV must be a Python environment, got $(VENV), which has no bin/python' >&2; exit 2; }
+	@$(BIN)/python .ci/check_environment.py $(if $(findstring dev,$@),dev)
+
+.venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "segsearch needs Python 3.11 or newer, got %d.%d; set one with: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@touch $(READY)
+	@touch $@
 
 lock:  ## resolve pyproject.toml's ranges anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -6,7 +6,7 @@
 
 Writes suspects.html, suspects.csv and suspects.json, or corrected COCO files or masks with a data card. A run judges
 only its val images, which its models did not train on: one run per fold (analysis/split.py --folds) judges every image
-outside the hold-out. Exit code 2 for what the user can mend.
+outside the hold-out. Exit code 2 for what the user can correct.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
-from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 from analysis.label_errors.find import rank_suspects
+from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 app = new_app()
 
@@ -27,15 +27,13 @@ def main(
     out: Annotated[Path, typer.Option(help="The folder to write to; made if absent.")],
     run: Annotated[
         list[Path] | None,
-        typer.Option(help="A run with logits, or a folder of such runs; may be repeated."),
+        typer.Option(help="A run with logits, or a folder of such runs; repeatable."),
     ] = None,
-    logits: Annotated[
-        list[Path] | None, typer.Option(help="A folder of one trial's val logits; may be repeated.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="The data card; a run names its own.")] = None,
-    apply: Annotated[Path | None, typer.Option(help="Rows of suspects.csv to apply.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Suspects on the page; the list has all.")] = 60,
-    cache_dir: Annotated[Path, typer.Option(help="Where decoded data is kept.")] = DEFAULT_CACHE,
+    logits: Annotated[list[Path] | None, typer.Option(help="A folder of one trial's val logits; repeatable.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data card; default: the run's own.")] = None,
+    apply: Annotated[Path | None, typer.Option(help="A list of corrections to apply: rows of suspects.csv.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of suspects on the page; the list has all.")] = 60,
+    cache_dir: Annotated[Path, typer.Option(help="Cache of decoded images.")] = DEFAULT_CACHE,
     debug: DebugOption = False,
 ) -> None:
     """Rank suspicious labels, or apply the corrections that a person agreed with."""

@@ -1,4 +1,4 @@
-"""Look at a data set before anything is trained: one offline page.
+"""Describe a data set before anything is trained: one offline page.
 
     python analysis/eda.py --data data.yaml --out eda.html
 
@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
 from analysis.dataset.eda_page import write_page
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 app = new_app()
 
@@ -23,8 +23,8 @@ app = new_app()
 def main(
     data: Annotated[Path, typer.Option(help="The data card (YAML).")],
     out: Annotated[Path, typer.Option(help="The page to write; its facts go beside it as .json.")] = Path("eda.html"),
-    split: Annotated[Path | None, typer.Option(help="A split file: its parts in place of the card's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the galleries.")] = 0,
+    split: Annotated[Path | None, typer.Option(help="A split file, whose parts replace the card's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the galleries.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     debug: DebugOption = False,
 ) -> None:
@@ -35,7 +35,7 @@ def main(
 
 
 def describe(card: Path, out: Path, split_file: Path | None, seed: int, workers: int) -> list[str]:
-    """Write the page and its facts; what to know, a line each. ValueError for what the user can mend."""
+    """Write the page and its facts; returns the summary, line by line. Raises ValueError for what users can correct."""
     if out.suffix != ".html":
         raise ValueError(f"--out must be an .html file, got {out}; e.g. eda.html")
     from analysis.dataset import summary

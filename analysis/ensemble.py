@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from analysis.ensembling.options import EnsembleOptions
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 app = new_app()
+DEFAULTS = EnsembleOptions()
 
 
 @app.command()
@@ -29,25 +31,26 @@ def main(
     more_logits: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
     out: Annotated[Path, typer.Option(help="Where the result is written.")] = Path("ensemble"),
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images that a member lacks.")] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-fit.")] = 5,
-    sample_mb: Annotated[int, typer.Option(min=1, help="Memory for the pixels that weights are fitted to.")] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sample, folds and bootstrap.")] = 0,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-fit.")] = DEFAULTS.folds,
+    sample_mb: Annotated[
+        int, typer.Option(min=1, help="Memory for the pixels that weights are fitted to.")
+    ] = DEFAULTS.sample_mb,
     postprocess: Annotated[
         Literal["off", "auto"], typer.Option(help="Remove small components and holes where that pays.")
-    ] = "auto",
+    ] = DEFAULTS.postprocess,
     debug: DebugOption = False,
 ) -> None:
     """Fit and judge every way to combine these members."""
     with errors_to_exit(debug=debug):
         from analysis.ensembling.external_members import collect, judge_members, read_labels
-        from analysis.ensembling.options import EnsembleOptions
 
-        options = EnsembleOptions(seed=seed, folds=folds, sample_bytes=sample_mb * 2**20, postprocess=postprocess)
+        options = EnsembleOptions(folds=folds, sample_mb=sample_mb, postprocess=postprocess)
         card = read_labels(labels)
         folders = [*logits, *(more_logits or ())]
         members = collect(folders, card, out, seed=seed, allow_missing=allow_missing, say=typer.echo)
         opened_at = datetime.now(UTC).isoformat(timespec="seconds")
-        result = judge_members(members, card, out, options, opened_at=opened_at, say=typer.echo)
+        result = judge_members(members, out, options, opened_at=opened_at, seed=seed, say=typer.echo)
     typer.echo(f"{'rule':20} {'val, fitted':>12} {'cross-fitted':>13} {'hold-out':>9}")
     for rule in result.rules:
         mious = [score.miou for score in (rule.val_fitted, rule.val_crossfit, rule.holdout)]

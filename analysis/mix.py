@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from trainables.data.augment.offline_mix import MixSettings
+    from trainables.data.cache import Cache
     from trainables.data.index import SegIndex
 
 PREVIEW_IMAGES, PREVIEW_PX, GAP_PX = 24, 192, 8
@@ -38,6 +41,29 @@ class Kind(StrEnum):
     copy_paste = "copy_paste"
 
 
+@dataclass(frozen=True)
+class TrainPart:
+    """Which images a run trains on: by the shares that it carves, or by its split file."""
+
+    val_share: float
+    holdout_share: float
+    split_file: Path | None = None
+    fold: int | None = None  # of the split file
+
+    def image_ids(self, index: SegIndex, cache: Cache, seed: int) -> tuple[str, ...]:
+        """The ids of the training images. Raises ValueError where the data has no such split, or no such fold."""
+        from trainables.data.splits.make_split import decode_facts, make_split
+        from trainables.data.splits.split_file import read_split
+
+        if self.split_file is not None:
+            return read_split(self.split_file, index, self.fold).train_ids
+        if self.fold is not None:
+            raise ValueError(f"--fold {self.fold} needs a file that has folds; give --split split.json as well")
+        known = decode_facts(index, cache)
+        split = make_split(index, seed=seed, val_share=self.val_share, holdout_share=self.holdout_share, known=known)
+        return split.train_ids
+
+
 @app.command()
 def main(
     data: Annotated[Path, typer.Option(help="A data card (YAML).")],
@@ -46,26 +72,30 @@ def main(
     kind: Annotated[list[Kind] | None, typer.Option(help="Repeatable; default: mosaic and copy_paste in turn.")] = None,
     size_px: Annotated[int, typer.Option(min=32, help="Side of a mixed image.")] = 512,
     rare_class_weight: Annotated[
-        float, typer.Option(min=0, max=2, help="0: as they come; 1: rare ones made up for.")
+        float, typer.Option(min=0, max=2, help="0: classes as they occur; 1: make up for rare classes.")
     ] = 1.0,
     scale_min: Annotated[
-        float, typer.Option(min=0.05, max=4)
-    ] = 1.0,  # below it, images as large as size_px leave a padded rim
-    scale_max: Annotated[float, typer.Option(min=0.05, max=4)] = 1.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the mixing.")] = 0,
+        float, typer.Option(min=0.05, max=4, help="Smallest scale; below 1, an image of size_px leaves a padded rim.")
+    ] = 1.0,
+    scale_max: Annotated[float, typer.Option(min=0.05, max=4, help="Largest scale.")] = 1.5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the mixing.")] = 0,
     val_share: Annotated[float, typer.Option(help="As in the run that is to use the images.")] = 0.2,
     holdout_share: Annotated[float, typer.Option(help="As in the run that is to use the images.")] = 0.2,
-    split: Annotated[Path | None, typer.Option(help="The split file of that run, where it takes one.")] = None,
-    fold: Annotated[int | None, typer.Option(min=0, help="The fold of that file which the run tunes on.")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Decoded images; default: gone when done.")] = None,
+    split: Annotated[Path | None, typer.Option(help="The split file of that run, if it has one.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="The fold of that file which is the run's val.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Cache of decoded images; default: a temporary folder.")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Write an off-line set of mixed training images."""
+    from trainables.data.augment.offline_mix import MixSettings
+
     kinds = [each.value for each in kind or [Kind.mosaic, Kind.copy_paste]]
-    settings = {"size_px": size_px, "rare": rare_class_weight, "scale_min": scale_min, "scale_max": scale_max}
-    parts = {"val_share": val_share, "holdout_share": holdout_share, "file": split, "fold": fold}
+    settings = MixSettings(seed, size_px, rare_class_weight, scale_min, scale_max)
+    sources = TrainPart(val_share, holdout_share, split, fold)
     with errors_to_exit(debug=debug), tempfile.TemporaryDirectory(prefix="segsearch-mix-") as scratch:
-        counts = write_mixed(data, out, kinds, num_images, settings, parts, seed, cache_dir or Path(scratch))
+        counts = write_mixed(data, out, kinds, num_images, settings, sources, cache_dir or Path(scratch))
     typer.echo(f"{num_images} mixed images in {out}; images that show each class:")
     for name, count in counts.items():
         typer.echo(f"  {name:<24}{count:>6}")
@@ -76,46 +106,40 @@ def write_mixed(
     out: Path,
     kinds: list[str],
     num_images: int,
-    settings: dict[str, Any],
-    parts: dict[str, Any],
-    seed: int,
+    settings: MixSettings,
+    sources: TrainPart,
     cache_dir: Path,
 ) -> dict[str, int]:
-    """Mix and write; how many of the new images show each class. ValueError for a DIR that is there already."""
+    """Mix and write the images; returns the number of them that show each class.
+
+    Raises ValueError where `out` exists, and for settings or data that give no images.
+    """
     import cv2
 
-    from trainables.data.augment.offline_mix import MixSettings, OfflineSet, mixed_images
+    from trainables.data.augment.offline_mix import OfflineSet, mixed_images
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
     from trainables.data.reader import read
-    from trainables.data.splits.make_split import decode_facts, make_split
-    from trainables.data.splits.split_file import read_split
 
     if out.exists():
         raise ValueError(f"--out must name a folder that does not exist yet, got {out}; remove it or name another")
+    if settings.size_px % 32:
+        lower = settings.size_px // 32 * 32
+        raise ValueError(f"--size-px must be divisible by 32, got {settings.size_px}; use {lower}")
     index = read(read_card(card))
     cache = Cache.open(index, cache_dir)
-    if parts.get("file") is not None:
-        train_ids = read_split(parts["file"], index, parts.get("fold")).train_ids
-    elif parts.get("fold") is not None:
-        raise ValueError(f"--fold {parts['fold']} needs a file that has folds; give --split split.json as well")
-    else:
-        shares = {name: parts[name] for name in ("val_share", "holdout_share")}
-        train_ids = make_split(index, seed=seed, **shares, known=decode_facts(index, cache)).train_ids
-    how = MixSettings(seed, **settings)
-    if how.size_px % 32:
-        raise ValueError(f"--size-px must be divisible by 32, got {how.size_px}; use {how.size_px // 32 * 32}")
+    train_ids = sources.image_ids(index, cache, settings.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         written = OfflineSet(temporary, index, card.stem if card.stem != "data" else index.name)
         previews: list[NDArray[np.uint8]] = []
-        for mixed in mixed_images(cache, train_ids, kinds, how, num_images):
+        for mixed in mixed_images(cache, train_ids, kinds, settings, num_images):
             written.add(mixed)
             if len(previews) < PREVIEW_IMAGES:
                 previews.append(_preview(mixed.image, mixed.label, index))
         cv2.imwrite(str(temporary / "preview.jpg"), cv2.cvtColor(_sheet(previews), cv2.COLOR_RGB2BGR))
-        counts = written.close(how)
+        counts = written.close(settings)
         temporary.chmod(0o755)
         temporary.replace(out)
     finally:

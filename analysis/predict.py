@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.command import DebugOption, fail, new_app
+from trainables.command import DebugOption, errors_to_exit, fail, new_app
+from trainables.worker_process import is_out_of_memory
 
 if TYPE_CHECKING:
-    from analysis.bundle.predictor import Predictor
-    from analysis.bundle.writers import CocoFile, LabelPngs, ProbabilityFiles
     from trainables.data.image_file import DecodedImage
 
 MAX_NAMED = 20
@@ -52,24 +51,18 @@ class Format(StrEnum):
 @app.command()
 def main(
     bundle: Annotated[Path, typer.Option(help="The bundle/ folder of a finished run.")],
-    images: Annotated[Path, typer.Option(help="A folder of images; folders in it are walked too.")],
-    out: Annotated[Path, typer.Option(help="Where predictions go; made if absent.")],
+    images: Annotated[Path, typer.Option(help="A folder of images, searched recursively.")],
+    out: Annotated[Path, typer.Option(help="Where predictions are written; made if absent.")],
     output_format: Annotated[
         Format, typer.Option("--format", help="Palette PNGs, one COCO file, or float16 probabilities.")
     ] = Format.png,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once through a network.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
     debug: DebugOption = False,
 ) -> None:
     """Label every image of a folder with what a run shipped."""
-    try:
+    with errors_to_exit(debug=debug):
         outcome = predict_folder(bundle, images, out, output_format, batch_size, device)
-    except (ValueError, OSError, RuntimeError) as error:
-        no_memory = isinstance(error, RuntimeError) and "out of memory" in str(error)
-        if debug or (isinstance(error, RuntimeError) and not no_memory):
-            raise
-        remedy = "; use a smaller --batch-size, now " + str(batch_size) if no_memory else ""
-        fail(f"{error}{remedy}")
     _report(outcome, out)
 
 
@@ -89,7 +82,8 @@ def predict_folder(
 ) -> Outcome:
     """Predict all of `images` into `out`.
 
-    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong.
+    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong, and
+    later where --out is full or a batch does not fit the memory.
     """
     from analysis.bundle.manifest import read_bundle
 
@@ -97,18 +91,19 @@ def predict_folder(
     outcome = sort_files(images, out, one_file=output_format is Format.rle)
 
     from analysis.bundle.predictor import Predictor
+    from analysis.bundle.writers import WRITERS
 
     predictor = Predictor(checked, device=device, batch_size=batch_size)
     with _writable(out):
         out.mkdir(parents=True, exist_ok=True)
-    writer = _writer(output_format, out, predictor, background=checked.manifest.background)
+    writer = WRITERS[output_format](out, predictor, checked.manifest.background)
     for batch in _read_ahead(images, outcome.names, batch_size):
         readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
         outcome.unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
         for name, image in readable.items():
             for rule in image.warnings:
                 outcome.warnings.setdefault(rule, []).append(name)
-        with _writable(out):
+        with _writable(out), _fits_memory(batch_size):
             writer.write_all(predictor, {name: image.pixels for name, image in readable.items()})
     with _writable(out):
         writer.close()
@@ -155,20 +150,18 @@ def _writable(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _writer(
-    output_format: Format, out: Path, predictor: Predictor, *, background: bool
-) -> LabelPngs | CocoFile | ProbabilityFiles:
-    from analysis.bundle import writers as writers
-
-    if output_format is Format.png:
-        return writers.LabelPngs(out, predictor.palette)
-    if output_format is Format.rle:
-        return writers.CocoFile(out, predictor.classes, background=background)
-    return writers.ProbabilityFiles(out, predictor.classes)
+@contextmanager
+def _fits_memory(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f"{error}; use a smaller --batch-size, now {batch_size}") from error
 
 
 def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, DecodedImage | str]]:
-    """Batches of name -> image, or the problem in words; one batch is read while another is worked on."""
+    """Batches of name -> image, or an error message; one batch is read while another is worked on."""
     from trainables.data.image_file import decode_image
 
     def read(name: str) -> DecodedImage | str:

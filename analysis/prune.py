@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")
 COST_FILE = "cost.json"  # goes with its shards; trainables.logits.latency, which writes it, imports torch
@@ -50,7 +50,7 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
     undone = [stage for stage in STAGES if stage not in stages]
     if undone:
         raise ValueError(
-            f"only a finished run may lose its logits, got {run} without {', '.join(undone)}; end it first: "
+            f"only a finished run can be pruned, got {run} without {', '.join(undone)}; finish it first: "
             f"python search/run.py --resume {run}"
         )
     used = shipped_members(run)
@@ -112,7 +112,7 @@ def _stages(path: Path) -> Mapping[str, str]:
         stages: Mapping[str, str] = json.loads(path.read_bytes())["stages"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"pruning needs a finished run, got no whole {path} ({type(error).__name__}); give the directory of one"
+            f"pruning needs a finished run, got no valid {path} ({type(error).__name__}); give the directory of one"
         ) from None
     return stages
 
@@ -120,8 +120,8 @@ def _stages(path: Path) -> Mapping[str, str]:
 @app.command()
 def main(
     run: Annotated[Path, typer.Option(help="The directory of a finished run.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, what would go is listed.")] = False,
-    members_too: Annotated[bool, typer.Option("--all", help="The logits of the shipped members too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the files; without it, they are listed.")] = False,
+    members_too: Annotated[bool, typer.Option("--all", help="Also the logits of the shipped members.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Delete the logits and soups that a finished run no longer needs."""

@@ -1,4 +1,4 @@
-"""The ledger of submissions: what a leaderboard said of a run beside what the run said of itself.
+"""The ledger of submissions: leaderboard scores beside the runs' own scores.
 
     python analysis/submission.py record --run RUN --public 0.8205 [--private 0.7475] [--note "..."]
     python analysis/submission.py show --run RUN
@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app
 
 LEDGER = "submissions.jsonl"
-FEWEST = 4  # submissions from which a rank correlation is worth saying
-OFTEN = 5  # submissions from which the best public score is mostly luck's
+FEWEST = 4  # submissions from which a rank correlation is printed
+OFTEN = 5  # submissions from which the best public score is mostly luck
 
 app = new_app()
 
@@ -60,7 +60,7 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{path}, line {number}, must be JSON, got a broken one ({error}); mend or delete it"
+                f"{path}, line {number}, must be JSON, got a broken one ({error}); correct or delete it"
             ) from None
     return rows
 
@@ -75,7 +75,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How well the local scores predict the public ones, in words; nothing while there are too few."""
+    """How well the local scores predict the public ones, one sentence each; none while there are too few."""
     words = []
     for key, name in (("holdout", "hold-out"), ("val_crossfit", "cross-fitted val")):
         known = [row for row in rows if row[key] is not None]
@@ -86,7 +86,7 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Signs that the public score is being chosen on, in words."""
+    """Signs that the public score is being chosen on, one sentence each."""
     words = []
     if len(rows) >= OFTEN:
         spread = pstdev(row["public"] for row in rows)
@@ -101,13 +101,13 @@ def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             words.append(
                 f"the highest public score, {publicly['public']:.4f}, is that of {publicly['run']}, but "
                 f"{locally['run']} is higher on the hold-out ({locally['holdout']:.4f} against "
-                f"{publicly['holdout']:.4f}): who picks the first picks by the public part"
+                f"{publicly['holdout']:.4f}): choosing it means choosing by the public part"
             )
     return words
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line a submission, oldest first."""
+    """One line per submission, oldest first."""
     lines = [f"{'at':25}  {'run':32} {'rule':18} {'cross-fitted':>12} {'hold-out':>9} {'public':>8} {'private':>8}"]
     for row in rows:
         scores = [_written(row[key]) for key in ("val_crossfit", "holdout", "public", "private")]

@@ -16,9 +16,10 @@ from typing import Annotated
 
 import typer
 
-from analysis.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
+from search.run_arguments import RunArguments
 from search.stages.stage import Stage
-from search.start import Interrupted, RunArguments, start
+from search.start import Interrupted, start
+from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 app = new_app()
 
@@ -28,19 +29,26 @@ def run(
     space: Annotated[str | None, typer.Option(help="A space: a path, or a name in spaces/.")] = None,
     data: Annotated[Path | None, typer.Option(help="A data card; without it, the built-in synthetic set.")] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the space; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the space; repeatable."),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="A profile of the space; 'cpu' by itself without GPUs.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where this run is kept; default runs/<space>-<time>.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine.")] = None,
-    cache_dir: Annotated[Path, typer.Option(help="Decoded images of all runs, on each node.")] = DEFAULT_CACHE,
-    until: Annotated[Stage, typer.Option(help="The last stage; 'logits' leaves the hold-out sealed.")] = Stage.report,
+    profile: Annotated[
+        str | None, typer.Option(help="A profile of the space; default: 'cpu' where there is no GPU.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default: runs/<space>-<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume the run in this directory.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine alone.")] = None,
+    cache_dir: Annotated[
+        Path, typer.Option(help="Cache of decoded images, shared by runs; on each node.")
+    ] = DEFAULT_CACHE,
+    until: Annotated[
+        Stage, typer.Option(help="The last stage to run; 'logits' leaves the hold-out sealed.")
+    ] = Stage.report,
     dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard with a local cluster.")] = True,
     print_schema: Annotated[bool, typer.Option("--print-schema", help="Print a JSON schema of spaces.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Search a space, fit and judge the ensemble of its best trials, export what won."""
+    """Search a space, fit and judge the ensemble of its best trials, export what ships."""
     if print_schema:
         schema(debug)
         return
@@ -61,7 +69,7 @@ def run(
             start(asked, now=lambda: datetime.now().astimezone(), argv=tuple(sys.argv), say=say)
         except Interrupted as stop:
             say(str(stop))
-            raise typer.Exit(130) from None
+            raise typer.Exit(stop.exit_code) from None
 
 
 def schema(debug: DebugOption = False) -> None:

@@ -73,11 +73,10 @@ class RunDir:
 def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
     """Make the directory of a fresh run: `run_dir`, or runs/<space>-<yyyymmdd-hhmmss>.
 
-    Raises ValueError where the directory holds a run already or cannot be written to.
+    Raises ValueError where the directory holds a run that has begun, or cannot be written to.
     """
-    root = (run_dir or Path("runs") / f"{space_name}-{now:%Y%m%d-%H%M%S}").resolve()
-    if (root / "run.json").exists():
-        raise ValueError(f"a new run needs a directory of its own, got {root}, which holds one; use --resume {root}")
+    root = (run_dir or Path("runs") / f"{space_name}-{now:%Y%m%d-%H%M%S}").expanduser().resolve()
+    check_new(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
@@ -87,6 +86,17 @@ def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
             f"the run directory must be writable, got {root} ({error.strerror}); give another with --run-dir"
         ) from error
     return RunDir(root)
+
+
+def check_new(root: Path) -> None:
+    """Raises ValueError where `root` holds a run. One that was ended before its split was known leaves nothing that a
+    new run could spoil, and may be started anew."""
+    run = RunDir(root)
+    if not run.run_json.exists():
+        return
+    record = read_json(run.run_json)
+    if record.get("stages") != {} or "split_fingerprint" in record or run.study_db.exists():
+        raise ValueError(f"a new run needs a directory of its own, got {root}, which holds one; use --resume {root}")
 
 
 def existing_run_dir(root: Path) -> RunDir:
@@ -105,7 +115,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises ValueError that names a broken file."""
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} must be JSON, got a broken file ({error}); restore it or start a new run") from error
-    assert isinstance(value, dict)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold an object, got {type(value).__name__}; restore it or start a new run")
     return value

@@ -6,118 +6,166 @@ Order: the space, the data, the run directory, only then Ray; so a mistake costs
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.run_dir import RunDir, existing_run_dir, new_run_dir, read_json, write_json
+from search.run_arguments import RunArguments, check_storage, resume_command
+from search.run_dir import RunDir, check_new, existing_run_dir, new_run_dir
+from search.run_lock import hold
+from search.run_record import (
+    begin,
+    changed_versions,
+    check_same_arguments,
+    check_same_data,
+    claim,
+    has_begun,
+    read_record,
+)
 from search.space.problems import SpaceProblems
 from search.space.space import Space, load_space, profile_names
+from search.stages.stage import Stage
+from search.stop_signals import StopSignals, stop_signals
 
 if TYPE_CHECKING:
+    from filelock import SoftFileLease
+
     from search.stages.run_data import Data
-from search.stages.stage import Stage
+    from trainables.data.cache import Cache
+    from trainables.data.index import SegIndex
 
 CPU_PROFILE = "cpu"
 SYNTHETIC_IMAGES = 240
 SYNTHETIC_PX = 128
-PACKAGES = (
-    "segsearch",
-    "ray",
-    "torch",
-    "torchvision",
-    "timm",
-    "segmentation-models-pytorch",
-    "albumentations",
-    "optuna",
-)
+Say = Callable[[str], None]
 
 
 class Interrupted(RuntimeError):
-    """The run was stopped by hand; everything finished is kept."""
+    """The run was stopped by a signal; everything finished is kept."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(f"stopped; go on with: python search/run.py --resume {root}")
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
-class RunArguments:
-    """The command line. `None` is 'not given'."""
+class _Claimed:
+    """A run directory that this process holds, and what is known of the run so far."""
 
-    space: str | None
-    data: Path | None
-    assignments: tuple[str, ...]
-    profile: str | None
-    run_dir: Path | None
-    resume: Path | None
-    address: str | None
-    cache_dir: Path
-    dashboard: bool
-    until: Stage = Stage.report  # the last stage to be done now
+    run: RunDir
+    lease: SoftFileLease
+    asked: RunArguments  # of a resumed run: what was asked at first
+    record: dict[str, Any] | None  # run.json of a run that has begun, else None
+    card: Path | None
+    resume: str  # the command that goes on with it
+
+    def space(self) -> Space | None:
+        """The space of a run that has begun, as it was resolved then: the file that it came from may have changed."""
+        if self.record is None:
+            return None
+        space = load_space(str(self.run.space_yaml), profile=None, overrides=())
+        return replace(space, name=self.record["space"], profile=self.record["profile"])
 
 
-def start(
-    asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, ...], say: Callable[[str], None]
-) -> None:
+def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, ...], say: Say) -> None:
     """Run what was asked to its end.
 
     Raises ValueError (rule, value, remedy) for everything that the user can mend, before a trial starts, and
-    `Interrupted` where it was stopped by hand.
+    `Interrupted` where a signal stopped it.
     """
-    resumed = _resumed(asked) if asked.resume else None
-    spaces = {} if resumed else _spaces(asked)
-    card = Path(resumed.record["card"]) if resumed else _card(asked, say)
+    check_storage(asked, os.environ)
+    with ExitStack() as held:
+        signals = held.enter_context(_interruptions("stopped before anything was kept; start it again"))
+        claimed = _resumed(asked, argv, signals, held, say) if asked.resume else None
+        spaces = _spaces(asked, claimed)
+        card = (claimed and claimed.card) or _card(asked, say)
 
-    import ray  # heavy imports only now, after the space was checked
+        from search.cluster.connection import connected  # heavy imports only now, after the space was checked
+        from search.stages import run_data
 
-    from search.engine.tuner import SearchInterrupted, start_ray
-    from search.stages import pipeline, report, run_data, stage
+        index, cache = run_data.read_data(card, asked.cache_dir, say)
+        if claimed is None:
+            claimed = _new(asked, argv, now(), signals, held, say)
+        run = claimed.run
+        say(f"run directory: {run.root}")
+        if claimed.record is None:
+            claim(run, claimed.asked, card, index.fingerprint, now(), argv)
+        with connected(asked.address, dashboard=asked.dashboard, say=say) as num_gpus:
+            signals.install()
+            space = claimed.space() or _chosen(claimed.asked, spaces, num_gpus, say)
+            data = _checked_data(claimed, space, card, index, cache, asked.cache_dir, say)
+            _run_stages(claimed, space, data, asked.until, now, say)
 
-    index, cache = run_data.read_data(card, asked.cache_dir, say)
-    run = resumed.run if resumed else new_run_dir(Path(asked.space or "").stem, now(), asked.run_dir)
-    say(f"run directory: {run.root}")
-    url = start_ray(asked.address, dashboard=asked.dashboard)
+
+def _run_stages(
+    claimed: _Claimed, space: Space, data: Data, until: Stage, now: Callable[[], datetime], say: Say
+) -> None:
+    from search.stages import pipeline, report, stage
+
+    pipeline.run_all(stage.Context(claimed.run, space, data, say, now), until)
+    if until is Stage.report:
+        report.summary(claimed.run, say)
+    else:
+        say(f"stopped after {until}, as asked; go on with: {claimed.resume}")
+
+
+def _checked_data(
+    claimed: _Claimed, space: Space, card: Path, index: SegIndex, cache: Cache, cache_root: Path, say: Say
+) -> Data:
+    """The data, split as the space has it, after everything about them that can be refused; the run has then begun."""
+    from search.stages import run_data
+
+    for line in space.warnings():
+        say(f"warning: {line}")
+    space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
+    run_data.check_turns(card, space.options)
+    data = run_data.Data(index, run_data.split_data(index, cache, space.options, say), cache, cache_root)
+    if claimed.record is None:
+        begin(claimed.run, space, data, run_data.describe_data(data, card))
+    else:
+        check_same_data(claimed.record, data)
+    return data
+
+
+@contextmanager
+def _interruptions(message: str) -> Iterator[StopSignals]:
+    """Raises Interrupted for SIGINT and SIGTERM."""
+    signals = None
     try:
-        if url:
-            say(f"Ray dashboard: {url} (where it asks for a token: ray get-auth-token)")
-        num_gpus = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
-        space = resumed.space if resumed else _chosen(asked, spaces, num_gpus, say)
-        for line in space.warnings():
-            say(f"warning: {line}")
-        space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
-        run_data.check_turns(card, space.options)
-        split = run_data.split_data(index, cache, space.options, say)
-        data = run_data.Data(index, split, cache, asked.cache_dir)
-        if resumed:
-            _same_data(resumed.record, data)
-        else:
-            run.space_yaml.write_text(space.to_yaml(), encoding="utf-8")
-            write_json(run.data_json, run_data.describe_data(data, card))
-            write_json(run.run_json, _first_record(asked, space, card, data, now(), argv))
-        pipeline.run_all(stage.Context(run, space, data, say, now), asked.until)
-        if asked.until is Stage.report:
-            report.summary(run, say)
-        else:
-            say(f"stopped after {asked.until}, as asked; go on with: python search/run.py --resume {run.root}")
-    except (KeyboardInterrupt, SearchInterrupted):
-        raise Interrupted(run.root) from None
-    except Exception as error:
+        with stop_signals() as signals:
+            yield signals
+    except KeyboardInterrupt:
+        raise Interrupted(message, signals.exit_code if signals else 130) from None
+
+
+@contextmanager
+def _kept(claimed: _Claimed, signals: StopSignals) -> Iterator[None]:
+    """Says how to go on with the run where a signal, a full disk or the loss of its lock ends it."""
+    root, stopped = claimed.run.root, f"stopped; go on with: {claimed.resume}"
+    signals.last_words = stopped
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, Exception) as error:
+        if claimed.lease.compromise is not None:
+            raise ValueError(
+                f"a run must hold its directory to the end, got {root}, whose lock was lost "
+                f"({claimed.lease.compromise.reason}); see that no other process works on it, then go on with: "
+                f"{claimed.resume}"
+            ) from error
+        if signals.caused(error):
+            raise Interrupted(stopped, signals.exit_code) from None
         if not is_disk_full(error):
             raise
-        free_mib = shutil.disk_usage(run.root).free / 2**20
+        free_mib = shutil.disk_usage(root).free / 2**20
         raise ValueError(
-            f"the run needs room on the disk of {run.root}, got {free_mib:.0f} MiB free; free some, then go on with: "
-            f"python search/run.py --resume {run.root}"
+            f"the run needs room on the disk of {root}, got {free_mib:.0f} MiB free; free some, then go on with: "
+            f"{claimed.resume}"
         ) from error
-    finally:
-        ray.shutdown()
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -131,12 +179,16 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def _spaces(asked: RunArguments) -> dict[str | None, Space | SpaceProblems]:
-    """The space with each profile that this run might take, checked before Ray starts.
+def _spaces(asked: RunArguments, claimed: _Claimed | None) -> dict[str | None, Space | SpaceProblems]:
+    """The space with each profile that this run might take, checked before Ray starts; none where the run has begun.
 
     Which is taken is known only with the cluster: so problems of one alone are kept with it, and those of all are
     raised here.
     """
+    if claimed is not None:
+        asked = claimed.asked
+    if claimed is not None and claimed.record is not None:
+        return {}
     if asked.space is None:
         raise ValueError("a run needs a space, got none; give --space convnext.yaml, or --resume DIR")
     spaces: dict[str | None, Space | SpaceProblems] = {}
@@ -152,9 +204,7 @@ def _spaces(asked: RunArguments) -> dict[str | None, Space | SpaceProblems]:
     return spaces
 
 
-def _chosen(
-    asked: RunArguments, spaces: dict[str | None, Space | SpaceProblems], num_gpus: float, say: Callable[[str], None]
-) -> Space:
+def _chosen(asked: RunArguments, spaces: dict[str | None, Space | SpaceProblems], num_gpus: float, say: Say) -> Space:
     """The space with the profile that was asked for, or with 'cpu' where there is one and no GPU."""
     profile = asked.profile
     if profile is None and num_gpus == 0 and CPU_PROFILE in spaces:
@@ -166,7 +216,7 @@ def _chosen(
     return space
 
 
-def _card(asked: RunArguments, say: Callable[[str], None]) -> Path:
+def _card(asked: RunArguments, say: Say) -> Path:
     """The data card that was asked for, or that of the synthetic set, drawn on first use."""
     if asked.data:
         return asked.data.expanduser().resolve()
@@ -177,89 +227,40 @@ def _card(asked: RunArguments, say: Callable[[str], None]) -> Path:
     return write_synthetic(root, num_images=SYNTHETIC_IMAGES, image_px=SYNTHETIC_PX, seed=0)
 
 
-@dataclass(frozen=True)
-class _Resumed:
-    run: RunDir
-    record: dict[str, Any]  # run.json
-    space: Space
-
-
-def _resumed(asked: RunArguments) -> _Resumed:
-    """The run to go on with; what was typed again must agree with what was asked at first.
-
-    Its space is read from the run, as it was resolved then: the file that it came from may have changed since.
-    """
+def _resumed(asked: RunArguments, argv: tuple[str, ...], signals: StopSignals, held: ExitStack, say: Say) -> _Claimed:
+    """The run to go on with; what was typed again must agree with what was asked at first."""
     assert asked.resume is not None
     run = existing_run_dir(asked.resume)
-    record = read_json(run.run_json)
-    first = record["asked"]
-    typed = _arguments_given(asked)
-    changed = [
-        f"--{'set' if key == 'assignments' else key}: {value!r}, but the run was started with {first[key]!r}"
-        for key, value in typed.items()
-        if value and value != first[key] and not (key == "profile" and value == record["profile"])
-    ]
-    if asked.run_dir:
-        changed.append(f"--run-dir: {str(asked.run_dir)!r}, but --resume names the run's directory already")
+    lease = held.enter_context(hold(run.root, say))
+    record = read_record(run)
+    check_same_arguments(asked, record)
+    changed = changed_versions(record)
     if changed:
-        raise ValueError(
-            "--resume must be given the original arguments; start a new run, or drop these:\n" + "\n".join(changed)
+        say(
+            f"warning: the run was started with other package versions ({'; '.join(changed)}): what follows may differ "
+            "from what they would have given; install those to repeat them exactly"
         )
-    space = load_space(str(run.space_yaml), profile=None, overrides=())
-    return _Resumed(run, record, replace(space, name=record["space"], profile=record["profile"]))
+    first = record["asked"]
+    at_first = replace(
+        asked,
+        space=first["space"],
+        assignments=tuple(first["assignments"]),
+        profile=first["profile"],
+        data=Path(first["data"]) if first["data"] else None,
+    )
+    begun = record if has_begun(record) else None
+    claimed = _Claimed(run, lease, at_first, begun, Path(record["card"]), resume_command(asked, argv, run.root))
+    held.enter_context(_kept(claimed, signals))
+    return claimed
 
 
-def _arguments_given(asked: RunArguments) -> dict[str, Any]:
-    return {
-        "space": asked.space,
-        "data": str(asked.data.expanduser().resolve()) if asked.data else None,
-        "assignments": list(asked.assignments),
-        "profile": asked.profile,
-    }
-
-
-def _same_data(record: dict[str, Any], data: Data) -> None:
-    for what, found in (("data", data.index.fingerprint), ("split", data.split.fingerprint)):
-        if record[f"{what}_fingerprint"] != found:
-            raise ValueError(
-                f"a resumed run needs the {what} that it began with ({record[f'{what}_fingerprint']}), got {found}; "
-                "restore the files or start a new run"
-            )
-
-
-def _first_record(
-    asked: RunArguments, space: Space, card: Path, data: Data, now: datetime, argv: tuple[str, ...]
-) -> dict[str, Any]:
-    """run.json as a run begins: what was asked, what it came to, and on which code."""
-    return {
-        "format": "segsearch-run/1",
-        "command": list(argv),
-        "asked": _arguments_given(asked),
-        "space": space.name,
-        "profile": space.profile,
-        "seed": space.options.seed,
-        "card": str(card),
-        "data_fingerprint": data.index.fingerprint,
-        "split_fingerprint": data.split.fingerprint,
-        "started": now.isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
-        "git": _git_state(),
-        "stages": {},
-    }
-
-
-def _git_state() -> dict[str, Any] | None:
-    """The commit of this checkout, and whether it was changed; None where there is no git checkout."""
-    here = Path(__file__).parents[1]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", *arguments], cwd=here, env=environment, capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "changed": bool(changes)}
+def _new(
+    asked: RunArguments, argv: tuple[str, ...], now: datetime, signals: StopSignals, held: ExitStack, say: Say
+) -> _Claimed:
+    """A directory of its own for a new run."""
+    run = new_run_dir(Path(asked.space or "").stem, now, asked.run_dir)
+    lease = held.enter_context(hold(run.root, say))
+    check_new(run.root)  # again: another process may have been quicker
+    claimed = _Claimed(run, lease, asked, None, None, resume_command(asked, argv, run.root))
+    held.enter_context(_kept(claimed, signals))
+    return claimed

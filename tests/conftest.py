@@ -31,16 +31,17 @@ def shared_data() -> Path:
 def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
     """A function from an executor and changed options to ensemble.json's bytes, of three made-up members, one with two
     views."""
-    from factories import make_header
+    from factories import make_header, make_store
 
-    from analysis.ensembling.fit import fit_ensemble
+    from analysis.ensembling.fit import Provenance, fit_ensemble
     from analysis.ensembling.options import EnsembleOptions
+    from analysis.ensembling.result import HoldoutOpening
+    from analysis.voting.labelled_logits import LabelledLogits
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.index import Split
     from trainables.data.reader import read
     from trainables.data.synthetic.dataset import write_synthetic
-    from trainables.logits.store import LogitStore, LogitWriter
+    from trainables.logits.store import LogitStore
 
     root = tmp_path_factory.mktemp("judged")
     index = read(read_card(write_synthetic(root / "data", num_images=20, image_px=64, seed=0)))
@@ -54,21 +55,22 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
                 header = make_header(trial, classes=index.classes, split=split, view=view, stride=2)
                 rng = np.random.default_rng([ord(trial), len(split), len(view)])
                 skill = rng.uniform(0, 2, (index.num_classes, 1, 1))
-                with LogitWriter(root / trial / split, header) as writer:
-                    for image_id in splits[split]:
-                        known = np.arange(index.num_classes)[:, None, None] == cache.label(image_id)[::2, ::2]
-                        noise = rng.normal(size=known.shape)
-                        writer.add(image_id, (noise + skill * known).astype(np.float16), cache.size(image_id))
+                logits = {}
+                for image_id in splits[split]:
+                    known = np.arange(index.num_classes)[:, None, None] == cache.label(image_id)[::2, ::2]
+                    noise = rng.normal(size=known.shape)
+                    logits[image_id] = noise + skill * known
+                make_store(root / trial / split, header, logits, cache.size)
 
     def judged(executor: Any, **changes: Any) -> bytes:
-        val, holdout = ([LogitStore(root / trial / split) for trial in views] for split in splits)
+        val, holdout = (
+            LabelledLogits.of([LogitStore(root / trial / split) for trial in views], images, cache, index)
+            for split, images in splits.items()
+        )
         out = tmp_path_factory.mktemp("out")
-        options = {"sample_bytes": 2**20, "resamples": 100, "folds": 2, "max_sweeps": 2, "postprocess": "off"}
-        fit_ensemble(
-            val, holdout, cache, index, Split((), splits["val"], splits["holdout"], "s"),
-            EnsembleOptions(**(options | changes)),
-            background=True, out_dir=out, opened_at="now", executor=executor,
-        )  # fmt: skip
+        options = {"sample_mb": 1, "resamples": 100, "folds": 2, "max_sweeps": 2, "postprocess": "off"}
+        provenance = Provenance(HoldoutOpening(at="now", by="a test"))
+        fit_ensemble(val, holdout, EnsembleOptions(**(options | changes)), provenance, out, executor=executor)
         return (out / "ensemble.json").read_bytes()
 
     return judged

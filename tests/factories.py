@@ -1,11 +1,12 @@
-"""Makes what many tests need and none is about: logit headers and stores, ensemble results, data cards."""
+"""Makes what many tests need and none is about: logit headers and stores, ensemble results, data cards, fitting
+samples, rows of trials, a clock."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,8 +24,12 @@ from analysis.ensembling.result import (
     Score,
     Verdict,
 )
+from search.observers.trial_row import TrialRow
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
+
+if TYPE_CHECKING:
+    from analysis.ensembling.pixel_sampling import FittingSample
 
 PLAIN_VIEW = "s1.00-none"
 VOTES: Mapping[str, Literal["hard", "geometric"]] = {"hard_vote": "hard", "geometric_mean": "geometric"}
@@ -46,13 +51,35 @@ def make_header(trial: str = "t", *, classes: Sequence[str], **changes: Any) -> 
 
 
 def make_store(
-    folder: Path, header: LogitHeader, logits: Mapping[str, np.ndarray], size_px: tuple[int, int]
+    folder: Path,
+    header: LogitHeader,
+    logits: Mapping[str, np.ndarray],
+    size_px: tuple[int, int] | Callable[[str], tuple[int, int]],
 ) -> LogitStore:
-    """A store of images of one size; `logits` are (K,h,w), rounded to float16."""
+    """A store of images of one size, or of each its own; `logits` are (K,h,w), rounded to float16."""
     with LogitWriter(folder, header) as writer:
         for image_id, grid in logits.items():
-            writer.add(image_id, grid.astype(np.float16), size_px)
+            writer.add(image_id, grid.astype(np.float16), size_px(image_id) if callable(size_px) else size_px)
     return LogitStore(folder)
+
+
+def make_sample(strengths: Sequence[Sequence[float]], *, num_images: int, per_image: int) -> FittingSample:
+    """Pixels of three classes. Member m's view v, plain or flipped, knows the truth with strengths[m][v], and has noise
+    of its own."""
+    from analysis.ensembling.pixel_sampling import FittingSample  # compiles kernels
+    from analysis.weight_search.strata import Strata
+
+    rng, num = np.random.default_rng(0), num_images * per_image
+    truth = rng.integers(0, 3, num).astype(np.uint8)
+    by_view = []
+    for views in strengths:
+        logits = 1.5 * rng.normal(size=(len(views), 3, num))
+        logits[:, truth, np.arange(num)] += np.array(views)[:, None]
+        q = np.exp(logits)
+        by_view.append((q / q.sum(1, keepdims=True)).astype(np.float32))
+    names = tuple((PLAIN_VIEW, "s1.00-horizontal")[: len(views)] for views in strengths)
+    image = np.arange(num).astype(np.int32) % num_images
+    return FittingSample(names, tuple(by_view), truth, image, Strata((num // 2, num), (1, 3)))
 
 
 def make_card(folder: Path, text: str = "") -> Path:
@@ -153,3 +180,19 @@ def as_json(ensemble: EnsembleResult) -> dict[str, Any]:
     """What the file would hold, to be changed and validated again."""
     values: dict[str, Any] = json.loads(json.dumps(ensemble.model_dump()))
     return values
+
+
+def make_row(number: int = 0, state: str = "RUNNING", **changes: Any) -> TrialRow:
+    values: dict[str, Any] = {"recipe_hash": f"abc{number}", "family": "convnext", "backbone": "convnext_atto"}
+    values |= {"head": "segformer", "recipe": {"optimizer": {"lr": 1e-3}}}
+    return TrialRow(trial=f"{number:05d}", number=number, state=state, **(values | changes))
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s

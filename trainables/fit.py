@@ -12,19 +12,19 @@ caller, as is the number of threads.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
+from trainables.command import DebugOption, errors_to_exit, fail, new_app
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.index import Split
@@ -38,6 +38,8 @@ from trainables.training.launch_ranks import attempt_on_ranks
 from trainables.training.trial import Trial
 
 __all__ = ["Diverged", "EpochReport", "OutOfMemory", "Trial", "fit"]
+
+app = new_app()
 
 
 class OutOfMemory(RuntimeError):
@@ -54,16 +56,16 @@ def fit(
 ) -> dict[str, Any]:
     """Train to the last epoch and return its metrics; `report` is called after each.
 
-    A batch that the device does not hold is split in more micro-batches, and the epoch starts again from the last
+    A batch that does not fit the device is split into more micro-batches, and the epoch starts again from the last
     state. `num_ranks` processes share each batch, on as many devices (see `training.launch_ranks`). The evaluated
     weights of the trial's last `snapshots` epochs lie beside the best ones, as ingredients of a soup.
 
-    Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there
-    are any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches per
-    batch), and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports
-    diverged 1 with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where one image is too
-    much, and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an
-    empty split, or a `resume_from` that is another trial's.
+    Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there are
+    any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches per batch),
+    and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports diverged 1
+    with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where a single image does not fit,
+    and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an empty
+    split, or a `resume_from` that is another trial's.
     """
     _check(trial.recipe, trial.cache, trial.split, num_ranks)
     trial.out_dir.mkdir(parents=True, exist_ok=True)
@@ -110,13 +112,13 @@ def _more_parts(recipe: Recipe, num_ranks: int, parts: int, reason: str, device:
     more = [n for n in range(parts + 1, share + 1) if share % n == 0]
     if not more:
         raise OutOfMemory(
-            f"{device} ran out of memory with batch_size {recipe.train.batch_size} in {parts} parts on {num_ranks} "
-            f"device(s), crop_px {recipe.augmentation.crop_px} and backbone {recipe.backbone.name}; use "
+            f"{device} ran out of memory with batch_size {recipe.train.batch_size} in {parts} micro-batches on "
+            f"{num_ranks} device(s), crop_px {recipe.augmentation.crop_px} and backbone {recipe.backbone.name}; use "
             f"train.grad_checkpointing, a smaller crop_px or a smaller backbone ({reason.partition(chr(10))[0]})"
         )
     chosen = 2 * parts if 2 * parts in more else more[0]
     logging.getLogger(__name__).warning(
-        "a batch of %d in %d parts does not fit %s; going on with %d parts", share, parts, device, chosen
+        "a batch of %d in %d micro-batches does not fit %s; continuing with %d", share, parts, device, chosen
     )
     return chosen
 
@@ -127,30 +129,30 @@ def _release(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command of the module's docstring; 2 after a user's mistake, 3 after a diverged trial, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.fit", description="Train one recipe on one data set.")
-    parser.add_argument("--recipe", type=Path, required=True, help="JSON file of a recipe")
-    parser.add_argument("--data", type=Path, required=True, help="data card (YAML)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the cache and the checkpoints")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--ranks", type=int, default=1, help="GPUs to train on")
-    parser.add_argument("--resume", type=Path, help="an epoch's folder in --out")
-    args = parser.parse_args(argv)
-    try:
-        recipe = Recipe.model_validate_json(args.recipe.read_bytes())
-        index = read(read_card(args.data))
-        cache = Cache.open(index, args.out / "cache")
-        split = make_split(index, seed=recipe.seed, known=decode_facts(index, cache))
-        trial = Trial(recipe, cache, split, args.out, args.device)
-        fit(trial, _print_epoch, resume_from=args.resume, num_ranks=args.ranks)
-    except (ValueError, OSError, OutOfMemory) as error:  # pydantic's ValidationError is a ValueError
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Diverged as error:
-        print(f"diverged: {error}", file=sys.stderr)
-        return 3
-    return 0
+@app.command()
+def main(
+    recipe: Annotated[Path, typer.Option(help="A recipe (JSON).")],
+    data: Annotated[Path, typer.Option(help="A data card (YAML).")],
+    out: Annotated[Path, typer.Option(help="Where the cache and the checkpoints go; made if absent.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
+    ranks: Annotated[int, typer.Option(min=1, help="GPUs to train on.")] = 1,
+    resume: Annotated[Path | None, typer.Option(help="An epoch's folder in --out to go on from.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Train one recipe on one data set. Exit code 2 for what the user can correct, 3 for a trial that diverged."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with errors_to_exit(debug=debug):  # pydantic's ValidationError is a ValueError
+        checked = Recipe.model_validate_json(recipe.read_bytes())
+        index = read(read_card(data))
+        cache = Cache.open(index, out / "cache")
+        split = make_split(index, seed=checked.seed, known=decode_facts(index, cache))
+        try:
+            fit(Trial(checked, cache, split, out, device), _print_epoch, resume_from=resume, num_ranks=ranks)
+        except Diverged as error:
+            if debug:
+                raise
+            fail(f"the trial diverged: {error}", code=3)
 
 
 def _print_epoch(done: EpochReport) -> None:
@@ -167,4 +169,4 @@ def _print_epoch(done: EpochReport) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

@@ -15,7 +15,7 @@ PACKAGES = ("trainables", "analysis")
 
 
 def use_own_folder(root: Path) -> None:
-    """Name the folder to numba, which must not be imported yet, and drop those of earlier states; `root` holds the
+    """Tell numba its folder, before it is imported, and delete those of earlier states; `root` holds the
     packages. A NUMBA_CACHE_DIR that is set is left alone."""
     if "NUMBA_CACHE_DIR" in os.environ:
         return

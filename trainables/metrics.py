@@ -1,7 +1,9 @@
 """The one confusion matrix, int64 (K,K) [true, predicted], and the IoU and mIoU computed from it.
 
-mIoU is the mean over classes of the IoU of ONE matrix summed over images; a class absent from truth and prediction
-is left out of the mean.
+mIoU is the mean, over the classes that occur in the truth, of the IoU of ONE matrix summed over images. Predictions of
+a class that does not occur count against the classes that they were taken from, and the class itself has no IoU: so
+every prediction of the same images is averaged over the same classes. torchmetrics' JaccardIndex and mmsegmentation's
+IoUMetric agree wherever every predicted class occurs; elsewhere they average a 0 for it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _TABLE_1, _TABLE_2, _TABLE_3 = (np.uint64(i * _STRIDE) for i in (1, 2, 3))
 def _count_words(
     true: NDArray[np.uint64], pred: NDArray[np.uint64], counts: NDArray[np.int64]
 ) -> None:  # (P/8,), (P/8,), (4*_STRIDE,)
-    """Add eight pixels a step. Label maps are piecewise constant, so most words hold one (true, predicted) pair."""
+    """Count eight pixels per step. Label maps are piecewise constant, so most words hold one (true, predicted) pair."""
     eight, sixteen, thirty_two = np.uint64(8), np.uint64(16), np.uint64(32)
     for i in range(true.size):
         t = true[i]
@@ -47,9 +49,9 @@ def _count_words(
 def confusion(
     true: NDArray[np.uint8], pred: NDArray[np.uint8], num_classes: int, ignore_index: int = 255
 ) -> NDArray[np.int64]:  # (..), (..) -> (K,K)
-    """Count pixels by [true, predicted] class; pixels whose truth is `ignore_index` count for nothing.
+    """Count pixels by [true, predicted] class; pixels whose truth is `ignore_index` are left out.
 
-    Raises ValueError where shapes or types disagree, or where a label (predicted ones under ignored truth too) is no
+    Raises ValueError where shapes or types disagree, or where a label (predicted ones under ignored truth too) is not a
     class: a label that is silently dropped would flatter the score.
     """
     _check_classes(num_classes)
@@ -100,16 +102,27 @@ def confusion_torch(
 
 
 def iou(conf: NDArray[np.int64]) -> NDArray[np.float64]:  # (..,K,K) -> (..,K)
-    """Intersection over union of each class; NaN for a class absent from truth and prediction."""
-    hit = np.diagonal(conf, axis1=-2, axis2=-1).astype(np.float64)
-    union = conf.sum(axis=-1) + conf.sum(axis=-2) - hit
-    ratio: NDArray[np.float64] = np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+    """Intersection over union of each class; NaN for a class that does not occur in the truth."""
+    return iou_of(np.diagonal(conf, axis1=-2, axis2=-1), conf.sum(axis=-2), conf.sum(axis=-1))
+
+
+def iou_of(
+    hits: NDArray[np.number], predicted: NDArray[np.number], true: NDArray[np.number]
+) -> NDArray[np.float64]:  # (..,K) each -> (..,K)
+    """`iou` of a matrix of which only the diagonal, the column sums and the row sums are known."""
+    right = np.asarray(hits, np.float64)
+    union = predicted + true - right
+    ratio: NDArray[np.float64] = np.divide(right, union, out=np.full_like(right, np.nan), where=np.asarray(true) > 0)
     return ratio
 
 
 def miou(conf: NDArray[np.int64]) -> NDArray[np.float64]:  # (..,K,K) -> (..)
-    """Mean IoU over the classes that occur in truth or prediction; NaN where none does."""
-    per_class = iou(conf)
+    """Mean IoU over the classes that occur in the truth; NaN where none does."""
+    return mean_iou(iou(conf))
+
+
+def mean_iou(per_class: NDArray[np.float64]) -> NDArray[np.float64]:  # (..,K) -> (..)
+    """The mean over the classes that have an IoU; NaN where none has."""
     present = ~np.isnan(per_class)
     num_present = np.asarray(present.sum(axis=-1))
     total = np.asarray(np.where(present, per_class, 0.0).sum(axis=-1))

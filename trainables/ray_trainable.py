@@ -34,7 +34,7 @@ Trainable = Callable[[dict[str, Any]], Any]
 
 
 def report_failures(trainable: Trainable) -> Trainable:
-    """`trainable`, in a prepared process, without retries of what would only happen again.
+    """Wrap `trainable`: prepare its process, and report failures that a retry would only repeat.
 
     The same recipe at the same batch runs out of memory again, and a ValueError says that the recipe does not suit
     the data: both are reported as a failed trial. Anything else is raised, and Ray retries it on a new actor.
@@ -72,7 +72,7 @@ def make_trainable(index: SegIndex, split: Split, cache_root: Path, snapshots: i
 def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_root: Path, snapshots: int = 0) -> None:
     """One trial: fits `config["recipe"]` and reports every epoch to Ray Tune.
 
-    Goes on from Ray's checkpoint (a retry after a lost node), else from `config["resume_from"]` (a resumed run).
+    Continues from Ray's checkpoint (a retry after a lost node), else from `config["resume_from"]` (a resumed run).
     """
     from trainables.fit import Trial, fit
     from trainables.training.epoch import Diverged
@@ -122,7 +122,7 @@ def miou_gauge() -> Gauge:
 class EpochReporter:
     """Hands an epoch to Ray Tune, frees its checkpoint folder, and remembers which epoch it was.
 
-    A mIoU that is no finite number is reported as 0.0 with `diverged`: Ray never stops a NaN.
+    A mIoU that is not finite is reported as 0.0 with `diverged`: Ray never stops a NaN.
     """
 
     def __init__(self, *, trial: str, family: str) -> None:

@@ -19,14 +19,14 @@ def worker_environment(cpus: float) -> dict[str, str]:
 
 
 def prepare_worker(cpus: float) -> None:
-    """Sets this process up for a trial with so many CPUs. Its environment says more than an earlier trial's."""
+    """Set this process up for a trial with `cpus` CPUs, in place of an earlier trial's settings."""
     os.environ.update(worker_environment(cpus))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(max(1, int(cpus)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for a device or host allocation that failed."""
+    """Whether the error is an allocation that failed, on the device or the host."""
     names = {kind.__name__ for kind in type(error).__mro__}
     text = str(error).lower()
     said = "out of memory" in text or "can't allocate memory" in text

@@ -29,7 +29,7 @@ PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy"
 
 @dataclass(frozen=True)
 class BundleFacts:
-    """What the bundle says of the data that it was trained on."""
+    """What the bundle records of its training data."""
 
     data: str  # the data card's name
     data_fingerprint: str

@@ -78,7 +78,7 @@ class Manifest(Config):
 
     @property
     def fitted(self) -> FittedRule:
-        """How the members are joined."""
+        """The rule that combines the members."""
         return FittedRule(
             kind=self.vote,
             views=tuple(member.views for member in self.members),

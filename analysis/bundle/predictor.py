@@ -31,7 +31,7 @@ Float = NDArray[np.float32]
 class Predictor:
     """The members of a bundle, loaded. Give `predict_many` several images of one size and it batches them.
 
-    `device` is torch's name of one, or 'auto': a GPU where there is one. Raises BundleError where weights do not fit
+    `device` is a torch device's name, or 'auto': a GPU where there is one. Raises BundleError where weights do not fit
     their network, ValueError for a device that is not there.
     """
 

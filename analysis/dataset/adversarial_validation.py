@@ -43,7 +43,7 @@ class Auc:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far set `b` can be told from set `a`. `scores` are out-of-fold, high where an image looks like set b."""
+    """How well sets `a` and `b` can be distinguished. `scores` (out-of-fold) are high where an image looks like b."""
 
     auc: Auc
     families: Mapping[str, Auc]
@@ -99,11 +99,11 @@ def compare(
 def _judge(
     values: Float, is_b: NDArray[np.bool_], units: NDArray[np.intp] | None, times: Float, seed: int
 ) -> tuple[Auc, Float]:
-    """The AUC of out-of-fold answers, and the answers (N,).
+    """The AUC of out-of-fold predictions, and the predictions (N,).
 
     The interval comes from classifiers that are each fitted on a resample and tested on the images that it left out
     (the bootstrap's out-of-bag third: Breiman 1996). So it holds what the choice of images to fit on does to the
-    AUC; a bootstrap of the answers alone misses that and was too narrow in 3 of 10 sets without any difference.
+    AUC; a bootstrap of the predictions alone misses that and was too narrow in 3 of 10 sets without any difference.
     """
     scores = _out_of_fold(values, is_b, units, seed)
     value = _auc(scores, is_b)

@@ -88,20 +88,20 @@ def compare_sets(
     return DistributionShift(target, network.source, tuple(sets[first]), tuple(tested), first, main, aucs, skipped)
 
 
-def sentence(likeness: DistributionShift) -> str:
-    """The verdict in words."""
-    auc, name = likeness.main.auc, likeness.main_name
-    tests = "the unlabelled images" if likeness.target == "unlabelled" else "the hold-out's images"
-    told = f"AUC {auc.value:.2f}, 95% {auc.low:.2f} to {auc.high:.2f}"
+def sentence(shift: DistributionShift) -> str:
+    """One sentence on how far the candidate differs from the test images."""
+    auc, name = shift.main.auc, shift.main_name
+    tests = "the unlabelled images" if shift.target == "unlabelled" else "the hold-out's images"
+    interval = f"AUC {auc.value:.2f}, 95% {auc.low:.2f} to {auc.high:.2f}"
     if auc.holds_half:
-        return f"{name} cannot be told from {tests} ({told})"
+        return f"{name} cannot be distinguished from {tests} ({interval})"
     if auc.value < 0.5:
-        return f"no difference between {name} and {tests} that a classifier could use ({told})"
-    best = max(likeness.main.features, key=lambda f: abs(likeness.main.features[f][0].value - 0.5))
+        return f"no difference between {name} and {tests} that a classifier could use ({interval})"
+    best = max(shift.main.features, key=lambda f: abs(shift.main.features[f][0].value - 0.5))
     degree = (
         "does not look like" if auc.value >= 0.9 else "differs from" if auc.value >= 0.7 else "differs slightly from"
     )
-    return f"{name} {degree} {tests} ({told}); {best} gives it away most"
+    return f"{name} {degree} {tests} ({interval}); the clearest difference is {best}"
 
 
 def _compare(

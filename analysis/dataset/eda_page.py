@@ -115,7 +115,7 @@ def _figures(index: SegIndex, seen: DatasetStatistics, facts: dict[str, Any]) ->
         ),
         "areas": charts.histogram(
             {"annotations": sides.tolist()},
-            np.geomspace(1, 4096, 49).tolist(),
+            np.geomspace(1, max(4096.0, float(sides.max(initial=1))), 49).tolist(),
             "square root of the area in px",
             log=True,
         ),

@@ -37,7 +37,7 @@ _NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 @dataclass(frozen=True)
 class NetworkFeatures:
-    """`values` (N,C); `source` says in words what network made them."""
+    """`values` (N,C); `source` describes the network, for readers."""
 
     values: Float
     source: str

@@ -18,7 +18,7 @@ from trainables.data.index import SegIndex, Split
 from trainables.data.splits.make_split import PARTS
 from trainables.data.splits.near_duplicates import Hashes, are_near, cluster, nearest
 
-FEW_SCENES = 0.34  # scenes an image: below it a part's images mostly repeat each other
+FEW_SCENES = 0.34  # scenes per image: below it a part's images mostly repeat each other
 LEAKY = 0.1  # share of a part's images with a near-duplicate in train
 
 
@@ -31,7 +31,7 @@ class PartFacts:
     num_groups: int
     groups_in_train: int  # of them, also in train
     num_scenes: int
-    twins_in_train: int  # images with a near-duplicate in train
+    near_duplicates_in_train: int  # images with a near-duplicate in train
     median_bits: float | None  # of 128, to the nearest train image
 
 
@@ -59,6 +59,28 @@ class NearDuplicate:
     near: bool
 
 
+@dataclass(frozen=True)
+class SplitQuality:
+    """A split with its folds, and what was found out about it."""
+
+    split: Split
+    folds: tuple[tuple[str, ...], ...]  # image ids per fold
+    parts: list[PartFacts]
+    near_duplicates: list[NearDuplicate]  # of train, nearest first
+    bursts: list[Burst]
+    findings: list[str]  # what makes scores on a part doubtful, one sentence each
+
+
+def assess_split(
+    index: SegIndex, split: Split, folds: tuple[tuple[str, ...], ...], fold_notes: Sequence[str], hashes: Hashes
+) -> SplitQuality:
+    """Describe a split; its findings begin with the notes on making the split and the folds."""
+    parts, pairs = part_facts(index, split, hashes)
+    runs = bursts(parts_of(split))
+    found = [*split.notes, *fold_notes, *findings(parts, runs, pairs, index.grouped)]
+    return SplitQuality(split, folds, parts, pairs, runs, found)
+
+
 def parts_of(split: Split) -> dict[str, tuple[str, ...]]:
     return dict(zip(PARTS, (split.train_ids, split.val_ids, split.holdout_ids), strict=True))
 
@@ -70,7 +92,7 @@ def part_facts(index: SegIndex, split: Split, hashes: Hashes) -> tuple[list[Part
     rows = {part: np.array([row_of[i] for i in ids], np.intp) for part, ids in parts_of(split).items()}
     in_train = {records[i].group for i in split.train_ids}
     train = hashes.take(rows["train"])
-    facts, twins = [], []
+    facts, pairs = [], []
     for part, ids in parts_of(split).items():
         groups = {records[i].group for i in ids}
         found: list[NearDuplicate] = []
@@ -82,10 +104,10 @@ def part_facts(index: SegIndex, split: Split, hashes: Hashes) -> tuple[list[Part
                 )
         facts.append(PartFacts(
             part, len(ids), len(groups), len(groups & in_train) if part != "train" else 0, len(set(scenes[rows[part]])),
-            sum(twin.near for twin in found), float(np.median([t.bits for t in found])) if found else None,
+            sum(pair.near for pair in found), float(np.median([t.bits for t in found])) if found else None,
         ))  # fmt: skip
-        twins += found
-    return facts, sorted(twins, key=lambda twin: (not twin.near, twin.bits))
+        pairs += found
+    return facts, sorted(pairs, key=lambda pair: (not pair.near, pair.bits))
 
 
 def class_table(
@@ -128,9 +150,9 @@ def bursts(parts: Mapping[str, Sequence[str]]) -> list[Burst]:
 
 
 def findings(
-    facts: Sequence[PartFacts], runs: Sequence[Burst], twins: Sequence[NearDuplicate], grouped: bool
+    facts: Sequence[PartFacts], runs: Sequence[Burst], pairs: Sequence[NearDuplicate], grouped: bool
 ) -> list[str]:
-    """What makes scores on a part doubtful, in words."""
+    """What makes scores on a part doubtful, one sentence each."""
     said = []
     for one in facts:
         if one.part == "train":
@@ -141,15 +163,16 @@ def findings(
                 f"{one.part} shows {scenes} in {one.num_images} images: its images repeat each other, and a score on "
                 f"them says as much as one on {scenes}"
             )
-        if one.twins_in_train > LEAKY * one.num_images:
-            said.append(f"{one.twins_in_train} of {one.num_images} images of {one.part} have a near-duplicate in train")
+        copies = one.near_duplicates_in_train
+        if copies > LEAKY * one.num_images:
+            said.append(f"{copies} of {one.num_images} images of {one.part} have a near-duplicate in train")
         if grouped and one.groups_in_train == one.num_groups:
-            said.append(f"every group of {one.part} is in train too: {one.part} is no new scene to a model")
+            said.append(f"every group of {one.part} is in train too: {one.part} shows a model no new scene")
     for run in runs:
         if run.part != "train" and run.gap is not None and run.step < 30 and run.num_images >= 20:
             said.append(
                 f"{run.num_images} images of {run.part} are one burst, {run.name} number {run.first} to {run.last} in "
-                f"steps of {run.step}; the nearest train image is {run.gap} away" + _nearest_twin(run, twins)
+                f"steps of {run.step}; the nearest train image is {run.gap} away" + _nearest_pair(run, pairs)
             )
     return said
 
@@ -158,8 +181,8 @@ def as_json(rows: Sequence[Any]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _nearest_twin(run: Burst, twins: Sequence[NearDuplicate]) -> str:
-    found = next((t for t in twins if t.part == run.part and _numbered(t.image_id)[0] == run.name), None)
+def _nearest_pair(run: Burst, pairs: Sequence[NearDuplicate]) -> str:
+    found = next((t for t in pairs if t.part == run.part and _numbered(t.image_id)[0] == run.name), None)
     return f" (most alike: {found.image_id} and {found.train_id})" if found else ""
 
 

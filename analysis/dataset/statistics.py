@@ -72,15 +72,15 @@ class _Chunk:
 
 
 def collect_statistics(index: SegIndex, *, num_workers: int | None = None) -> DatasetStatistics:
-    """Look at every image. Raises ValueError naming an image that cannot be decoded or painted."""
+    """Collect the statistics of every image. Raises ValueError naming an image that cannot be decoded or painted."""
     workers = num_workers or os.cpu_count() or 1
     starts = range(0, len(index.images), CHUNK)
     parts = [replace(index, images=index.images[s : s + CHUNK], warnings={}) for s in starts]
     if workers == 1 or len(parts) < 3:
-        chunks = [_look(part) for part in parts]
+        chunks = [_collect(part) for part in parts]
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            chunks = list(pool.map(_look, parts))
+            chunks = list(pool.map(_collect, parts))
     return _join(index, chunks)
 
 
@@ -106,7 +106,7 @@ def _join(index: SegIndex, chunks: Sequence[_Chunk]) -> DatasetStatistics:
     )
 
 
-def _look(part: SegIndex) -> _Chunk:
+def _collect(part: SegIndex) -> _Chunk:
     """The work of one process: some images, start to end."""
     cv2.setNumThreads(1)
     chunk = _Chunk(heat=np.zeros((part.num_classes, GRID, GRID)), shown=np.zeros(part.num_classes, np.int64))

@@ -117,7 +117,7 @@ def shape_rows(index: SegIndex) -> list[dict[str, Any]]:
 
 
 def summary(index: SegIndex, survey: DatasetStatistics, found: Mapping[str, Any]) -> list[str]:
-    """What a person should know before anything is trained, in words."""
+    """What to know before training, one sentence per finding."""
     said = []
     labelled = [n for n, image in enumerate(index.images) if image.role != "unlabelled"]
     rows = class_rows(index, survey)
@@ -132,7 +132,7 @@ def summary(index: SegIndex, survey: DatasetStatistics, found: Mapping[str, Any]
         first, last = max(shown, key=lambda r: r["pixels"]), min(shown, key=lambda r: r["pixels"])
         said.append(f"{first['class']} has {first['pixels'] / last['pixels']:,.0f} times the pixels of {last['class']}")
     if found["identical"]:
-        said.append(f"{sum(map(len, found['identical']))} files have a twin of the same bytes")
+        said.append(f"{sum(map(len, found['identical']))} files are equal to another byte for byte")
     if found["num_near"]:
         said.append(
             f"{found['num_near']} images have near-duplicates: {len(index.images)} images show "

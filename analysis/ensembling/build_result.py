@@ -27,8 +27,8 @@ from analysis.ensembling.result import (
 )
 from analysis.ensembling.verdict import signed
 from analysis.ensembling.view_selection import ScoredEnsemble
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.view_config import Views
-from trainables.data.index import Split
 from trainables.files import write_atomically
 from trainables.logits.store import LogitStore
 from trainables.metrics import miou
@@ -61,19 +61,24 @@ def member_results(
 
 
 def rule_results(
-    choices: Mapping[str, Choice], scored: Scored, costs: InferenceCosts, post: PostprocessResult
+    choices: Mapping[str, Choice],
+    scored: Scored,
+    reasons: Mapping[str, str],
+    costs: InferenceCosts,
+    post: PostprocessResult,
 ) -> tuple[RuleResult, ...]:
     """The rules from plain to rich. Where post-processing was kept, the last one is the taken rule with it."""
-    rules = [_rule_result(name, choice, scored, costs) for name, choice in choices.items()]
+    rules = [_rule_result(name, choice, scored, reasons[name], costs) for name, choice in choices.items()]
     if post.kept:
         rules[-1] = rules[-1].model_copy(update={"of": post.rule, "postprocess": post.steps})
     return tuple(rules)
 
 
-def _rule_result(name: str, choice: Choice, scored: Scored, costs: InferenceCosts) -> RuleResult:
+def _rule_result(name: str, choice: Choice, scored: Scored, reason: str, costs: InferenceCosts) -> RuleResult:
     crossfit, holdout = scored["val_crossfit"], scored["holdout"]
     return RuleResult(
         name=name,
+        reason=reason,
         vote=choice.vote.kind,
         weights=tuple(map(tuple, choice.vote.weights.astype(float).tolist())),  # float32 values, exactly
         views=choice.view_config.views,
@@ -162,25 +167,25 @@ def caveats(
     return tuple(words)
 
 
-def open_holdout(out_dir: Path, at: str, by: str) -> tuple[HoldoutOpening, ...]:
+def open_holdout(out_dir: Path, opening: HoldoutOpening) -> tuple[HoldoutOpening, ...]:
     """Writes this opening down before any label of the hold-out is read; returns all openings, oldest first."""
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / "holdout_opened.jsonl"
     with path.open("a") as file:
-        file.write(json.dumps({"at": at, "by": by}) + "\n")
+        file.write(opening.model_dump_json() + "\n")
     return tuple(HoldoutOpening.model_validate_json(line) for line in path.read_text().splitlines())
 
 
 def write_confusions(
-    path: Path, classes: Sequence[str], counts: Mapping[str, Mapping[str, Counts]], split: Split, folds: Folds
+    path: Path, counts: Mapping[str, Mapping[str, Counts]], val: LabelledLogits, holdout: LabelledLogits, folds: Folds
 ) -> None:
     """confusions.safetensors: a tensor (N,K,K) named "<rule>/<scoring>" each; `counts` is scoring -> rule ->
     (N,K,K)."""
     meta = {
-        "classes": json.dumps(list(classes)),
-        "val_ids": json.dumps(split.val_ids),
+        "classes": json.dumps(val.classes),
+        "val_ids": json.dumps(val.ids),
         "val_folds": json.dumps(folds.of_image.tolist()),
-        "holdout_ids": json.dumps(split.holdout_ids),
+        "holdout_ids": json.dumps(holdout.ids),
     }
     tensors = {
         f"{rule}/{scoring}": np.ascontiguousarray(array)

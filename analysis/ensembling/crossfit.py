@@ -48,28 +48,30 @@ class Images:
 def make_folds(
     image_ids: Sequence[str], group_of: Mapping[str, str], grouped: bool, num_folds: int, seed: int
 ) -> Folds:
-    """Whole groups a fold, balanced by their number of images; where the card names no groups, single images.
+    """Whole groups per fold, balanced by their number of images; where the card names no groups, single images. With
+    fewer groups than folds, a fold per group.
 
-    With fewer groups than folds: contiguous blocks of the images sorted by image_id, so that neighbours in time
-    mostly stay together. Raises ValueError for fewer than 2 images.
+    One group cannot be cross-fitted: it is cut into blocks of consecutive images, whose scores a caveat calls those of
+    that group alone (no rule is taken by them, as one unit has no interval). Raises ValueError for fewer than 2 images.
     """
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, image_id in enumerate(image_ids):
+        members[group_of[image_id] if grouped else image_id].append(i)
     num = min(num_folds, len(image_ids))
     if num < 2:
         raise ValueError(
             f"cross-fitting needs at least 2 images and 2 folds, got {len(image_ids)} images of val and {num_folds} "
             "folds; give a larger val"
         )
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, image_id in enumerate(image_ids):
-        members[group_of[image_id] if grouped else image_id].append(i)
     of_image = np.empty(len(image_ids), np.int64)
-    if len(members) < num:
+    if len(members) == 1:
         ordered = sorted(range(len(image_ids)), key=lambda i: image_ids[i])
         for fold, block in enumerate(np.array_split(np.array(ordered), num)):
             of_image[block] = fold
-        groups = "1 group" if len(members) == 1 else f"{len(members)} groups"
-        return Folds(of_image, num, f"val has {groups}, fewer than {num} folds: rules were cross-fitted over blocks of "
-                     "consecutive images, which may resemble each other across folds")  # fmt: skip
+        return Folds(of_image, num, "val is 1 group, which cannot be cross-fitted: its folds are blocks of consecutive "
+                     "images, so cross-fitted scores are those of this group alone, and no richer rule is taken by "
+                     "them; give a val of several groups")  # fmt: skip
+    num = min(num, len(members))
     names = sorted(members)
     shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     sizes = np.zeros(num, np.int64)
@@ -77,7 +79,8 @@ def make_folds(
         fold = int(np.argmin(sizes))
         of_image[members[name]] = fold
         sizes[fold] += len(members[name])
-    return Folds(of_image, num, None)
+    few = f"val has {num} groups, fewer than {num_folds} folds: each is a fold" if num < num_folds else None
+    return Folds(of_image, num, few if grouped else None)
 
 
 def choose_candidate(counts: Sequence[Counts], of: NDArray[np.bool_]) -> int:
@@ -106,7 +109,7 @@ def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> N
         if len(best) == 1:
             return best[0]
         draws = images.draws(of)
-        return best[int(select_rule({str(t): resample(tiers[t][c][of], draws) for t, c in best}))]
+        return best[int(select_rule({str(t): resample(tiers[t][c][of], draws) for t, c in best}).taken)]
 
     chosen = np.empty_like(tiers[0][0])
     by_fold = []

@@ -1,11 +1,10 @@
-"""Fits every rule to val, as a whole and without each fold, and scores it on all pixels of val.
+"""Fits every rule to val, as a whole and without each fold, and cross-fits it on all pixels of val.
 
-Counts are (N,K,K) int64 per rule, fitted and cross-fitted. No label of the hold-out is read here.
+Counts are (N,K,K) int64 per rule. No label of the hold-out is read here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +15,11 @@ from analysis.ensembling.pixel_sampling import FittingSample
 from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
 from analysis.ensembling.temperature import SILENT, fit_temperature
 from analysis.ensembling.view_selection import SelectedViews, ViewSelection
-from analysis.voting.executor import Executor
-from analysis.voting.score_images import LabelSource, Report, score_images
+from analysis.voting.executor import Executor, Say
+from analysis.voting.labelled_logits import LabelledLogits
+from analysis.voting.score_images import score_images
 from analysis.voting.view_config import ViewConfig, Views, VoteBatch
 from analysis.voting.votes import Vote
-from trainables.logits.store import LogitStore
 
 Counts = NDArray[np.int64]
 
@@ -33,6 +32,11 @@ class Choice:
     vote: Vote
 
     @property
+    def batch(self) -> VoteBatch:
+        """Its vote alone, to be scored."""
+        return VoteBatch(self.view_config, (self.vote,))
+
+    @property
     def used_views(self) -> Views:
         """(M,): those of members that can change a label."""
         return tuple(views if m in self.vote.used else () for m, views in enumerate(self.view_config.views))
@@ -40,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class RuleCandidates:
-    """Every rule's candidates: those of a ballot see the same, and `rules[b][v]` is the rule of its vote v. Ballots of
+    """Every rule's candidates: those of a batch see the same, and `rules[b][v]` is the rule of its vote v. Batches of
     a higher tier see more views."""
 
     batches: tuple[VoteBatch, ...]
@@ -48,7 +52,7 @@ class RuleCandidates:
     tiers: tuple[int, ...]
 
     def of(self, name: str) -> list[list[tuple[int, int]]]:
-        """Where the candidates of a rule are: (ballot, vote), by tier."""
+        """Where the candidates of a rule are: (batch, vote), by tier."""
         found = [
             [(b, v) for b, names in enumerate(self.rules) for v in range(len(names))
              if self.tiers[b] == tier and names[v] == name]
@@ -63,10 +67,8 @@ class RuleCandidates:
 
 @dataclass(frozen=True)
 class RuleResults:
-    """By rule: its counts (N,K,K) fitted on all of val, those fitted without each image's fold, what is used, and what
-    was without each fold."""
+    """By rule: its cross-fitted counts (N,K,K), what is used, and what was used without each fold."""
 
-    fitted: dict[str, Counts]
     crossfitted: dict[str, Counts]
     choices: dict[str, Choice]
     without: dict[str, tuple[Choice, ...]]
@@ -82,49 +84,36 @@ class CrossFits:
 
 def fit_folds(
     sample: FittingSample,
-    sighted: SelectedViews,
+    selected: SelectedViews,
     folds: Folds,
     max_sweeps: int,
     calibrate: bool,  # offer each joint rule its candidates again, on calibrated members
-    report: Report,
+    say: Say,
 ) -> CrossFits:
     """Fits every rule's candidates."""
     without = []
-    for fold, selection in enumerate(sighted.without):
-        report(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
+    for fold, selection in enumerate(selected.without):
+        say(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
         without.append(fit_candidates(sample, folds.of_image != fold, selection, max_sweeps, calibrate))
     every = np.ones(folds.of_image.size, bool)
-    return CrossFits(fit_candidates(sample, every, sighted.whole, max_sweeps, calibrate), without)
+    return CrossFits(fit_candidates(sample, every, selected.whole, max_sweeps, calibrate), without)
 
 
-def score_val(
-    stores: Sequence[LogitStore],
-    ids: Sequence[str],
-    labels: LabelSource,
-    fits: CrossFits,
-    folds: Folds,
-    images: Images,
-    report: Report,
-    executor: Executor,
+def crossfit_rules(
+    data: LabelledLogits, fits: CrossFits, folds: Folds, images: Images, executor: Executor
 ) -> RuleResults:
-    """Cross-fits and scores every rule; each rule's candidate is chosen by cross-fitting (`nested`)."""
-    whole = fits.whole
+    """Cross-fits every rule on all pixels of val; each rule's candidate is chosen by cross-fitting (`nested`)."""
     crossed = [fitted.batches for fitted in fits.without]
-    counts = score_images(
-        stores, ids, labels, crossed, report, "rules on val, cross-fitted", fold_of=folds.of_image, executor=executor
-    )
-    outcome = RuleResults({}, {}, {}, {})
+    counts = score_images(data, crossed, "rules on val, cross-fitted", fold_of=folds.of_image, executor=executor)
+    results = RuleResults({}, {}, {})
     for name in RULES:
-        tiers = whole.of(name)
+        tiers = fits.whole.of(name)
         found = nested([[counts[b][:, v].astype(np.int64) for b, v in places] for places in tiers], folds, images)
-        outcome.crossfitted[name] = found.counts
-        outcome.choices[name] = whole.choice(tiers[found.whole[0]][found.whole[1]])
+        results.crossfitted[name] = found.counts
+        results.choices[name] = fits.whole.choice(tiers[found.whole[0]][found.whole[1]])
         picks = zip(fits.without, found.by_fold, strict=True)
-        outcome.without[name] = tuple(fit.choice(tiers[tier][place]) for fit, (tier, place) in picks)
-    batches = [VoteBatch(choice.view_config, (choice.vote,)) for choice in outcome.choices.values()]
-    fitted = score_images(stores, ids, labels, [batches], report, "rules on val, fitted", executor=executor)
-    outcome.fitted.update({name: one[:, 0].astype(np.int64) for name, one in zip(RULES, fitted, strict=True)})
-    return outcome
+        results.without[name] = tuple(fit.choice(tiers[tier][place]) for fit, (tier, place) in picks)
+    return results
 
 
 def fit_candidates(

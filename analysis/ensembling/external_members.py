@@ -2,7 +2,7 @@
 
     labels = read_labels(Path("data.yaml"))
     members = collect([Path("A"), Path("B")], labels, Path("out"))
-    result = judge_members(members, labels, Path("out"), EnsembleOptions(), opened_at="2026-01-31T12:00:00+00:00")
+    result = judge_members(members, Path("out"), EnsembleOptions(), opened_at="2026-01-31T12:00:00+00:00")
 
 Writes ensemble.json, confusions.safetensors and the members' logits as shards. The card's val fits and its hold-out
 judges; where members predicted images of one part only, half of these (whole groups) are set aside as the hold-out.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +21,11 @@ from typing import Literal
 import numpy as np
 
 from analysis.ensembling.external_predictions import ExternalPrediction, names_of, read_folder
-from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.result import EnsembleResult
+from analysis.ensembling.result import EnsembleResult, HoldoutOpening
+from analysis.voting.executor import LocalExecutor, Say, silent
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.votes import Labels
 from trainables.data.card import read_card
 from trainables.data.index import SegIndex, Split
@@ -32,7 +34,6 @@ from trainables.data.reader import read
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
-Say = Callable[[str], None]
 SplitName = Literal["val", "holdout"]
 
 
@@ -54,11 +55,12 @@ class RasterLabels:
 
 @dataclass(frozen=True)
 class Members:
-    """What is judged: a store per member and part, and the images that count."""
+    """What is judged: the images that rules are fitted on and those that judge them, and notes on how they were
+    split."""
 
-    val: list[LogitStore]
-    holdout: list[LogitStore]
-    split: Split
+    val: LabelledLogits
+    holdout: LabelledLogits
+    notes: tuple[str, ...]
 
 
 def read_labels(card: Path) -> RasterLabels:
@@ -73,7 +75,7 @@ def collect(
     *,
     seed: int = 0,
     allow_missing: bool = False,
-    say: Say = lambda _line: None,
+    say: Say = silent,
 ) -> Members:
     """Every member's logits, written as shards under `out`/logits, and the split of the images that all of them have.
 
@@ -103,34 +105,26 @@ def collect(
             part_of,
             out,
         )
-    stores = [[LogitStore(out / "logits" / name / part) for name in names] for part in ("val", "holdout")]
-    return Members(stores[0], stores[1], split)
+    val, holdout = (
+        LabelledLogits.of([LogitStore(out / "logits" / name / part) for name in names], ids, labels, index)
+        for part, ids in (("val", split.val_ids), ("holdout", split.holdout_ids))
+    )
+    return Members(val, holdout, split.notes)
 
 
 def judge_members(
     members: Members,
-    labels: RasterLabels,
     out: Path,
     options: EnsembleOptions,
     *,
     opened_at: str,
-    say: Say = lambda _line: None,
+    seed: int = 0,
+    say: Say = silent,
 ) -> EnsembleResult:
     """Fits, cross-fits and judges every rule; returns what ensemble.json holds."""
-    index = labels.index
-    return fit_ensemble(
-        members.val,
-        members.holdout,
-        labels,
-        index,
-        members.split,
-        options,
-        background=index.background,
-        out_dir=out,
-        opened_at=opened_at,
-        notes=members.split.notes,
-        report=say,
-    )
+    provenance = Provenance(HoldoutOpening(at=opened_at, by="analysis/ensemble.py"), members.notes)
+    executor = LocalExecutor(say=say)
+    return fit_ensemble(members.val, members.holdout, options, provenance, out, seed=seed, executor=executor)
 
 
 def _ids_of(folder: Path, labels: RasterLabels, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:

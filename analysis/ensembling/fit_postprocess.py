@@ -1,7 +1,7 @@
 """Decides whether small components and holes are removed from the taken rule's label maps: only where that pays.
 
-Pass one measures each class, step and size alone (`label_map.alone`); per class and step, the size that gains most is
-chosen on the other folds. Pass two applies the combination to the fold that was held out, so that its score is
+One pass measures each class, step and size alone (`ChangeCounts`); per class and step, the size that gains most is
+chosen on the other folds. A second one applies the combination to the fold that was held out, so that its score is
 cross-fitted; it is kept only where that mIoU rises, holds, and no class loses IoU significantly. Then sizes are chosen
 on all of val. One label map is in memory at a time, made anew in each pass.
 """
@@ -10,39 +10,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, vstack
 
-from analysis.ensembling.bootstrap import Draws, Resampled, class_gains, gain, resample
+from analysis.ensembling.bootstrap import Draws, Resampled, class_gains, gain, resample, widened
 from analysis.ensembling.crossfit import Folds
 from analysis.ensembling.result import Gain, PostprocessResult
 from analysis.ensembling.verdict import HOLDS_AT
 from analysis.postprocess.label_map import SIZES, STEPS, alone, postprocess
 from analysis.postprocess.options import Postprocess
-from analysis.voting.executor import LOCAL, Executor
-from analysis.voting.score_images import LabelSource, Report, label_map, label_of
+from analysis.voting.executor import LOCAL, Executor, JobGroup
+from analysis.voting.labelled_logits import LabelledLogits
+from analysis.voting.score_images import label_map, row_of
 from analysis.voting.view_config import VoteBatch
-from trainables.logits.store import LogitStore
-from trainables.metrics import confusion
+from trainables.metrics import confusion, iou_of, mean_iou
 
 POSTPROCESSED = "postprocessed"  # the rule's name among the others
+MIN_GAIN = 1e-3  # cross-fitted mIoU that all of it must add: less is not worth what it does to single images
 MIN_ALONE = 1e-4  # mIoU that a class's step must add by itself: each one brings a chance that another class falls
-Mode = Literal["off", "auto"]
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PostprocessFit:
-    """What came of it. `steps` is None where nothing is kept; `crossfitted` (N,K,K) and its paired gain over the rule
-    without are None where no combination was tried."""
+    """What came of it. `steps` and the counts (N,K,K) `fitted` with them on all of val are None where nothing is kept;
+    `crossfitted` (N,K,K) and its paired gain over the rule without are None where no combination was tried."""
 
     steps: Postprocess | None
     reason: str
     crossfitted: Counts | None = None
     step: Gain | None = None
+    fitted: Counts | None = None
 
     def result(self, rule: str) -> PostprocessResult:
         """ensemble.json's `postprocess`: of which rule, whether kept and why, the sizes, the cross-fitted gain."""
@@ -58,6 +59,11 @@ class Changes:
     cells: csc_array  # (N, O * 2K)
     num_classes: int
 
+    @classmethod
+    def of(cls, rows: Sequence[csr_array], num_classes: int) -> Changes:
+        """From the results of `ChangeCounts`."""
+        return cls(csc_array(vstack(rows)), num_classes)
+
     def totals(self, of: NDArray[np.bool_]) -> Counts:
         """(O,2,K) over the images `of` (N,)."""
         total = of.astype(np.int64) @ self.cells
@@ -71,105 +77,77 @@ class Changes:
 
 
 def fit_postprocess(
-    mode: Mode,
-    stores: Sequence[LogitStore],
-    ids: Sequence[str],
-    labels: LabelSource,
-    batches: Sequence[VoteBatch],  # one vote each: the rule as it was fitted without fold f
+    changes: Changes,
+    data: LabelledLogits,
+    batches: Sequence[VoteBatch],  # one vote each: the rule without each fold, and, last, fitted on all of val
     folds: Folds,
     counts: Counts,  # (N,K,K) of those votes on the folds that they did not see
     draws: Draws,
-    classes: Sequence[str],
-    report: Report,
     executor: Executor = LOCAL,
 ) -> PostprocessFit:
-    """Chooses, cross-fits and decides."""
-    if mode == "off":
-        return PostprocessFit(None, "ensemble.postprocess is off")
-    report(f"post-processing: measuring small components and holes in {len(ids)} label maps")
-    changes = image_statistics(stores, ids, labels, batches, folds.of_image, len(classes), executor)
-    everything = np.ones(len(ids), bool)
+    """Chooses, cross-fits and decides, by what each option alone changes."""
+    everything = np.ones(len(data.ids), bool)
     steps = choose_steps(changes, counts, draws, everything)
     if steps.idle:
-        return PostprocessFit(None, _best_alone(changes, counts, draws, classes))
+        return PostprocessFit(None, _best_alone(changes, counts, draws, data.classes))
     by_fold = [choose_steps(changes, counts, draws, folds.of_image != fold) for fold in range(folds.num)]
-    report("post-processing: scoring the chosen sizes on the folds that had no say in them")
-    plan = list(zip(batches, by_fold, strict=True))
-    cleaned = count(stores, ids, labels, plan, fold_of=folds.of_image, executor=executor)
-    return decide(steps, counts, cleaned, draws, classes)
+    crossed = PostprocessCounts.of(data, list(zip(batches[:-1], by_fold, strict=True)), folds.of_image)
+    whole = PostprocessCounts.of(data, [(batches[-1], steps)], None)
+    parts = list(executor(JobGroup((crossed, whole)), data.ids, "post-processing on val"))
+    cleaned, fitted = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+    return decide(steps, counts, cleaned, fitted, draws, data.classes)
 
 
-def image_statistics(
-    stores: Sequence[LogitStore],
-    ids: Sequence[str],
-    labels: LabelSource,
-    batches: Sequence[VoteBatch],  # one a fold
-    fold_of: NDArray[np.int64],
-    num_classes: int,
-    executor: Executor = LOCAL,
-) -> Changes:
-    """What each option alone does to each image under the ballot of its fold."""
-    job = ChangeCounts(tuple(stores), labels, tuple(batches), _by_id(ids, fold_of), num_classes)
-    return Changes(csc_array(vstack(list(executor(job, ids)))), num_classes)
-
-
-def count(
-    stores: Sequence[LogitStore],
-    ids: Sequence[str],
-    labels: LabelSource,
-    plan: Sequence[tuple[VoteBatch, Postprocess]],  # one a fold
-    *,
-    fold_of: NDArray[np.int64] | None = None,  # all in the first where None
-    executor: Executor = LOCAL,
-) -> Counts:
-    """Counts (N,K,K) of images, each voted and post-processed by the plan of its fold."""
-    folds = np.zeros(len(ids), np.int64) if fold_of is None else fold_of
-    return np.concatenate(
-        list(executor(PostprocessCounts(tuple(stores), labels, tuple(plan), _by_id(ids, folds)), ids))
-    )
+def count(data: LabelledLogits, batch: VoteBatch, steps: Postprocess, executor: Executor = LOCAL) -> Counts:
+    """Counts (N,K,K) of a batch's only vote, post-processed."""
+    job = PostprocessCounts.of(data, [(batch, steps)], None)
+    return np.concatenate(list(executor(job, data.ids, "post-processing")))
 
 
 @dataclass(frozen=True)
 class ChangeCounts:
-    """The job of `image_statistics`: a sparse row (1, O * 2K) an image."""
+    """A job: what each option alone does to each image under the vote of its fold; a sparse row (1, O * 2K) each."""
 
-    stores: tuple[LogitStore, ...]
-    labels: LabelSource
-    batches: tuple[VoteBatch, ...]
+    data: LabelledLogits
+    batches: tuple[VoteBatch, ...]  # one per fold, of one vote each
     fold_of: Mapping[str, int]
-    num_classes: int
     device: None = None
+
+    @classmethod
+    def of(cls, data: LabelledLogits, batches: Sequence[VoteBatch], fold_of: NDArray[np.int64]) -> ChangeCounts:
+        return cls(data, tuple(batches), row_of(data.ids, fold_of))
 
     def __call__(self, ids: Sequence[str]) -> csr_array:
         rows = []
         for image_id in ids:
-            label = label_map(self.stores, self.batches[self.fold_of[image_id]], image_id)
-            moved = alone(label, label_of(self.labels, image_id, self.stores), self.num_classes)
+            label = label_map(self.data.stores, self.batches[self.fold_of[image_id]], image_id)
+            moved = alone(label, self.data.label(image_id), self.data.num_classes)
             rows.append(csr_array(moved.reshape(1, -1)))
         return csr_array(vstack(rows))
 
 
 @dataclass(frozen=True)
 class PostprocessCounts:
-    """The job of `count`."""
+    """A job: counts (n,K,K) of images, each voted and post-processed by the plan of its fold."""
 
-    stores: tuple[LogitStore, ...]
-    labels: LabelSource
-    plan: tuple[tuple[VoteBatch, Postprocess], ...]
+    data: LabelledLogits
+    plan: tuple[tuple[VoteBatch, Postprocess], ...]  # one per fold
     fold_of: Mapping[str, int]
     device: None = None
+
+    @classmethod
+    def of(
+        cls, data: LabelledLogits, plan: Sequence[tuple[VoteBatch, Postprocess]], fold_of: NDArray[np.int64] | None
+    ) -> PostprocessCounts:
+        return cls(data, tuple(plan), row_of(data.ids, fold_of))
 
     def __call__(self, ids: Sequence[str]) -> Counts:
         out = []
         for image_id in ids:
             batch, sizes = self.plan[self.fold_of[image_id]]
-            label = postprocess(label_map(self.stores, batch, image_id), sizes)
-            out.append(confusion(label_of(self.labels, image_id, self.stores), label, len(sizes.max_hole)))
+            label = postprocess(label_map(self.data.stores, batch, image_id), sizes)
+            out.append(confusion(self.data.label(image_id), label, self.data.num_classes))
         return np.stack(out)
-
-
-def _by_id(ids: Sequence[str], fold_of: NDArray[np.int64]) -> dict[str, int]:
-    return dict(zip(ids, fold_of.tolist(), strict=True))
 
 
 def choose_steps(changes: Changes, counts: Counts, draws: Draws, of: NDArray[np.bool_]) -> Postprocess:
@@ -188,18 +166,22 @@ def choose_steps(changes: Changes, counts: Counts, draws: Draws, of: NDArray[np.
     return Postprocess(**{name: tuple(row) for name, row in zip(STEPS, chosen.tolist(), strict=True)})
 
 
-def decide(steps: Postprocess, counts: Counts, cleaned: Counts, draws: Draws, classes: Sequence[str]) -> PostprocessFit:
-    """Keeps `steps` where the mIoU of `cleaned` (N,K,K) lies above that of `counts`, and no class falls."""
+def decide(
+    steps: Postprocess, counts: Counts, cleaned: Counts, fitted: Counts, draws: Draws, classes: Sequence[str]
+) -> PostprocessFit:
+    """Keeps `steps` where the mIoU of `cleaned` (N,K,K) lies above that of `counts`, and no class loses IoU
+    significantly; `fitted` (N,K,K) are the counts with the steps that were chosen on all of val."""
     before, after = resample(counts, draws), resample(cleaned, draws)
     step = gain(after, before)
     held = f"{_words(step)} mIoU cross-fitted on {len(counts)} images, above 0 in {step.p_positive:.0%} of resamples"
-    if not _holds(step):
-        return PostprocessFit(None, f"its gain does not hold: {held}; {HOLDS_AT:.0%} are needed", cleaned, step)
+    if not _holds(step) or step.gain < MIN_GAIN:
+        needed = f"{MIN_GAIN} and {HOLDS_AT:.0%} are needed"
+        return PostprocessFit(None, f"its gain does not hold: {held}; {needed}", cleaned, step)
     fallen = _fallen(after, before)
     if fallen:
         words = ", ".join(f"{classes[k]} {_words(change)}" for k, change in fallen.items())
-        return PostprocessFit(None, f"it gains {held}, but a class falls beyond noise: IoU of {words}", cleaned, step)
-    return PostprocessFit(steps, f"it gains {held}, and no class falls beyond noise", cleaned, step)
+        return PostprocessFit(None, f"it gains {held}, but {words} IoU: a significant loss", cleaned, step)
+    return PostprocessFit(steps, f"it gains {held}, and no class loses IoU significantly", cleaned, step, fitted)
 
 
 class _Alone:
@@ -212,10 +194,11 @@ class _Alone:
         base = np.stack([right, counts.sum(1), counts.sum(2)], axis=1)[of]  # (n,3,K) right, predicted, true
         self._total = base.sum(0)
         self._sums = np.tensordot(self._times, self._by_unit(base), 1)  # (R,3,K)
-        self.before = _resampled(self._total, self._sums)
+        self._num_units = len(np.unique(self._unit_of))
+        self.before = _resampled(self._total, self._sums, self._num_units)
         totals = changes.totals(of)  # (O,2,K)
         true = np.broadcast_to(self._total[2], (len(totals), 1, counts.shape[1]))
-        self.gains = _mean(_iou(np.concatenate([totals + self._total[:2], true], axis=1))) - self.before.miou  # (O,)
+        self.gains = mean_iou(_iou(np.concatenate([totals + self._total[:2], true], axis=1))) - self.before.miou  # (O,)
 
     def after(self, option: int) -> Resampled:
         moved = self._changes.option(option)[self._of]  # (n,2,K)
@@ -223,7 +206,7 @@ class _Alone:
         units = self._by_unit(moved)
         touched = units.any((1, 2))
         sums = self._sums + np.tensordot(self._times[:, touched], units[touched], 1)
-        return _resampled(self._total + moved.sum(0), sums)
+        return _resampled(self._total + moved.sum(0), sums, self._num_units)
 
     def _by_unit(self, counts: Counts) -> NDArray[np.float64]:
         units = np.zeros((self._times.shape[1], *counts.shape[1:]))
@@ -260,7 +243,7 @@ def _holds(step: Gain) -> bool:
 
 
 def _fallen(after: Resampled, before: Resampled) -> dict[int, Gain]:
-    """Classes whose IoU falls beyond noise: the paired 95% interval lies below 0."""
+    """Classes that lose IoU significantly: the paired 95% interval lies below 0."""
     return {k: change for k, change in class_gains(after, before).items() if change.is_below_zero}
 
 
@@ -269,19 +252,11 @@ def _words(change: Gain) -> str:
     return f"{change.gain:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 
-def _resampled(total: NDArray[Any], sums: NDArray[np.float64]) -> Resampled:
+def _resampled(total: NDArray[Any], sums: NDArray[np.float64], num_units: int) -> Resampled:
     """(3,K), (R,3,K) [right, predicted, true]."""
-    return Resampled(float(_mean(_iou(total))), _iou(total), _mean(_iou(sums)), _iou(sums))
+    ious = _iou(sums)
+    return widened(float(mean_iou(_iou(total))), _iou(total), mean_iou(ious), ious, num_units)
 
 
-def _iou(sums: NDArray[Any]) -> NDArray[np.float64]:  # (..,3,K) -> (..,K), NaN for an absent class
-    right = sums[..., 0, :].astype(np.float64)
-    union = sums[..., 1, :] + sums[..., 2, :] - right
-    ratio: NDArray[np.float64] = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
-    return ratio
-
-
-def _mean(ious: NDArray[np.float64]) -> NDArray[np.float64]:  # (..,K) -> (..)
-    known = ~np.isnan(ious)
-    mean: NDArray[np.float64] = np.where(known, ious, 0).sum(-1) / np.maximum(known.sum(-1), 1)
-    return mean
+def _iou(sums: NDArray[Any]) -> NDArray[np.float64]:  # (..,3,K) -> (..,K)
+    return iou_of(sums[..., 0, :], sums[..., 1, :], sums[..., 2, :])

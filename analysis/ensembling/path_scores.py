@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.bootstrap import Draws, Resampled
+from analysis.ensembling.bootstrap import Draws, Resampled, widened
 from analysis.ensembling.pixel_sampling import FittingSample
 from analysis.voting.votes import Float, Labels, Vote, labels_by_vote
+from trainables.metrics import iou_of, mean_iou
 
 SCORES_AT_ONCE = 2**16  # classes x pixels: bounds the memory
 
@@ -40,16 +41,16 @@ class Tally:
     def miou(self, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         """(S,) over the images `kept` (N,)."""
         images = slice(None) if kept is None else kept
-        return mean_iou(self.hits[images].sum(0), self.predicted[images].sum(0), self.true[images].sum(0))
+        return _miou(self.hits[images].sum(0), self.predicted[images].sum(0), self.true[images].sum(0))
 
     def resampled(self, s: int, kept: NDArray[np.bool_], draws: Draws) -> Resampled:
         """Ensemble s on the images `kept`, and in every resample of them."""
-        mious = mean_iou(*(
+        mious = _miou(*(
             _drawn(counts[kept].astype(np.float64), draws)
             for counts in (self.hits[:, s], self.predicted[:, s], self.true)
         ))  # fmt: skip
         none = np.empty((0,), np.float64)
-        return Resampled(float(self.miou(kept)[s]), none, mious, none)
+        return widened(float(self.miou(kept)[s]), none, mious, none, draws.times.shape[1])
 
 
 def _drawn(counts: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:  # (N,K) -> (R,K)
@@ -59,16 +60,10 @@ def _drawn(counts: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:  #
     return out
 
 
-def mean_iou(
+def _miou(
     hits: NDArray[np.number], predicted: NDArray[np.number], true: NDArray[np.number]
-) -> NDArray[np.float64]:  # (..,K) -> (..)
-    """The mean over the classes that occur."""
-    union = predicted + true - hits
-    with np.errstate(invalid="ignore"):
-        out: NDArray[np.float64] = np.nan_to_num(
-            np.nanmean(np.where(union > 0, hits / np.maximum(union, 1), np.nan), -1)
-        )
-    return out
+) -> NDArray[np.float64]:  # (..,K) each -> (..), 0 where no pixel is labelled
+    return np.nan_to_num(mean_iou(iou_of(hits, predicted, true)))
 
 
 def tally(sample: FittingSample, shares: Float, kept: NDArray[np.bool_]) -> Tally:

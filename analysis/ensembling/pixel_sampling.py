@@ -9,8 +9,8 @@ whole numbers. Ignored pixels do not count, as in the score.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from analysis.ensembling.temperature import add_tempered
 from analysis.voting.executor import Executor
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import sampled_probabilities
-from analysis.voting.score_images import LabelSource, Report, label_of
 from analysis.voting.view_config import ViewConfig, Views
 from analysis.voting.votes import Float, Labels
 from analysis.weight_search.pixels import Pixels
 from analysis.weight_search.strata import Strata
-from trainables.logits.store import LogitStore
 
 NEAR_PX = 4  # one cell of logits at stride 4: what bilinear upsampling blurs
 COARSE_PIXELS = 32768  # views are searched and temperatures fitted on fewer than twice as many
@@ -61,6 +60,11 @@ class FittingSample:
             mean_of_views(self.by_view[m], self.names[m], view_config.views[m], row, view_config.temperatures[m])
         return out[: len(view_config.members)]
 
+    def of_members(self, order: Sequence[int]) -> FittingSample:
+        """The same pixels with these members, in this order."""
+        names = tuple(self.names[m] for m in order)
+        return replace(self, names=names, by_view=tuple(self.by_view[m] for m in order))
+
     @property
     def times(self) -> NDArray[np.int32]:
         """(P,): how often each pixel counts."""
@@ -82,8 +86,8 @@ class FittingSample:
         return np.empty((len(self.names), *self.by_view[0].shape[1:]), np.float32)
 
     def see(self, view_config: ViewConfig, kept: NDArray[np.bool_]) -> Pixels:
-        """What is seen through `look`; the pixels of images that are not `kept` (N,) have no label. The next call
-        overwrites its probabilities."""
+        """What is seen through `view_config`; the pixels of images that are not `kept` (N,) have no label. The next
+        call overwrites its probabilities."""
         truth = np.where(kept[self.image], self.truth, np.uint8(255))
         return Pixels(self.probabilities(view_config, self._room), truth, self.strata)
 
@@ -96,41 +100,36 @@ class FittingSample:
 class DensityJob:
     """A job: how many labelled pixels of each image lie near boundaries, and how many do not: (n,2) int64."""
 
-    stores: tuple[LogitStore, ...]
-    labels: LabelSource
+    data: LabelledLogits
     device: None = None
 
     def __call__(self, ids: Sequence[str]) -> NDArray[np.int64]:
         found = np.empty((len(ids), 2), np.int64)
         for i, image_id in enumerate(ids):
-            label = label_of(self.labels, image_id, self.stores)
-            found[i] = [flat.size for flat in strata_of(label)]
+            found[i] = [flat.size for flat in strata_of(self.data.label(image_id))]
         return found
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """A job: the drawn pixels of each image, image after image, of each those near boundaries first."""
+    """A job: the drawn pixels of each image in every view, image after image, of each those near boundaries first."""
 
-    stores: tuple[LogitStore, ...]
-    labels: LabelSource
-    names: Views
+    data: LabelledLogits
     densities: Densities
     seed: int
     device: None = None
 
     def __call__(self, ids: Sequence[str]) -> DrawnPixels:
-        where, truths = [], []
+        data, where, truths = self.data, [], []
         for image_id in ids:
-            label = label_of(self.labels, image_id, self.stores)
+            label = data.label(image_id)
             where.append(np.concatenate(sample_pixels(label, self.densities, self.seed, image_id)))
             truths.append(label.reshape(-1)[where[-1]])
         ends = np.cumsum([flat.size for flat in where])
-        num_classes = len(self.stores[0].header.classes)
-        by_view = tuple(np.empty((len(views), num_classes, ends[-1]), np.float32) for views in self.names)
+        by_view = tuple(np.empty((len(views), data.num_classes, ends[-1]), np.float32) for views in data.views)
         for image_id, flat, end in zip(ids, where, ends, strict=True):
-            for store, views, target in zip(self.stores, self.names, by_view, strict=True):
-                for row, view in zip(target, views, strict=True):
+            for store, target in zip(data.stores, by_view, strict=True):
+                for row, view in zip(target, store.views, strict=True):
                     sampled_probabilities(store, view, image_id, flat, row[:, end - flat.size : end])
         return DrawnPixels(np.concatenate(truths), by_view)
 
@@ -140,45 +139,44 @@ class DrawnPixels:
     """A part of the sample."""
 
     truth: Labels  # (p,)
-    by_view: tuple[Float, ...]  # (V_m,K,p) a member
+    by_view: tuple[Float, ...]  # (V_m,K,p) per member
 
 
-def draw_sample(
-    stores: Sequence[LogitStore],
-    names: Views,
-    ids: Sequence[str],
-    labels: LabelSource,
-    sample_bytes: int,
-    seed: int,
-    report: Report,
-    executor: Executor,
-) -> FittingSample:
-    """Every view of `names` at the same densities of every image's labelled pixels, within `sample_bytes`. The labels
-    are read twice: how densely pixels can be drawn depends on how many lie near boundaries."""
-    num_classes = len(stores[0].header.classes)
-    found = np.concatenate(list(executor(DensityJob(tuple(stores), labels), ids)))  # (N,2)
-    fit = pixels_that_fit(sample_bytes, num_classes, [len(views) for views in names])
+def draw_sample(data: LabelledLogits, sample_bytes: int, seed: int, executor: Executor) -> FittingSample:
+    """Every view at the same densities of every image's labelled pixels, within `sample_bytes`."""
+    plan, sizes = plan_sample(data, sample_bytes, seed, executor)
+    return gather(plan, sizes, executor(plan, data.ids))
+
+
+def plan_sample(
+    data: LabelledLogits, sample_bytes: int, seed: int, executor: Executor
+) -> tuple[SamplingPlan, NDArray[np.int64]]:
+    """The job that draws the sample, and how many pixels of each image it draws: near boundaries, and others (N,2).
+
+    Reads the labels once more than the job does: how densely pixels can be drawn depends on how many lie near
+    boundaries.
+    """
+    found = np.concatenate(list(executor(DensityJob(data), data.ids)))  # (N,2)
+    fit = pixels_that_fit(sample_bytes, data.num_classes, [len(views) for views in data.views])
     densities = densities_within(fit, int(found[:, 0].sum()), int(found.sum()))
-    drawn = [num_drawn(n, densities, generator(seed, i)) for n, i in zip(found, ids, strict=True)]
-    num_near, num_pixels = sum(near for near, _ in drawn), sum(near + inner for near, inner in drawn)
-    report(
-        f"fitting sample: {num_pixels:,} pixels of {len(ids)} images, {num_pixels / max(int(found.sum()), 1):.1%} of "
-        f"them; {num_near:,} lie within {NEAR_PX} px of a boundary, each other one counts {densities.interior_weight} "
-        "times"
+    sizes = np.array([num_drawn(n, densities, generator(seed, i)) for n, i in zip(found, data.ids, strict=True)])
+    executor.say(
+        f"fitting sample: {sizes.sum():,} pixels of {len(data.ids)} images, "
+        f"{sizes.sum() / max(int(found.sum()), 1):.1%} of them; {sizes[:, 0].sum():,} lie within {NEAR_PX} px of a "
+        f"boundary, each other one counts {densities.interior_weight} times"
     )
-    return _gather(SamplingPlan(tuple(stores), labels, names, densities, seed), ids, np.array(drawn), executor)
+    return SamplingPlan(data, densities, seed), sizes
 
 
-def _gather(drawing: SamplingPlan, ids: Sequence[str], sizes: NDArray[np.int64], executor: Executor) -> FittingSample:
-    """The drawn pixels of all images, put in order as they come; `sizes` (N,2) of each image's pixels near boundaries,
-    and others."""
-    names, num_classes = drawing.names, len(drawing.stores[0].header.classes)
+def gather(plan: SamplingPlan, sizes: NDArray[np.int64], parts: Iterable[DrawnPixels]) -> FittingSample:
+    """The drawn pixels of all images, put in order as their parts come; `sizes` (N,2) as `plan_sample` gives them."""
+    names, num_classes = plan.data.views, plan.data.num_classes
     num_near, num_pixels = int(sizes[:, 0].sum()), int(sizes.sum())
     by_view = tuple(np.empty((len(views), num_classes, num_pixels), np.float32) for views in names)
     truth = np.empty(num_pixels, np.uint8)
     starts = np.cumsum(sizes, axis=0) - sizes + (0, num_near)
     images = iter(zip(sizes, starts, strict=True))
-    for part in executor(drawing, ids):
+    for part in parts:
         at = 0
         while at < part.truth.size:
             for size, start in zip(*next(images), strict=True):
@@ -187,14 +185,14 @@ def _gather(drawing: SamplingPlan, ids: Sequence[str], sizes: NDArray[np.int64],
                 for target, drawn in zip(by_view, part.by_view, strict=True):
                     target[:, :, there] = drawn[:, :, here]
                 at += size
-    order = np.arange(len(ids), dtype=np.int32)
+    order = np.arange(len(sizes), dtype=np.int32)
     image = np.concatenate([np.repeat(order, sizes[:, stratum]) for stratum in (0, 1)])
-    strata = Strata((num_near, num_pixels), (1, drawing.densities.interior_weight))
+    strata = Strata((num_near, num_pixels), (1, plan.densities.interior_weight))
     return FittingSample(names, by_view, truth, image, strata)
 
 
 def pixels_that_fit(sample_bytes: int, num_classes: int, num_views: Sequence[int]) -> int:  # views per member (M,)
-    """How many pixels fit `sample_bytes` with every view's probabilities, their mean a member, and the working
+    """How many pixels fit `sample_bytes` with every view's probabilities, their mean per member, and the working
     memory of the weight search (each pixel's two highest scores, and one class's columns)."""
     floats = num_classes * (sum(num_views) + len(num_views)) + len(num_views) + 8
     return sample_bytes // (4 * floats)

@@ -24,7 +24,7 @@ ByClass = Annotated[tuple[float | None, ...], Field(description="(K,), null for 
 
 
 class Score(Config):
-    """mIoU and IoU per class with 95% intervals. A class in neither truth nor prediction has none."""
+    """mIoU and IoU per class with 95% intervals. A class that does not occur in the truth has none."""
 
     miou: float | None
     low: float | None
@@ -76,6 +76,7 @@ class RuleResult(Config):
     """A rule as it was fitted on all of val, and its scores: on val as fitted, on val cross-fitted, on the hold-out."""
 
     name: str
+    reason: str = Field(default="", description="why it was taken on val, or was not")
     vote: VoteKind
     weights: Weights
     views: ViewNames

@@ -8,10 +8,11 @@ it extends. Cross-fitting chooses among them (`crossfit`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.voting.votes import Float, Vote, shrunk, single
 from analysis.weight_search.coordinate_search import Fit, Free, fit_pixels
@@ -49,9 +50,21 @@ class Sample:
         """Greedy selection's weights: a rule, and a start of another."""
         return select_members(self.pixels)
 
-    def fit(self, name: str, starts: list[Float], free: Free) -> Float:
-        self.fits[name] = fit_pixels(self.pixels, starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
-        return self.fits[name].weights
+    @cached_property
+    def absent(self) -> NDArray[np.bool_]:
+        """(K,): classes that no pixel of the sample has."""
+        return ~np.isin(np.arange(self.pixels.shape[1]), self.pixels.truth)
+
+    def fit(self, name: str, starts: list[Float], free: Free, plain: Float) -> Float:
+        """Fitted weights (M,K). A class that does not occur in the sample keeps its weights of the plainer vote, scaled
+        as those of the other classes are: nothing was learnt about it."""
+        fit = fit_pixels(self.pixels, starts, free, max_sweeps=self.max_sweeps, min_gain=self.min_gain)
+        weights = fit.weights.copy()
+        if free != "member":  # that has one weight per member for all classes
+            scale = weights[:, ~self.absent].mean() / max(float(plain[:, ~self.absent].mean()), 1e-12)
+            weights[:, self.absent] = scale * plain[:, self.absent]
+        self.fits[name] = replace(fit, weights=weights)
+        return weights
 
 
 def _shrinkages(weights: Float, plain: Float) -> list[Vote]:
@@ -64,7 +77,7 @@ def best_single(sample: Sample) -> list[Vote]:
 
 def _alone_class(sample: Sample) -> Float:
     """Weights (M,K) of the best member alone, its classes weighted."""
-    return sample.fit("best_single_class", [sample.alone], "class")
+    return sample.fit("best_single_class", [sample.alone], "class", sample.alone)
 
 
 def best_single_class(sample: Sample) -> list[Vote]:
@@ -94,12 +107,12 @@ def greedy(sample: Sample) -> list[Vote]:
 
 
 def soft_class(sample: Sample) -> list[Vote]:
-    return _shrinkages(sample.fit("soft_class", [sample.uniform], "class"), sample.uniform)
+    return _shrinkages(sample.fit("soft_class", [sample.uniform], "class", sample.uniform), sample.uniform)
 
 
 def member(sample: Sample) -> list[Vote]:
     starts = [sample.uniform, sample.picked, *sample.singles]
-    return _shrinkages(sample.fit("member", starts, "member"), sample.uniform)
+    return _shrinkages(sample.fit("member", starts, "member", sample.uniform), sample.uniform)
 
 
 def member_class(sample: Sample) -> list[Vote]:
@@ -107,7 +120,7 @@ def member_class(sample: Sample) -> list[Vote]:
     uniform: which start ends highest differs from sample to sample."""
     plainer = [sample.fits["soft_class"].weights, sample.fits["member"].weights]
     starts = [*plainer, _alone_class(sample), sample.uniform]
-    return _shrinkages(sample.fit("member_class", starts, "member_class"), sample.uniform)
+    return _shrinkages(sample.fit("member_class", starts, "member_class", sample.uniform), sample.uniform)
 
 
 # from plain to rich: the order of the ladder (`verdict`) and the order in which they are fitted

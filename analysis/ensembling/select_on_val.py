@@ -1,11 +1,13 @@
 """Everything that is decided on val: views, weights, post-processing, and which rule would ship.
 
-The hold-out has no part in it. Counts are (N,K,K) per rule, fitted and cross-fitted.
+The hold-out has no part in it. Val's logits are read in three passes: the fitting sample and each member's plain score;
+every rule's candidates, cross-fitted; the chosen rules as fitted, with what post-processing could change. A fourth one
+cross-fits post-processing where that found something to try.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,18 +15,17 @@ import numpy as np
 from analysis.ensembling.bootstrap import Draws, Resampled, bootstrap_draws, resample
 from analysis.ensembling.costs import InferenceCosts, costs_of
 from analysis.ensembling.crossfit import Folds, Images, make_folds
-from analysis.ensembling.crossfit_rules import Choice, RuleResults, fit_folds, score_val
-from analysis.ensembling.fit_postprocess import POSTPROCESSED, PostprocessFit, count, fit_postprocess
+from analysis.ensembling.crossfit_rules import Choice, Counts, RuleResults, crossfit_rules, fit_folds
+from analysis.ensembling.fit_postprocess import POSTPROCESSED, ChangeCounts, Changes, PostprocessFit, fit_postprocess
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.pixel_sampling import draw_sample
+from analysis.ensembling.pixel_sampling import DrawnPixels, FittingSample, gather, plan_sample
 from analysis.ensembling.verdict import select_rule
-from analysis.ensembling.view_selection import SelectedViews, choose_sights
-from analysis.voting.executor import Executor
-from analysis.voting.score_images import LabelSource, Report, score_images
+from analysis.ensembling.view_selection import SelectedViews, select_views
+from analysis.voting.executor import Executor, JobGroup
+from analysis.voting.labelled_logits import LabelledLogits
+from analysis.voting.score_images import Scoring
 from analysis.voting.view_config import ViewConfig, VoteBatch, plain_view
 from analysis.voting.votes import Vote, single
-from trainables.data.index import Split
-from trainables.logits.store import LogitStore
 from trainables.metrics import miou
 
 
@@ -35,12 +36,14 @@ class ValSelection:
     order: list[int]
     val_miou: list[float]  # of each member's plain view
     costs: InferenceCosts
-    sighted: SelectedViews
+    views: SelectedViews
     folds: Folds
     draws: Draws
-    outcome: RuleResults
+    rules: RuleResults
+    fitted: Mapping[str, Counts]  # (N,K,K) by rule, fitted on all of val
     scores: Mapping[str, Resampled]  # cross-fitted
     taken: str
+    reasons: Mapping[str, str]  # by rule: why it was taken or not
     post: PostprocessFit
 
     @property
@@ -50,74 +53,76 @@ class ValSelection:
 
     @property
     def choice(self) -> Choice:
-        return self.outcome.choices[self.taken]
+        return self.rules.choices[self.taken]
 
 
-def decide_on_val(
-    candidates: Sequence[LogitStore],
-    views: Sequence[tuple[str, ...]],  # that each may use
-    labels: LabelSource,
-    split: Split,
-    group_of: Mapping[str, str],
-    grouped: bool,
-    options: EnsembleOptions,
-    report: Report,
-    executor: Executor,
-) -> ValSelection:
+def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: int, executor: Executor) -> ValSelection:
     """Fits and cross-fits all rules, and climbs their ladder. Raises ValueError where logits are not finite, or the
     latency budget allows no candidate."""
-    ids, classes = split.val_ids, candidates[0].header.classes
-    folds = make_folds(ids, group_of, grouped, options.folds, options.seed)
-    order, val_miou = _best_first(candidates, [plain_view(names) for names in views], ids, labels, report, executor)
-    val, names = [candidates[m] for m in order], tuple(views[m] for m in order)
-    costs = costs_of(val, names, options.latency_budget_ms)
-    images = Images([group_of[i] for i in ids], grouped, options.seed)
-    sample = draw_sample(val, names, ids, labels, options.sample_bytes, options.seed, report, executor)
-    deciding = costs.deciding(options.latency_budget_ms).in_order(names)
-    sighted = choose_sights(sample, folds, images, deciding, options.latency_budget_ms)
-    sighted = replace(sighted, visited=tuple(replace(v, cost=costs.total(v.views)) for v in sighted.visited))
-    fits = fit_folds(sample, sighted, folds, options.max_sweeps, options.temperature == "auto", report)
+    group_of = dict(zip(candidates.ids, candidates.groups, strict=True))
+    folds = make_folds(candidates.ids, group_of, candidates.grouped, options.folds, seed)
+    order, val_miou, sample = _read(candidates, options.sample_mb * 2**20, seed, executor)
+    val = candidates.of_members(order)
+    costs = costs_of(val.stores, val.views, options.latency_budget_ms)
+    images = Images(val.groups, val.grouped, seed)
+    deciding = costs.deciding(options.latency_budget_ms).in_order(val.views)
+    views = select_views(sample, folds, images, deciding, options.latency_budget_ms)
+    views = replace(views, visited=tuple(replace(v, cost=costs.total(v.views)) for v in views.visited))
+    fits = fit_folds(sample, views, folds, options.max_sweeps, options.temperature == "auto", executor.say)
     del sample
-    outcome = score_val(val, ids, labels, fits, folds, images, report, executor)
-    draws = bootstrap_draws([group_of[i] for i in ids], grouped, options.resamples, options.seed, "val")
-    scores = {name: resample(counts, draws) for name, counts in outcome.crossfitted.items()}
-    taken = select_rule(scores)
-    without = [VoteBatch(choice.view_config, (choice.vote,)) for choice in outcome.without[taken]]
-    post = fit_postprocess(
-        options.postprocess,
-        val,
-        ids,
-        labels,
-        without,
-        folds,
-        outcome.crossfitted[taken],
-        draws,
-        classes,
-        report,
-        executor,
-    )
-    if post.steps is not None and post.crossfitted is not None:
-        choice = outcome.choices[POSTPROCESSED] = outcome.choices[taken]
-        outcome.crossfitted[POSTPROCESSED] = post.crossfitted
-        whole = VoteBatch(choice.view_config, (choice.vote,)), post.steps
-        outcome.fitted[POSTPROCESSED] = count(val, ids, labels, [whole], executor=executor)
+    rules = crossfit_rules(val, fits, folds, images, executor)
+    draws = bootstrap_draws(val.groups, val.grouped, options.resamples, seed, "val")
+    scores = {name: resample(counts, draws) for name, counts in rules.crossfitted.items()}
+    selection = select_rule(scores, options.confidence)
+    taken, reasons = selection.taken, selection.reasons
+    batches = [*(choice.batch for choice in rules.without[taken]), rules.choices[taken].batch]
+    measuring = ChangeCounts.of(val, batches[:-1], folds.of_image) if options.postprocess == "auto" else None
+    fitted, changes = _score_fitted(val, rules, measuring, executor)
+    post = PostprocessFit(None, "ensemble.postprocess is off")
+    if changes is not None:
+        post = fit_postprocess(changes, val, batches, folds, rules.crossfitted[taken], draws, executor)
+    if post.steps is not None and post.crossfitted is not None and post.fitted is not None:
+        rules.choices[POSTPROCESSED] = rules.choices[taken]
+        rules.crossfitted[POSTPROCESSED], fitted[POSTPROCESSED] = post.crossfitted, post.fitted
         scores[POSTPROCESSED] = resample(post.crossfitted, draws)
-    return ValSelection(order, val_miou, costs, sighted, folds, draws, outcome, scores, taken, post)
+        reasons[POSTPROCESSED] = post.reason
+    return ValSelection(order, val_miou, costs, views, folds, draws, rules, fitted, scores, taken, reasons, post)
 
 
-def _best_first(
-    val: Sequence[LogitStore],
-    plain: Sequence[str],
-    ids: Sequence[str],
-    labels: LabelSource,
-    report: Report,
-    executor: Executor,
-) -> tuple[list[int], list[float]]:
-    """Members by the mIoU of their plain view on all pixels of val, the best first, and those mIoU in that order."""
-    num_members, num_classes = len(val), len(val[0].header.classes)
-    votes = tuple(Vote("soft", single(num_members, num_classes, m)) for m in range(num_members))
-    batch = VoteBatch(ViewConfig.plain(tuple((view,) for view in plain)), votes)
-    [counts] = score_images(val, ids, labels, [[batch]], report, "candidates on val", executor=executor)
-    scores = np.nan_to_num(miou(counts.sum(0, dtype=np.int64)), nan=-1.0)  # (M,)
+def _read(
+    val: LabelledLogits, sample_bytes: int, seed: int, executor: Executor
+) -> tuple[list[int], list[float], FittingSample]:
+    """Members by the mIoU of their plain view on all pixels of val, the best first; those mIoU; the fitting sample with
+    the members in that order."""
+    num_members = len(val.stores)
+    votes = tuple(Vote("soft", single(num_members, val.num_classes, m)) for m in range(num_members))
+    plain = VoteBatch(ViewConfig.plain(tuple((plain_view(views),) for views in val.views)), votes)
+    scoring = Scoring.of(val, [[plain]], None, executor.device)
+    plan, sizes = plan_sample(val, sample_bytes, seed, executor)
+    total = np.zeros((num_members, val.num_classes, val.num_classes), np.int64)
+
+    def drawn() -> Iterator[DrawnPixels]:
+        for part, [counts] in executor(JobGroup((plan, scoring)), val.ids, "candidates on val"):
+            np.add(total, counts.sum(0, dtype=np.int64), out=total)
+            yield part
+
+    sample = gather(plan, sizes, drawn())
+    scores = np.nan_to_num(miou(total), nan=-1.0)  # (M,)
     order = [int(m) for m in np.argsort(-scores, kind="stable")]
-    return order, [float(scores[m]) for m in order]
+    return order, [float(scores[m]) for m in order], sample.of_members(order)
+
+
+def _score_fitted(
+    val: LabelledLogits,
+    rules: RuleResults,
+    measuring: ChangeCounts | None,
+    executor: Executor,
+) -> tuple[dict[str, Counts], Changes | None]:
+    """Counts (N,K,K) of every rule as it was fitted on all of val, and what each post-processing option alone
+    changes."""
+    scoring = Scoring.of(val, [[choice.batch for choice in rules.choices.values()]], None, executor.device)
+    group = JobGroup((scoring, measuring) if measuring else (scoring,))
+    scored, *changed = zip(*executor(group, val.ids, "rules on val, fitted"), strict=True)
+    counts = (np.concatenate(few)[:, 0].astype(np.int64) for few in zip(*scored, strict=True))
+    fitted = dict(zip(rules.choices, counts, strict=True))
+    return fitted, Changes.of(changed[0], val.num_classes) if changed else None

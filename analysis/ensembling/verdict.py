@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.bootstrap import Resampled, gain
+from analysis.ensembling.bootstrap import MIN_GROUPS, Resampled, gain, widening
 from analysis.ensembling.result import NO_GAIN, Gain, Verdict
 
 HOLDS_AT = 0.9  # a richer rule's cross-fitted gain must be above 0 in this share of resamples
 
 
-def select_rule(crossfitted: Mapping[str, Resampled]) -> str:
-    """The rule that the ladder takes. Rules come from plain to rich; each is compared with the one taken so far,
-    and taken where its cross-fitted mIoU is higher, and higher in at least 90% of the paired resamples."""
+@dataclass(frozen=True)
+class Selection:
+    """The rule that the ladder takes, and why each was taken or not."""
+
+    taken: str
+    reasons: dict[str, str]
+
+
+def select_rule(crossfitted: Mapping[str, Resampled], confidence: float = HOLDS_AT) -> Selection:
+    """Rules come from plain to rich; each is compared with the one taken so far, and taken where its cross-fitted mIoU
+    is higher, and higher in at least the share `confidence` of the paired resamples."""
     names = list(crossfitted)
-    taken = names[0]
+    taken, reasons = names[0], {names[0]: "the plainest rule, which the others have to beat"}
     for name in names[1:]:
         step = gain(crossfitted[name], crossfitted[taken])
-        if step.gain > 0 and step.p_positive >= HOLDS_AT:
+        holds = step.gain > 0 and step.p_positive >= confidence
+        shown = f"above 0 in {step.p_positive:.0%} of resamples ({confidence:.0%} needed)"
+        if step.low is None:
+            shown = "which one group of images cannot show to hold"
+        reasons[name] = f"{'taken' if holds else 'not taken'}: {step.gain:+.4f} over {taken}, {shown}"
+        if holds:
             taken = name
-    return taken
+    return Selection(taken, reasons)
+
+
+SMALL_GAIN = 0.02  # mIoU: what teams ask an ensemble for
 
 
 def signed(step: Gain) -> str:
     """'+0.021 mIoU [+0.009, +0.034]'."""
+    if step.low is None or step.high is None:
+        return f"{step.gain:+.3f} mIoU (no interval: one group)"
     return f"{step.gain:+.3f} mIoU [{step.low:+.3f}, {step.high:+.3f}]"
 
 
@@ -57,12 +76,41 @@ def make_verdict(taken: str, num_members: int, step: Gain, num_images: int, *, p
         rule = "postprocessed" if postprocessed else taken
         ship: Literal["single", "ensemble"] = "single" if alone else "ensemble"
         return Verdict(rule=rule, ship=ship, sentence=sentence, gain=step, num_images=num_images)
-    rival = f"it{having}" if alone else f"the ensemble of {num_members}{having} ({taken})"
-    sentence = (
-        f"ship the single model: {rival} was taken on val, but {unseen} its gain was {signed(step)}, an interval that "
-        "does not lie above 0"
-    )
+    rival = f"that model{having}" if alone else f"the ensemble of {num_members}{having} ({taken})"
+    doubt = "" if step.low is None else ", an interval that does not lie above 0"
+    sentence = f"ship the single model: {rival} was taken on val, but {unseen} its gain was {signed(step)}{doubt}"
     return Verdict(rule="best_single", ship="single", sentence=sentence, gain=NO_GAIN, num_images=num_images)
+
+
+def too_few_groups(step: Gain, num_groups: int, split: str) -> str | None:
+    """What so few groups cannot show, and how many would: the interval's half-width falls with their square root, and
+    with what they are widened by."""
+    if num_groups >= MIN_GROUPS:
+        return None
+    if step.low is None or step.high is None:
+        return f"{split} is one group: no gain can be shown on it, however large; {MIN_GROUPS} groups are few"
+    half = (step.high - step.low) / 2
+    spread = half * np.sqrt(num_groups) / widening(num_groups)
+    if half <= SMALL_GAIN:
+        return None
+    needed = next(n for n in range(num_groups + 1, 10**6) if spread * widening(n) / np.sqrt(n) <= SMALL_GAIN)
+    return (
+        f"{split} has {num_groups} groups, on which a gain of {SMALL_GAIN} mIoU cannot be shown (an interval reaches "
+        f"{half:.3f} to either side); about {needed} groups like these would"
+    )
+
+
+def absent_classes(classes: Sequence[str], val: NDArray[np.int64], holdout: NDArray[np.int64]) -> list[str]:
+    """What has to be known of classes that do not occur in val or in the hold-out, by their counts (N,K,K)."""
+    said = []
+    for counts, text in (
+        (val, "of val: mIoU on val leaves them out, and weights per class keep the plainer rule's for them"),
+        (holdout, "of the hold-out: its mIoU leaves them out"),
+    ):
+        missing = [classes[k] for k in np.flatnonzero(counts.sum((0, 2)) == 0).tolist()]
+        if missing:
+            said.append(f"{', '.join(missing)} {'occurs' if len(missing) == 1 else 'occur'} in no image {text}")
+    return said
 
 
 def never_predicted(weights: NDArray[np.float32], classes: Sequence[str]) -> str | None:

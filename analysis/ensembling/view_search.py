@@ -39,6 +39,15 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class WeighedPixels:
+    """What a path is searched on."""
+
+    q: Float  # (R,K,P): each pair's probabilities
+    truth: Labels  # (P,)
+    times: NDArray[np.int32]  # (P,): how often each pixel counts
+
+
+@dataclass(frozen=True)
 class Step:
     """An ensemble on the path: `shares[r]` is what pair r's probabilities are multiplied by."""
 
@@ -72,16 +81,14 @@ def _count_sum(total, delta, factor, truth, times, out):  # type: ignore[no-unty
 class _Ensemble:
     """The ensemble as it grows; `total` (K,P) are its scores."""
 
-    q: Float
-    truth: Labels
-    times: NDArray[np.int32]
+    pixels: WeighedPixels
     pairs: Pairs
     views: dict[int, list[int]] = field(default_factory=dict)  # member -> its pairs
     weights: dict[int, float] = field(default_factory=dict)
     miou: float = 0.0
 
     def __post_init__(self) -> None:
-        self.total = np.zeros(self.q.shape[1:], np.float32)
+        self.total = np.zeros(self.pixels.q.shape[1:], np.float32)
         self.order: list[int] = []
 
     @property
@@ -90,30 +97,32 @@ class _Ensemble:
 
     @property
     def step(self) -> Step:
-        shares = np.zeros(len(self.q), np.float32)
+        shares = np.zeros(len(self.pixels.q), np.float32)
         for m, rows in self.views.items():
             shares[rows] = self.weights[m] / len(rows)
         return Step(tuple(self.order), shares, self.cost, self.miou)
 
     def mean(self, rows: Iterable[int]) -> Float:
         rows = list(rows)
-        out: Float = self.q[rows[0]] if len(rows) == 1 else self.q[rows].mean(0)
+        q = self.pixels.q
+        out: Float = q[rows[0]] if len(rows) == 1 else q[rows].mean(0)
         return out
 
     def score(self, delta: Float, factor: float) -> float:
-        counts = np.zeros((self.q.shape[1], self.q.shape[1]), np.int64)
-        _count_sum(self.total, delta, np.float32(factor), self.truth, self.times, counts)
+        num_classes = self.pixels.q.shape[1]
+        counts = np.zeros((num_classes, num_classes), np.int64)
+        _count_sum(self.total, delta, np.float32(factor), self.pixels.truth, self.pixels.times, counts)
         return float(miou(counts))
 
     def with_pair(self, row: int) -> tuple[float, float]:
         """The mIoU with one more pair, and the weight of its member then."""
         m = self.pairs.members[row]
         if m in self.views:
-            num = len(self.views[m])
-            return self.score(self.q[row] - self.mean(self.views[m]), self.weights[m] / (num + 1)), self.weights[m]
+            change = self.pixels.q[row] - self.mean(self.views[m])
+            return self.score(change, self.weights[m] / (len(self.views[m]) + 1)), self.weights[m]
         level = float(np.mean(list(self.weights.values()))) if self.weights else 1.0
         tries = [level * share for share in (NEW_SHARES if self.weights else (1.0,))]
-        scores = [self.score(self.q[row], weight) for weight in tries]
+        scores = [self.score(self.pixels.q[row], weight) for weight in tries]
         best = int(np.argmax(scores))
         return scores[best], tries[best]
 
@@ -158,9 +167,7 @@ class _Ensemble:
 
 
 def search_path(
-    q: Float,
-    truth: Labels,
-    times: NDArray[np.int32],
+    pixels: WeighedPixels,
     pairs: Pairs,
     *,
     budget: float | None = None,
@@ -172,15 +179,15 @@ def search_path(
 
     `among` are the pairs that may be added, all where None. Ends where no pair gains; empty where none fits.
     """
-    found = _Ensemble(q, truth, times, pairs)
+    found = _Ensemble(pixels, pairs)
     path: list[Step] = []
     for row in start:
         found.add(row, 1.0)
     if start:
         found.refit()
         path.append(found.step)
-    rows = range(len(q)) if among is None else among
-    for _ in range(2 * len(q)):
+    rows = range(len(pixels.q)) if among is None else among
+    for _ in range(2 * len(pixels.q)):
         spare = float("inf") if budget is None else budget - found.cost
         fitting = [r for r in rows if r not in found.order and pairs.costs[r] <= spare]
         tried = {r: found.with_pair(r) for r in fitting}

@@ -19,9 +19,8 @@ from analysis.ensembling.crossfit import Folds, Images
 from analysis.ensembling.path_scores import Tally, tally
 from analysis.ensembling.pixel_sampling import FittingSample
 from analysis.ensembling.verdict import select_rule
-from analysis.ensembling.view_search import Pairs, Step, search_path
+from analysis.ensembling.view_search import Pairs, Step, WeighedPixels, search_path
 from analysis.voting.view_config import ViewConfig, Views, plain_view
-from analysis.voting.votes import Labels
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class ScoredEnsemble:
 class SelectedViews:
     whole: ViewSelection
     without: tuple[ViewSelection, ...]  # each fold
-    visited: tuple[ScoredEnsemble, ...]  # from cheap to expensive; the plain views first
+    visited: tuple[ScoredEnsemble, ...]  # members alone, then together; each from cheap to expensive
 
 
 class _Steps:
@@ -73,17 +72,18 @@ class _Steps:
         """The column taken on the images `kept` (N,): from cheap to expensive, where the cross-fitted gain holds."""
         draws = images.draws(kept)
         order = sorted(columns, key=lambda c: (self.steps[0][c].cost, c))
-        return int(select_rule({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}))
+        return int(select_rule({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}).taken)
 
 
-def choose_sights(
+def select_views(
     sample: FittingSample,
     folds: Folds,
     images: Images,
     costs: Sequence[Sequence[float]],  # of each member's views, in the order of sample.names
     budget: float | None,
 ) -> SelectedViews:
-    """Sights of all fits. Members come best first; the first whose plain view the budget allows is the best single.
+    """What the rules look at in each fit. Members come best first; the first whose plain view the budget allows is the
+    best single.
 
     Raises ValueError where it allows none.
     """
@@ -121,32 +121,31 @@ class _Search:
 
     def __init__(self, sample: FittingSample, folds: Folds, pairs: Pairs, budget: float | None) -> None:
         self.sample, self.folds, self.pairs, self.budget = sample, folds, pairs, budget
-        self.q = np.concatenate(sample.coarse.by_view)  # (R,K,C)
-        self.times = sample.coarse.times
+        q, times = np.concatenate(sample.coarse.by_view), sample.coarse.times  # (R,K,C)
         held_out, truth = folds.of_image[sample.coarse.image], sample.coarse.truth
         without = (np.where(held_out == fold, np.uint8(255), truth) for fold in range(folds.num))
-        self.truths = [truth, *without]
+        self.pixels = [WeighedPixels(q, labels, times) for labels in (truth, *without)]
         self.kept = [np.ones(len(folds.of_image), bool), *(folds.of_image != fold for fold in range(folds.num))]
 
     def alone(self, plain: Sequence[int]) -> _Steps:
         """A path for each member on its own, from its plain view."""
         return _Steps(self.sample, self.folds, [
-            [self._path(truth, start=[row], among=self.pairs.of(self.pairs.members[row])) for row in plain]
-            for truth in self.truths
+            [self._path(pixels, start=[row], among=self.pairs.of(self.pairs.members[row])) for row in plain]
+            for pixels in self.pixels
         ])  # fmt: skip
 
     def together(self, everybody: Sequence[Sequence[int]]) -> _Steps:
         """The paths by gain, by gain for its cost, and, last, from each fit's `everybody`, where that is within the
         budget: every member through its own best views, which a search from nothing may miss."""
         orders = [True, False] if len(set(self.pairs.costs)) > 1 else [False]
-        paths = [[self._path(truth, per_cost=by_cost) for by_cost in orders] for truth in self.truths]
+        paths = [[self._path(pixels, per_cost=by_cost) for by_cost in orders] for pixels in self.pixels]
         if self.budget is None or all(sum(self.pairs.costs[r] for r in rows) <= self.budget for rows in everybody):
-            for found, truth, rows in zip(paths, self.truths, everybody, strict=True):
-                found.append(self._path(truth, start=rows)[:1])
+            for found, pixels, rows in zip(paths, self.pixels, everybody, strict=True):
+                found.append(self._path(pixels, start=rows)[:1])
         return _Steps(self.sample, self.folds, paths)
 
-    def _path(self, truth: Labels, **options: Any) -> list[Step]:
-        return search_path(self.q, truth, self.times, self.pairs, budget=self.budget, **options)
+    def _path(self, pixels: WeighedPixels, **options: Any) -> list[Step]:
+        return search_path(pixels, self.pairs, budget=self.budget, **options)
 
     def view_config(self, rows: Sequence[int]) -> ViewConfig:
         members, views = self.pairs.members, self.pairs.views

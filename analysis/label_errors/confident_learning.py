@@ -52,6 +52,14 @@ class Suspect:
     counts: str = ""  # compressed COCO RLE of a region
 
 
+@dataclass(frozen=True)
+class SuspectRanking:
+    """The suspects among the labels that were judged, and a score per image."""
+
+    suspects: list[Suspect]  # most suspicious first
+    image_scores: dict[str, float]  # image_id -> 1 - softmin, of every image that was judged
+
+
 def class_confidence(index: SegIndex, ids: Sequence[str], probabilities: Probabilities, label: Label) -> Float:
     """t_k (K,): the mean probability of class k over pixels labelled k, drawn to that of all where they are few."""
     total, count = np.zeros(index.num_classes), np.zeros(index.num_classes)
@@ -75,8 +83,8 @@ def find_suspects(
     confidence: Float,  # (K,)
     *,
     least: float = 0.5,
-) -> tuple[list[Suspect], dict[str, float]]:
-    """Everything above `least` suspicion, most suspicious first; and 1 - softmin of every image."""
+) -> SuspectRanking:
+    """Rank all labels with more than `least` suspicion, and score every image."""
     records = index.by_id()
     suspects: list[Suspect] = []
     images: dict[str, float] = {}
@@ -86,7 +94,8 @@ def find_suspects(
         found += _regions(index, records[image_id], probability, confidence, given, painted)
         suspects += [suspect for suspect in found if suspect.suspicion > least]
         images[image_id] = _image_score(probability, given, index.ignore_index)
-    return sorted(suspects, key=lambda s: (-s.suspicion, s.image_id, s.annotation_id or -1)), images
+    ranked = sorted(suspects, key=lambda s: (-s.suspicion, s.image_id, s.annotation_id or -1))
+    return SuspectRanking(ranked, images)
 
 
 def _owners(index: SegIndex, record: ImageRecord) -> tuple[NDArray[np.int32], list[Annotation]]:
@@ -139,7 +148,7 @@ def _regions(
     given: NDArray[np.uint8],
     painted: Mapping[int, NDArray[np.bool_]],
 ) -> list[Suspect]:
-    """Connected regions where another class than the label's is believed: objects that nobody annotated, and parts of
+    """Connected regions where another class than the label's is believed: objects without an annotation, and parts of
     an annotation that show something else. Those that a suspect annotation explains are left to it."""
     best = probability.argmax(axis=0)  # (H,W)
     top = np.take_along_axis(probability, best[None], axis=0)[0]
@@ -169,7 +178,7 @@ def _regions(
 
 
 def _suspicion(margin: float, area_px: int) -> float:
-    """From how much more the rival is believed, -1 to 1, to 0 to 1; a few pixels say little."""
+    """The suspicion (0 to 1) of a rival's margin (-1 to 1), less where there are few pixels."""
     return 0.5 + 0.5 * margin * area_px / (area_px + FEW_PX)
 
 

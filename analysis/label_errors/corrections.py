@@ -21,6 +21,7 @@ import yaml
 from analysis.label_errors.confident_learning import Suspect
 from analysis.label_errors.corrected_masks import Row, write_masks
 from analysis.report.html import write_text
+from trainables.csv_cells import escaped, unescaped
 from trainables.data.card import CocoPart, DataCard, ImagePart, MaskPart
 from trainables.data.coco import CocoFile, coco_id, load_coco
 from trainables.data.coco_writer import rle_fields
@@ -32,30 +33,32 @@ COLUMNS = (
     "rle",
 )  # fmt: skip
 ACTIONS = ("relabel", "remove", "add")
+MAX_FAULTS = 50  # in one message
 
 
 def csv_rows(suspects: Iterable[Suspect]) -> str:
-    """The list with its header."""
+    """The list with its header. Text like a formula has an apostrophe before it, which `read_list` takes off."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for s in suspects:
         own_id = "" if s.annotation_id is None else s.annotation_id
-        writer.writerow(
-            [s.kind, s.image_id, own_id, s.given, s.suggested, f"{s.suspicion:.4f}", s.area_px, *s.box, s.counts]
-        )
+        cells = [s.kind, s.image_id, own_id, s.given, s.suggested, f"{s.suspicion:.4f}", s.area_px, *s.box, s.counts]
+        writer.writerow([escaped(cell) for cell in cells])
     return buffer.getvalue()
 
 
 def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
-    """The rows of a list, checked against the data. Raises ValueError with every row that is wrong."""
+    """The rows of a list, checked against the data. Raises ValueError with the rows that are wrong."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [
                 c for c in ("action", "image_id", "annotation_id", "suggested") if c not in (reader.fieldnames or ())
             ]
-            rows = list(reader)
+            rows = [
+                {key: unescaped(cell) if isinstance(cell, str) else cell for key, cell in row.items()} for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: the list cannot be read ({error}); take rows of suspects.csv") from error
     if missing:
@@ -84,7 +87,8 @@ def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
         elif row["action"] == "add" and not _fits(row.get("rle") or "", record.height, record.width):
             faults.append(f"{path}:{line}: rle must be a region of {record.width} x {record.height} px")
     if faults:
-        raise ValueError("\n".join(faults[:50]))
+        more = [f"and {len(faults) - MAX_FAULTS} more rows"] if len(faults) > MAX_FAULTS else []
+        raise ValueError("\n".join([*faults[:MAX_FAULTS], *more]))
     return rows
 
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def rank_suspects(
     runs: list[Path], folders: list[Path], data: Path | None, out: Path, top: int, cache_dir: Path
 ) -> list[str]:
-    """Write suspects.html, .csv and .json to `out`; returns what to tell the user, a line each.
+    """Write suspects.html, .csv and .json to `out`; returns the summary, line by line.
 
-    Judged are the val images of `runs` (or of folders of such) and of `folders` of val logits, by models that did not
-    train on them; `top` suspects come on the page. Raises ValueError for logits of other data, of the hold-out, or of
-    images that their model trained on.
+    It judges the val images of `runs` (or of folders of such) and of `folders` of val logits, by models that did not
+    train on them; the page shows the first `top` suspects. Raises ValueError for logits of other data, of the hold-out,
+    or of images that their model trained on.
     """
     import numpy as np
 
@@ -35,7 +35,7 @@ def rank_suspects(
 
     runs = [one for folder in runs for one in _runs_in(folder)]
     if not runs and not folders:
-        raise ValueError("suspicion needs out-of-sample predictions, got none; give --run DIR or --logits DIR")
+        raise ValueError("suspects are ranked by out-of-sample predictions, got none; give --run DIR or --logits DIR")
     card = data or Path(json.loads(_text(runs[0] / "run.json"))["card"] if runs else "")
     if not card.is_file():
         raise ValueError(f"the data card must be a file, got {str(card)!r}; give --data data.yaml")
@@ -51,19 +51,19 @@ def rank_suspects(
         return total
 
     confidence = class_confidence(index, ids, predicted, cache.label)
-    suspects, images = find_suspects(index, ids, predicted, cache.label, confidence)
-    write_text(out / "suspects.csv", csv_rows(suspects))
+    ranking = find_suspects(index, ids, predicted, cache.label, confidence)
+    kinds = Counter(s.kind for s in ranking.suspects)
+    write_text(out / "suspects.csv", csv_rows(ranking.suspects))
     facts = {
         "data": index.name,
         "num_images": len(ids),
-        "counts": dict(Counter(s.kind for s in suspects)),
+        "counts": dict(kinds),
         "class_confidence": dict(zip(index.classes, (round(float(t), 4) for t in confidence), strict=True)),
-        "images": {name: round(score, 4) for name, score in sorted(images.items(), key=lambda item: -item[1])},
+        "images": {i: round(score, 4) for i, score in sorted(ranking.image_scores.items(), key=lambda item: -item[1])},
     }
     write_facts(out / "suspects.json", facts)
-    caveats = caveats_of(index, images, suspects, len(stores))
-    write_suspects(out, card, cache, suspects, images, predicted, caveats, top)
-    kinds = Counter(s.kind for s in suspects)
+    caveats = caveats_of(index, ranking, len(stores))
+    write_suspects(out, card, cache, ranking, predicted, caveats, top)
     said = f"{kinds['relabel']} to relabel, {kinds['remove']} to remove, {kinds['add']} to add"
     head = [f"{len(ids)} images judged: {said}", *(f"note: {caveat}" for caveat in caveats)]
     return [*head, f"written: {out / 'suspects.html'}, {out / 'suspects.csv'}"]
@@ -81,7 +81,7 @@ def _stores_of_run(folder: Path) -> list[LogitStore]:
     trained = set(split["train"])
     found = [_store(each) for each in sorted((folder / "logits").glob("*/val"))]
     if not found:
-        raise ValueError(f"{folder} has no logits of val; let its logits stage end, or resume the run")
+        raise ValueError(f"{folder} has no logits of val; let its logits stage finish, or resume the run")
     for store in found:
         seen = trained & set(store.image_ids)
         if seen:

@@ -1,4 +1,4 @@
-"""The page of suspicious labels: each with its photograph, its label and the models' prediction, to be ticked."""
+"""The page of suspicious labels: each with its photograph, label and prediction, and a box to tick."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from analysis.label_errors.confident_learning import Probabilities, Suspect
+from analysis.label_errors.confident_learning import Probabilities, Suspect, SuspectRanking
 from analysis.label_errors.corrections import COLUMNS, csv_rows
 from analysis.report import data_charts, html
 from analysis.report.gallery import css
-from analysis.report.palette import palette
+from analysis.report.palette import Colours, palette
 from trainables.data.cache import Cache
 from trainables.data.index import SegIndex
 from trainables.data.label_sources import label_source
@@ -30,79 +30,85 @@ def write_suspects(
     out: Path,
     card: Path,
     cache: Cache,
-    suspects: Sequence[Suspect],
-    images: Mapping[str, float],  # image_id -> score, of all that were judged
+    ranking: SuspectRanking,
     predicted: Probabilities,
     caveats: Sequence[str],
     top: int,
 ) -> None:
-    """Write suspects.html into `out`, with the `top` most suspicious."""
-    index = cache.index
+    """Write suspects.html into `out`, with the `top` most suspicious labels."""
+    index, suspects = cache.index, ranking.suspects
     colours = palette(index.num_classes, background=index.background)
-    shown: list[dict[str, Any]] = []
-    for s in suspects[:top]:
-        label, guess = cache.label(s.image_id), predicted(s.image_id).argmax(axis=0).astype(np.uint8)
-        window = _window(s.box, *label.shape)
-        photo = np.asarray(cache.image(s.image_id))
-        views = {
-            "given_uri": html.tinted(photo, label, colours, background=index.background),
-            "predicted_uri": html.tinted(photo, guess, colours, background=index.background),
-            "image_uri": photo,
-        }
-        uris = {key: html.photograph(_framed(view, s.box, window), PICTURE_PX) for key, view in views.items()}
-        shown.append({**vars(s), **uris, "row": csv_rows([s]).splitlines()[1]})
-    joint = np.zeros((index.num_classes, index.num_classes))
-    row = {name: k for k, name in enumerate(index.classes)}
-    for s in suspects:
-        joint[row[s.given], row[s.suggested]] += 1
-    hover = "labelled %{customdata[0]}<br>believed %{customdata[1]}<br>%{z:,} suspects<extra></extra>"
-
-    def labelled(name: str) -> Any:
-        return html.tinted(cache.image(name), cache.label(name), colours, background=index.background)
-
-    worst = sorted(images, key=lambda name: -images[name])[:NUM_IMAGES]
     values = {
         "title": f"Suspicious labels of {index.name}",
         "headline": f"{len(suspects):,} labels look wrong to models that have not seen them",
-        "num_images": len(images),
+        "num_images": len(ranking.image_scores),
         "num_open": sum(image.role in ("train", "val") for image in index.images),
-        "num_annotations": num_annotations(index, images),
+        "num_annotations": num_annotations(index, ranking.image_scores),
         "num_suspects": len(suspects),
         "counts": {"relabel": 0, "remove": 0, "add": 0} | Counter(s.kind for s in suspects),
         "background": index.background,
         "caveats": list(caveats),
         "list_path": str(out / "suspects.csv"),
         "card": str(card),
-        "suspects": shown,
+        "suspects": [_shown(suspect, cache, predicted, colours) for suspect in suspects[:top]],
         "legend": [(name, css(colours[k])) for k, name in enumerate(index.classes)],
-        "images": [
-            {
-                "name": name,
-                "text": f"{images[name]:.3f}",
-                "uri": html.photograph(labelled(name), 240),
-            }
-            for name in worst
-        ],
+        "images": _worst_images(ranking.image_scores, cache, colours),
         "csv_header": ",".join(COLUMNS),
-    }  # fmt: skip
-    figures = {"joint": data_charts.heat(joint, index.classes, index.classes, hover=hover, labels=".0f")}
-    html.write_page(out / "suspects.html", "cleanse.html.j2", values, figures)
+    }
+    html.write_page(out / "suspects.html", "cleanse.html.j2", values, {"joint": _joint_figure(suspects, index)})
+
+
+def _shown(suspect: Suspect, cache: Cache, predicted: Probabilities, colours: Colours) -> dict[str, Any]:
+    """A suspect with its three pictures and its row of the list."""
+    background = cache.index.background
+    label = cache.label(suspect.image_id)
+    guess = predicted(suspect.image_id).argmax(axis=0).astype(np.uint8)
+    window = _window(suspect.box, *label.shape)
+    photo = np.asarray(cache.image(suspect.image_id))
+    views = {
+        "given_uri": html.tinted(photo, label, colours, background=background),
+        "predicted_uri": html.tinted(photo, guess, colours, background=background),
+        "image_uri": photo,
+    }
+    uris = {key: html.photograph(_framed(view, suspect.box, window), PICTURE_PX) for key, view in views.items()}
+    return {**vars(suspect), **uris, "row": csv_rows([suspect]).split("\n", 1)[1].removesuffix("\n")}
+
+
+def _worst_images(scores: Mapping[str, float], cache: Cache, colours: Colours) -> list[dict[str, str]]:
+    def picture(name: str) -> str:
+        tinted = html.tinted(cache.image(name), cache.label(name), colours, background=cache.index.background)
+        return html.photograph(tinted, 240)
+
+    worst = sorted(scores, key=lambda name: -scores[name])[:NUM_IMAGES]
+    return [{"name": name, "text": f"{scores[name]:.3f}", "uri": picture(name)} for name in worst]
+
+
+def _joint_figure(suspects: Sequence[Suspect], index: SegIndex) -> str:
+    """Suspects by labelled and predicted class."""
+    counts = np.zeros((index.num_classes, index.num_classes))
+    row = {name: k for k, name in enumerate(index.classes)}
+    for suspect in suspects:
+        counts[row[suspect.given], row[suspect.suggested]] += 1
+    hover = "labelled %{customdata[0]}<br>predicted %{customdata[1]}<br>%{z:,} suspects<extra></extra>"
+    return data_charts.heat(counts, index.classes, index.classes, hover=hover, labels=".0f")
 
 
 def num_annotations(index: SegIndex, judged: Collection[str]) -> int:
+    """The number of annotations, or regions of masks, of the images that were judged."""
     return sum(len(label_source(index, image).objects()) for image in index.images if image.image_id in judged)
 
 
-def caveats_of(index: SegIndex, judged: Collection[str], suspects: Sequence[Suspect], num_models: int) -> list[str]:
+def caveats_of(index: SegIndex, ranking: SuspectRanking, num_models: int) -> list[str]:
     """What to keep in mind while reading the list."""
     said = ["the best epoch was chosen on these images, which flatters the models a little"]
     if num_models == 1:
         said.append("a single model judged: its own weaknesses look like wrong labels")
-    share = sum(s.annotation_id is not None for s in suspects) / max(1, num_annotations(index, judged))
+    suspected = sum(s.annotation_id is not None for s in ranking.suspects)
+    share = suspected / max(1, num_annotations(index, ranking.image_scores))
     if share > WEAK_SHARE:
         said.append(
-            f"{share:.0%} of the annotations are suspected, more than labels usually are wrong: the models are weak "
-            "and most suspects their own mistakes; train longer, or read the top of the list alone"
+            f"{share:.0%} of the annotations are suspected, more than usually are wrong: the models are weak "
+            "and most suspects their own mistakes; train longer, or read only the top of the list"
         )
     return said
 

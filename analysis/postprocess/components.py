@@ -1,8 +1,8 @@
 """The connected components of a label map, of all classes in one pass, and which of them a class encloses.
 
 `Regions` numbers R sets of connected pixels of one class in a label map (H,W) uint8. Union by the lower number and two
-passes (Wu, Otoo & Suzuki, Optimizing two-pass connected-component labeling algorithms, 2009): all classes cost what one
-does.
+passes (Wu, Otoo & Suzuki, Optimizing two-pass connected-component labeling algorithms, 2009): all classes cost as much
+as one.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Both steps need the label map alone, so that a bundle, which has no more, agrees to the pixel with the verdict:
 1. Specks. An 8-connected component of class k with fewer pixels than `min_component[k]` is removed. Removed pixels that
    touch (8-connected, of whatever classes) are one patch, and a patch takes the class with which it shares the longest
-   border, counted in pixel edges to pixels that stay; of equals the lowest class. No order of classes is in it.
+   border, counted in pixel edges to pixels that stay; of equals the lowest class. The order of classes plays no part.
 2. Holes. A 4-connected component of pixels of other classes than k that does not reach the image's border, and has
    fewer pixels than `max_hole[k]`, becomes k. Class by class, each on the map that the one before left; of nested holes
    the outermost class wins whatever the order.
@@ -29,7 +29,7 @@ from analysis.postprocess.options import Postprocess
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 STEPS = ("min_component", "max_hole")
-SIZES = (2.0**-14, 2.0**-12, 2.0**-10, 2.0**-8)  # 16, 64, 256 and 1024 pixels of 512 x 512; 0 is no step
+SIZES = (2.0**-14, 2.0**-12, 2.0**-10, 2.0**-8)  # 16, 64, 256 and 1024 pixels of 512 x 512; 0 is not a step
 
 
 class Patches(NamedTuple):
@@ -43,7 +43,7 @@ class Patches(NamedTuple):
         return np.diff(self.starts)
 
     def spread(self, value: NDArray[np.generic]) -> NDArray[Any]:
-        """A value a patch (n,) to one a pixel."""
+        """Repeat one value per patch (n,) for each of its pixels."""
         return np.repeat(value, self.sizes_px)
 
 
@@ -56,8 +56,8 @@ def alone(label: Labels, truth: Labels, num_classes: int) -> NDArray[np.int64]:
     """How each step of one class and size, alone, moves the counts of an image: (2,K,T,2,K) [step, class, size, what,
     class], `what` 0: right pixels of a class, 1: pixels predicted as it. Only pixels with a label (not 255) count.
 
-    A component that a size removes is removed by all larger sizes, and takes the same class whatever the size: one look
-    at the components serves all of them.
+    A component that a size removes is removed by all larger sizes, and takes the same class whatever the size: one
+    pass over the components serves all of them.
     """
     moved = np.zeros((len(STEPS), num_classes, len(SIZES), 2, num_classes), np.int64)
     limit_px = SIZES[-1] * label.size
@@ -124,7 +124,7 @@ def _holes(regions: Regions, pairs: NDArray[np.int32], k: int, below_px: float) 
 
 
 def _gathered(ids: NDArray[np.int32], wanted: Mask, patch_of: NDArray[np.int32] | None = None) -> Patches:
-    """The pixels of the wanted regions (R,), a patch a region, or those with one value in `patch_of` (R,) together."""
+    """The pixels of the wanted regions (R,), one patch per region or per value of `patch_of` (R,)."""
     number = np.full(len(wanted), -1)
     if patch_of is None:
         number[wanted] = np.arange(int(wanted.sum()))

@@ -12,7 +12,7 @@ Sizes = tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...]
 
 
 class Postprocess(Config):
-    """Sizes a class, as shares of an image's pixels; 0 leaves a class alone. `postprocess` says what they do."""
+    """Sizes per class, as shares of an image's pixels; 0 leaves a class alone. `postprocess` applies them."""
 
     min_component: Sizes  # (K,) a smaller component of the class is removed
     max_hole: Sizes  # (K,) a smaller hole in the class is filled

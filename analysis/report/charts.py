@@ -20,7 +20,7 @@ GREY = "#7d8590"
 # Okabe and Ito's hues, darkened or lightened until they hold on white and on near-black.
 HUES = ("#0077bb", "#c77700", "#009e73", "#c2699c", "#d55e00", "#7a5fd0", "#8a7a00")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "pentagon")
-MAX_CURVES = 64  # more lines than this are not told apart
+MAX_CURVES = 64  # more lines than this cannot be distinguished
 MAX_LABELLED_CLASSES = 16  # numbers in the cells of a larger matrix cannot be read
 MAX_NAMED_CLASSES = 40  # nor names beside its rows: they appear under the pointer
 
@@ -51,7 +51,7 @@ def curves_figure(
     rungs: Sequence[int],
     highlight: Sequence[str],
 ) -> str:
-    """Metrics over epochs, a line per trial. `metrics` maps a metric's key to its dash style."""
+    """Metrics over epochs, one line per trial and metric. `metrics` maps a metric's key to its dash style."""
     figure = go.Figure(layout=plain_layout(height=380))
     for trial in drawn_trials(curves, highlight):
         rank = highlight.index(trial) if trial in highlight else None
@@ -135,7 +135,7 @@ def shorten(name: str, limit: int = 24) -> str:
 
 
 def hue(position: int | None) -> str:
-    """The colour of the n-th highlighted thing; grey for those that are not."""
+    """The colour of the n-th highlighted series; grey for those that are not."""
     return GREY if position is None else HUES[position % len(HUES)]
 
 

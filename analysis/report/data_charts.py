@@ -34,7 +34,7 @@ def bars(
     unit: str = "",
     percent: bool = False,
 ) -> str:
-    """Horizontal bars, a row a name and a colour a series."""
+    """Horizontal bars: one row per name, one colour per series."""
     row_px = max(FEW_PX if len(names) <= MAX_NAMED_CLASSES else 12, 13 * len(series))
     figure = go.Figure(layout=plain_layout(height=110 + row_px * max(len(names), 2)))
     ticks = list(range(len(names)))
@@ -97,7 +97,7 @@ def heat(
 
 
 def intervals(names: Sequence[str], values: Sequence[tuple[float, float, float]], axis: str) -> str:
-    """A mark and its interval a row, over a line at 0.5."""
+    """One mark with its interval per row, over a line at 0.5."""
     figure = go.Figure(layout=plain_layout(height=90 + FEW_PX * max(len(names), 2)))
     middle, low, high = (list(column) for column in zip(*values, strict=True))
     figure.add_trace(go.Scatter(
@@ -122,7 +122,7 @@ def intervals(names: Sequence[str], values: Sequence[tuple[float, float, float]]
 
 
 def histogram(series: Mapping[str, Sequence[float]], edges: Sequence[float], axis: str, *, log: bool = False) -> str:
-    """Counts between common edges, a step line a series, as shares of the series."""
+    """Counts between common edges: one step line per series, as shares of the series."""
     figure = go.Figure(layout=plain_layout(height=300))
     for position, (label, values) in enumerate(series.items()):
         counts, _ = np.histogram(np.asarray(values, np.float64), bins=np.asarray(edges, np.float64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ TINT = 0.55  # of a class's colour over the photograph
 
 
 def template_environment(filters: Mapping[str, Callable[..., Any]]) -> Environment:
-    """The one way that pages are made: everything is escaped, and a value that is missing is an error."""
+    """The environment of all templates: everything is escaped, and a missing value is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -41,15 +42,27 @@ def template_environment(filters: Mapping[str, Callable[..., Any]]) -> Environme
     return environment
 
 
-def write_page(out: Path, template: str, values: Mapping[str, Any], figures: Mapping[str, str]) -> None:
-    """Render `template` to `out`; its folder is made."""
-    environment = template_environment({"count": _count, "percent": _percent, "three": _three})
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    style += (TEMPLATES / "pages.css").read_text(encoding="utf-8")
+def write_page(
+    out: Path,
+    template: str,
+    values: Mapping[str, Any],
+    figures: Mapping[str, str],
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+) -> None:
+    """Render `template` to `out`, whose folder is made.
+
+    Args:
+        figures: Name -> a figure as JSON in which `charts.safe_json` has escaped what could begin markup.
+        filters: Filters of the template besides `count`, `percent` and `three`.
+    """
+    environment = template_environment({"count": _count, "percent": _percent, "three": _three, **(filters or {})})
+    style, pages, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "pages.css", "report.js")
+    )
     text = environment.get_template(template).render(
         **values,
-        figures={name: Markup(figure) for name, figure in figures.items()},  # noqa: S704 safe_json escaped them
-        style=Markup(style),  # noqa: S704
+        figures={name: Markup(figure) for name, figure in figures.items()},  # noqa: S704 escaped, see above
+        style=Markup(style + pages),  # noqa: S704
         script=Markup(script),  # noqa: S704
         plotly=Markup(get_plotlyjs()) if figures else None,  # noqa: S704
     )
@@ -57,7 +70,7 @@ def write_page(out: Path, template: str, values: Mapping[str, Any], figures: Map
 
 
 def write_facts(out: Path, facts: Mapping[str, Any]) -> None:
-    """The page's facts as JSON."""
+    """Write a page's facts as JSON."""
     write_text(out, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -108,7 +121,10 @@ def _percent(value: float | None) -> str:
         return "–"
     if value == 0:
         return "0%"
-    return f"{value:.1%}" if value >= 0.0995 else f"{value:.2%}" if value >= 0.001 else f"{value:.3%}"
+    if value >= 0.001:
+        return f"{value:.1%}" if value >= 0.0995 else f"{value:.2%}"
+    digits = 1 - math.floor(math.log10(100 * value))
+    return f"{value:.{digits}%}"
 
 
 def _three(value: float | None) -> str:

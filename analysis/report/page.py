@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
-from plotly.offline import get_plotlyjs
 
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult
-from analysis.report import charts, gallery, tables
+from analysis.report import charts, gallery, html, tables
 from analysis.report.gallery import GalleryItem
-from analysis.report.html import TEMPLATES, template_environment
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
-from trainables.files import write_text
 
 MAX_PICTURES = 12
 RULE_LABELS = {
@@ -66,8 +62,8 @@ def write_report(out: Path, facts: ReportFacts) -> None:
         "moment": tables.write_moment,
         "share": tables.write_share,
     }
-    environment = template_environment(filters)
-    write_text(out, environment.get_template("report.html.j2").render(_context(facts)))
+    values, figures = _context(facts)
+    html.write_page(out, "report.html.j2", values, figures, filters)
 
 
 def worst_images(ensemble: EnsembleResult, limit: int = MAX_PICTURES) -> dict[str, float]:
@@ -83,8 +79,8 @@ def rule_label(name: str, ensemble: EnsembleResult) -> str:
     return RULE_LABELS.get(name, name)
 
 
-def _context(facts: ReportFacts) -> dict[str, Any]:
-    """What the template places."""
+def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values that the template places, and the figures by name."""
     ensemble = facts.ensemble
     single = _rule_or("best_single", ensemble, ensemble.shipped)
     counts = np.asarray(ensemble.confusion.counts, dtype=np.int64)  # (K,K)
@@ -92,7 +88,11 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
     items = sorted(facts.gallery, key=lambda item: item.miou)[:MAX_PICTURES]
     members = tables.member_rows(ensemble)
     highlight = [row.curve for row in members if row.share > 0]
-    context: dict[str, Any] = {
+    figures = {**_curve_figures(facts, highlight), **_ensemble_figures(ensemble, single, counts)}
+    pictures = [gallery.picture(item, colours) for item in items]
+    uris = [uri for p in pictures for uri in (p.image_uri, p.truth_uri, p.prediction_uri)]
+    values = {
+        "title": facts.title,
         "facts": facts,
         "importances": sorted(facts.importances.items(), key=lambda item: item[1], reverse=True),
         "columns": tables.trial_columns(facts.trials),
@@ -100,17 +100,13 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "members": members,
         "hues": [charts.hue(rank) for rank in range(len(members))],
         "class_rows": tables.class_rows(ensemble.classes, counts, single, ensemble.shipped),
-        "pictures": [gallery.picture(item, colours) for item in items],
+        "pictures": pictures,
         "legend": gallery.legend(ensemble.classes, colours, items),
         "num_curves": len(charts.drawn_trials(facts.curves, highlight)),
-        "figures": {**_curve_figures(facts, highlight), **_ensemble_figures(ensemble, single, counts)},
+        "embedded_bytes": sum(map(len, (*figures.values(), *uris))),
         **_ensemble_context(ensemble, single),
-        **_own_files(),
     }
-    parts = [context["plotly"], *context["figures"].values()]
-    uris = [uri for p in context["pictures"] for uri in (p.image_uri, p.truth_uri, p.prediction_uri)]
-    context["embedded_mb"] = sum(len(part) for part in (*parts, *uris)) / 1e6
-    return context
+    return values, figures
 
 
 def _ensemble_context(ensemble: EnsembleResult, single: RuleResult) -> dict[str, Any]:
@@ -138,32 +134,22 @@ def _labels(ensemble: EnsembleResult) -> dict[str, str]:
     return {rule.name: rule_label(rule.name, ensemble) for rule in ensemble.rules}
 
 
-def _own_files() -> dict[str, Markup]:
-    """Style, script and plotly.js: trusted text, placed as it is."""
-    return {
-        "style": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),  # noqa: S704
-        "script": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),  # noqa: S704
-        "plotly": Markup(get_plotlyjs()),  # noqa: S704
-    }
-
-
-def _curve_figures(facts: ReportFacts, highlight: list[str]) -> dict[str, Markup]:
-    """Figures by name; charts.safe_json has escaped what could begin markup."""
+def _curve_figures(facts: ReportFacts, highlight: list[str]) -> dict[str, str]:
     if not facts.curves:
         return {}
     losses = {"val/loss": "solid", "train/loss": "dot"}
     return {
-        "miou": Markup(charts.curves_figure(facts.curves, "mIoU", {"val/miou": "solid"}, facts.rungs, highlight)),  # noqa: S704
-        "loss": Markup(charts.curves_figure(facts.curves, "loss", losses, facts.rungs, highlight)),  # noqa: S704
+        "miou": charts.curves_figure(facts.curves, "mIoU", {"val/miou": "solid"}, facts.rungs, highlight),
+        "loss": charts.curves_figure(facts.curves, "loss", losses, facts.rungs, highlight),
     }
 
 
-def _ensemble_figures(ensemble: EnsembleResult, single: RuleResult, counts: NDArray[np.int64]) -> dict[str, Markup]:
+def _ensemble_figures(ensemble: EnsembleResult, single: RuleResult, counts: NDArray[np.int64]) -> dict[str, str]:
     classes, labels, shown = ensemble.classes, _labels(ensemble), _shown(ensemble, single)
     return {
-        "pareto": Markup(pareto_figure(ensemble, labels)),  # noqa: S704
-        "classes": Markup(charts.class_iou_figure(classes, ensemble.rules, labels, shown)),  # noqa: S704
-        "confusion": Markup(charts.confusion_figure(classes, counts)),  # noqa: S704
+        "pareto": pareto_figure(ensemble, labels),
+        "classes": charts.class_iou_figure(classes, ensemble.rules, labels, shown),
+        "confusion": charts.confusion_figure(classes, counts),
     }
 
 

@@ -1,3 +1,3 @@
 """From stored logits to votes and their confusion counts."""
 
-__all__ = ["executor", "probabilities", "score_images", "view_config", "votes", "votes_torch"]
+__all__ = ["executor", "labelled_logits", "probabilities", "score_images", "view_config", "votes", "votes_torch"]

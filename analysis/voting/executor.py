@@ -8,10 +8,11 @@ division of the ids shows in a result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+Say = Callable[[str], None]
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -27,15 +28,57 @@ class Job(Protocol[R_co]):
     def __call__(self, ids: Sequence[str]) -> R_co: ...
 
 
+def silent(_line: str) -> None:
+    """Takes progress messages of which nothing is shown."""
+
+
 class Executor(Protocol):
     """Runs a job over all ids; a part that fails raises what the job raised."""
+
+    @property
+    def say(self) -> Say:
+        """Takes one line of progress at a time."""
+        ...
 
     @property
     def device(self) -> str | None:
         """The torch device that jobs may ask for here; None where there is none worth it."""
         ...
 
-    def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]: ...
+    def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
+        """The job's results for consecutive parts of the ids, in their order. `what` names the pass to `say`."""
+        ...
+
+
+@dataclass
+class Progress:
+    """Says at every fifth of the images how far a pass is; says nothing of a pass without a name."""
+
+    say: Say
+    what: str
+    total: int
+    done: int = 0
+
+    def after(self, num_images: int, result: R) -> R:
+        before, self.done = self.done, self.done + num_images
+        if self.what and self.done * 5 // self.total > before * 5 // self.total:
+            self.say(f"{self.what}: {self.done} of {self.total} images")
+        return result
+
+
+@dataclass(frozen=True)
+class JobGroup:
+    """Several jobs in one pass: a part's files are read from disk once, and lie in memory for all of them."""
+
+    jobs: tuple[Job[Any], ...]
+
+    @property
+    def device(self) -> str | None:
+        return next((job.device for job in self.jobs if job.device), None)
+
+    def __call__(self, ids: Sequence[str]) -> tuple[Any, ...]:
+        """The result of each job."""
+        return tuple(job(ids) for job in self.jobs)
 
 
 @dataclass(frozen=True)
@@ -44,10 +87,13 @@ class LocalExecutor:
 
     images_a_part: int = 16
     device: str | None = None
+    say: Say = silent
 
-    def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]:
+    def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
+        progress = Progress(self.say, what, len(ids))
         for start in range(0, len(ids), self.images_a_part):
-            yield job(ids[start : start + self.images_a_part])
+            part = ids[start : start + self.images_a_part]
+            yield progress.after(len(part), job(part))
 
 
 LOCAL = LocalExecutor()

@@ -7,7 +7,7 @@ come back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.voting.executor import LOCAL, Executor
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
 from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Labels, Vote, labels_by_vote, used_by, vote_labels
@@ -22,21 +23,12 @@ from analysis.voting.votes_torch import DeviceCounter
 from trainables.logits.store import LogitStore
 from trainables.metrics import confusion
 
-Report = Callable[[str], None]
 Seen = tuple[str, tuple[str, ...], float]  # an image through views at a temperature
-
-
-class LabelSource(Protocol):
-    """Anything with an image's labels: the cache, or a test's dict."""
-
-    def label(self, image_id: str) -> Labels:
-        """(H,W) uint8, 255 for ignored pixels."""
-        ...
 
 
 class Counter(Protocol):
     """Counts (V,K,K) of each vote on one image; keeps memory from image to image, and an image's probabilities from
-    look to look."""
+    one view configuration to the next."""
 
     def count(
         self, view_config: ViewConfig, image_id: str, label: Labels, votes: Sequence[Vote]
@@ -44,34 +36,27 @@ class Counter(Protocol):
 
 
 def score_images(
-    stores: Sequence[LogitStore],
-    ids: Sequence[str],
-    labels: LabelSource,
+    data: LabelledLogits,
     batches: Sequence[Sequence[VoteBatch]],
-    report: Report,
     what: str,
     *,
     fold_of: Sequence[int] | NDArray[np.int64] | None = None,
     executor: Executor = LOCAL,
 ) -> list[NDArray[np.int32]]:
-    """Counts (N,V,K,K) a ballot: of image i under each vote of each of `ballots[fold_of[i]]` (of `ballots[0]`, where
-    there are no folds), over all its labelled pixels.
+    """Counts (N,V,K,K) per batch: of image i under each vote of each of `batches[fold_of[i]]` (of `batches[0]`, where
+    there are no folds), over all its labelled pixels. `what` names the pass in progress messages.
 
-    Every fold must have the same numbers of ballots and votes.
+    Every fold must have the same numbers of batches and votes.
     """
-    folds = [0] * len(ids) if fold_of is None else [int(fold) for fold in fold_of]
-    fold = dict(zip(ids, folds, strict=True))
-    job = Scoring(tuple(stores), labels, tuple(tuple(row) for row in batches), fold, executor.device)
-    num_classes = len(stores[0].header.classes)
-    out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in job.batches[0]]
+    job = Scoring.of(data, batches, fold_of, executor.device)
+    out = job.empty(len(data.ids))
     done = 0
-    for part in executor(job, ids):
-        before, done = done, done + len(part[0])
+    for part in executor(job, data.ids, what):
+        here = slice(done, done + len(part[0]))
         for counts, few in zip(out, part, strict=True):
-            counts[before:done] = few
-        if done * 5 // len(ids) > before * 5 // len(ids):
-            report(f"{what}: {done} of {len(ids)} images scored")
-    assert done == len(ids)
+            counts[here] = few
+        done = here.stop
+    assert done == len(data.ids)
     return out
 
 
@@ -79,19 +64,33 @@ def score_images(
 class Scoring:
     """The job of `score_images`."""
 
-    stores: tuple[LogitStore, ...]
-    labels: LabelSource
+    data: LabelledLogits
     batches: tuple[tuple[VoteBatch, ...], ...]
-    fold_of: Mapping[str, int]  # image_id -> row of ballots
+    fold_of: Mapping[str, int]  # image_id -> row of batches
     device: str | None
 
+    @classmethod
+    def of(
+        cls,
+        data: LabelledLogits,
+        batches: Sequence[Sequence[VoteBatch]],
+        fold_of: Sequence[int] | NDArray[np.int64] | None,  # (N,); all in the first where None
+        device: str | None,
+    ) -> Scoring:
+        return cls(data, tuple(map(tuple, batches)), row_of(data.ids, fold_of), device)
+
+    def empty(self, num_images: int) -> list[NDArray[np.int32]]:
+        """Room for the counts (n,V,K,K) of so many images, per batch."""
+        side = self.data.num_classes
+        return [np.empty((num_images, len(batch.votes), side, side), np.int32) for batch in self.batches[0]]
+
     def __call__(self, ids: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Counts (n,V,K,K) a ballot."""
-        num_classes = len(self.stores[0].header.classes)
-        counter: Counter = DeviceCounter(self.stores, self.device) if self.device else KernelCounter(self.stores)
-        out = [np.empty((len(ids), len(b.votes), num_classes, num_classes), np.int32) for b in self.batches[0]]
+        """Counts (n,V,K,K) per batch."""
+        stores = self.data.stores
+        counter: Counter = DeviceCounter(stores, self.device) if self.device else KernelCounter(stores)
+        out = self.empty(len(ids))
         for i, image_id in enumerate(ids):
-            label = label_of(self.labels, image_id, self.stores)
+            label = self.data.label(image_id)
             batches = self.batches[self.fold_of[image_id]]
             for view_config in dict.fromkeys(b.view_config for b in batches):
                 mine = [(out[b], batch.votes) for b, batch in enumerate(batches) if batch.view_config == view_config]
@@ -129,19 +128,14 @@ class KernelCounter:
         return np.stack([confusion(label, row.reshape(label.shape), num_classes) for row in labelled])
 
 
-def label_of(labels: LabelSource, image_id: str, stores: Sequence[LogitStore]) -> Labels:
-    label = np.asarray(labels.label(image_id))
-    for store in stores:
-        if store.sizes[image_id] != label.shape:
-            raise ValueError(
-                f"logits must be for the label's own size, got {store.sizes[image_id]} in {store.folder} and a label "
-                f"of {label.shape} for image '{image_id}'; write the logits again with this data card"
-            )
-    return label
+def row_of(ids: Sequence[str], fold_of: Sequence[int] | NDArray[np.int64] | None) -> dict[str, int]:
+    """image_id -> its fold; 0 for all where there are none."""
+    folds = np.zeros(len(ids), np.int64) if fold_of is None else np.asarray(fold_of, np.int64)
+    return dict(zip(ids, folds.tolist(), strict=True))
 
 
 def label_map(stores: Sequence[LogitStore], batch: VoteBatch, image_id: str) -> Labels:
-    """The labels (H,W) of a ballot's only vote on one image; reads the members that have a weight in it, no others."""
+    """The labels (H,W) of a batch's only vote on one image; reads the members that have a weight in it, no others."""
     [vote] = batch.votes
     height, width = stores[0].sizes[image_id]
     q = np.empty((len(vote.used), vote.weights.shape[1], height, width), np.float32)

@@ -15,19 +15,20 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.voting.votes import Float, Labels
+from analysis.voting.votes import Float
 from analysis.weight_search.line_search import (
+    ABSENT,
     Counts,
     Events,
     WeightInterval,
     best_edge,
     best_plateau,
     flag_bins,
+    hits_union,
     mean_iou,
 )
 from analysis.weight_search.pixels import Pixels, WeightBounds
 from analysis.weight_search.soft_miou import ascend
-from analysis.weight_search.strata import Strata
 
 Free = Literal["class", "member", "member_class"]
 MAX_WEIGHT = 16.0  # where 1 is the weight of everybody at a uniform start
@@ -52,13 +53,8 @@ class Fit:
     trace: list[float]  # mIoU where the climb on the whole sample began, and after every move that it took
 
 
-def _hits_union(confusion: Counts) -> tuple[Counts, Counts]:
-    hits = np.diagonal(confusion).copy()
-    return hits, confusion.sum(0) + confusion.sum(1) - hits
-
-
 def _miou(confusion: Counts) -> float:
-    return float(mean_iou(*_hits_union(confusion)))
+    return float(mean_iou(*hits_union(confusion)))
 
 
 def _turned(won: Counts, k: int, sign: int, hits: Counts, union: Counts) -> tuple[Counts, Counts]:
@@ -81,8 +77,10 @@ class _Search:
     def _restart(self, weights: Float) -> None:
         self.weights = weights.copy()
         confusion = self.pixels.restart(weights)
-        self.hits, self.union = _hits_union(confusion)
-        self.per_class: Counts = confusion.sum(1)
+        self.hits, self.union = hits_union(confusion)
+        true = confusion.sum(1)
+        self.present = np.flatnonzero(true)
+        self.nothing_won: Counts = np.where(true > 0, true, ABSENT)  # the union where no class wins a pixel
         self.miou = float(mean_iou(self.hits, self.union))
 
     def _take(self, hits: Counts, union: Counts) -> bool:
@@ -115,7 +113,7 @@ class _Search:
             return column
         trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
         if not trial.any() and not np.delete(self.weights, k, axis=1).any():
-            return column  # weights that are all 0 are no vote: they would name class 0 everywhere
+            return column  # weights that are all 0 are no vote: they would give class 0 everywhere
         won = self.pixels.won_counts(trial)
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
@@ -172,7 +170,7 @@ class _Search:
         """Moves all weights (M,K) along base + x * step, x in [0, high)."""
         span = WeightInterval(0, high, self.num_bins)
         hist = self.pixels.line_histogram(base, step, span)
-        counts = np.zeros_like(self.hits), self.per_class
+        counts = np.zeros_like(self.hits), self.nothing_won
         x = self._best(hist, *counts, span, whole, self.pixels.line_events)
         if x is None:
             return
@@ -181,7 +179,7 @@ class _Search:
             return
         self.weights = after
         confusion = self.pixels.restart(self.weights)
-        if not self._take(*_hits_union(confusion)):
+        if not self._take(*hits_union(confusion)):
             self.weights = before
             self.pixels.restart(before)
 
@@ -194,10 +192,11 @@ class _Search:
         self.move_along(base, step, MAX_WEIGHT / float(step.max()), whole)
 
     def sweep(self, free: Free, whole: bool) -> None:
-        """Every move that is free, once."""
-        num_members, num_classes = self.weights.shape
+        """Every move that is free, once. Weights of classes that do not occur stay: whatever they win is an error here,
+        and says nothing of where they do occur."""
+        num_members = len(self.weights)
         before = np.maximum(self.weights, LEAST)
-        for k in range(num_classes):
+        for k in self.present.tolist():
             if free == "class" or (free == "member_class" and whole and num_members > 1):
                 self.scale_class(k, whole)
             if free == "member_class":
@@ -207,17 +206,6 @@ class _Search:
                 self.move_member(m, free == "member", whole)
         moved = np.abs(np.log(np.maximum(self.weights, LEAST) / before)).max(0)  # (K,)
         self.factors = np.clip(np.exp(1.5 * moved), *LIMITS)
-
-
-def fit_weights(
-    q: Float, truth: Labels, starts: Sequence[Float], free: Free, *, strata: Strata | None = None,
-    max_sweeps: int = 50, min_gain: float = 1e-6, coarse_pixels: int = COARSE_PIXELS, num_bins: int = 512,
-) -> Fit:  # fmt: skip
-    """`fit_pixels` of probabilities q (M,K,P) and labels truth (P,)."""
-    return fit_pixels(
-        Pixels(q, truth, strata), starts, free, max_sweeps=max_sweeps, min_gain=min_gain,
-        coarse_pixels=coarse_pixels, num_bins=num_bins,
-    )  # fmt: skip
 
 
 def fit_pixels(

@@ -6,7 +6,9 @@ u = w/(1+w) in [0, 1), and the sorted events of those bins that can hold the opt
 concatenate, so it does not matter where their pixels lie.
 
 Counts are kept as hits (true positives) and union per class, so an event changes one of four things: its old class
-loses a hit (0) or a false positive (1), its new class gains a hit (2) or a false positive (3). Row 0 of a histogram
+loses a hit (0) or a false positive (1), its new class gains a hit (2) or a false positive (3). A class that does not
+occur in the truth has the union ABSENT, so far below 0 that no false positive gives it a part in the mean. Row 0 of a
+histogram
 holds what differs already at the start; row b > 0 holds the events with int((u - low) * scale) + 1 == b.
 """
 
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from analysis.voting.votes import Labels
 
 Counts = NDArray[np.int64]
+ABSENT = -(2**60)
 LOSE_HIT, LOSE_FALSE, GAIN_HIT, GAIN_FALSE = 0, 1, 2, 3
 
 
@@ -88,6 +91,12 @@ class Plateau:
         return middle / (1.0 - middle)
 
 
+def hits_union(confusion: Counts) -> tuple[Counts, Counts]:
+    """Counts (K,K) [true, predicted] to hits and union (K,)."""
+    hits, true = np.diagonal(confusion).copy(), confusion.sum(1)
+    return hits, np.where(true > 0, confusion.sum(0) + true - hits, ABSENT)
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def mean_iou(hits, union):  # type: ignore[no-untyped-def] # (K,), (K,) int64 -> float; 0 where no class occurs
     total, present = 0.0, 0
@@ -130,7 +139,7 @@ def _mean(ratio):  # type: ignore[no-untyped-def] # (K,), -1 for an absent class
 def _bound(hits, union, ratio, counts):  # type: ignore[no-untyped-def] # no order of a bin's events gives more than this
     total, present = 0.0, 0
     for k in range(hits.size):
-        if counts[k, 0] | counts[k, 1] | counts[k, 2] | counts[k, 3]:
+        if union[k] > 0 and counts[k, 0] | counts[k, 1] | counts[k, 2] | counts[k, 3]:
             least = union[k] - counts[k, 1]
             most = hits[k] + counts[k, 2]
             total += most / least if least > most else 1.0

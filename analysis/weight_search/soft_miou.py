@@ -45,7 +45,12 @@ def ascend(q: Float, truth: Labels, start: Float, free: str, highest: float, str
         return -value, -(step if axis is None else step.sum(axis, keepdims=True)).ravel()
 
     most = logs if axis is None else np.full(shape, logs.max())
-    bounds = [(np.log(LOWEST) - at, np.log(highest) - at) for at in most.ravel()]
+    occurs = np.isin(np.arange(num_classes), truth)  # other classes could only lose: their weights stay
+    moves = np.broadcast_to(occurs if axis != 1 else True, shape).ravel()
+    bounds = [
+        (np.log(LOWEST) - at, np.log(highest) - at) if free_here else (0.0, 0.0)
+        for at, free_here in zip(most.ravel(), moves, strict=True)
+    ]
     found = minimize(cost, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds,
                      options={"maxiter": NUM_STEPS})  # fmt: skip
     out = np.zeros_like(start, dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Jobs over stored logits as Ray tasks: where a task runs, there its logits and labels are read.
+"""Runs jobs over stored logits as Ray tasks, which read logits and labels on their own node.
 
 A task takes several images and one CPU, with one thread. Stores and the cache travel as paths: on one machine they are
 local; on a cluster the run directory and the cache's folder must lie at the same place on every node (a shared disk, or
-a cache that every node has built, as each does that has trained). Tasks are placed by Ray's own rule.
+a cache that every node has built, as each does that has trained). Ray's default policy places the tasks.
 """
 
 from __future__ import annotations
@@ -14,42 +14,46 @@ from typing import Any
 
 import ray
 
-from analysis.voting.executor import Job, R
-from search.cluster.ray_tasks import result_of
+from analysis.voting.executor import Job, Progress, R, Say, silent
+from search.cluster.ray_tasks import portable_errors, result_of
 from trainables.worker_process import prepare_worker
 
 TASKS_A_SLOT = 8  # so that the last ones end together
-MOST_IMAGES = 32  # a task: what a lost node costs
+MOST_IMAGES = 32  # per task: what a lost node costs
 MAX_RETRIES = 3  # of a part whose node was lost; what a job raises is final
 
 
 @dataclass(frozen=True)
 class RayExecutor:
     """Runs in the cluster that this process is connected to. A job with a device runs in actors that hold
-    `gpus_a_task` each: Ray ends the process of a task that had a GPU, and with it what CUDA takes seconds to set up.
+    `gpus_per_task` each: Ray ends the process of a task that had a GPU, and with it what CUDA takes seconds to set up.
     At most twice as many results wait here as there are slots."""
 
-    gpus_a_task: float = 0.0
+    gpus_per_task: float = 0.0
     images_a_task: int | None = None  # None: by the number of images and of slots
+    say: Say = silent
 
     @property
     def device(self) -> str | None:
-        return "cuda" if self.gpus_a_task else None
+        return "cuda" if self.gpus_per_task else None
 
-    def __call__(self, job: Job[R], ids: Sequence[str]) -> Iterator[R]:
-        slots = slots_of_cluster(self.gpus_a_task if job.device else 0.0)
+    def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
+        slots = slots_of_cluster(self.gpus_per_task if job.device else 0.0)
         size = self.images_a_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
         held, flying = ray.put(job), deque[Any]()
-        actors = [_actor(self.gpus_a_task) for _ in range(slots)] if job.device else []
+        progress, sizes = Progress(self.say, what, len(ids)), deque[int]()
+        actors = [_actor(self.gpus_per_task) for _ in range(slots)] if job.device else []
         task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run)
         try:
             for n, start in enumerate(range(0, len(ids), size)):
                 remote = actors[n % slots].run.remote if actors else task.remote
-                flying.append(remote(held, ids[start : start + size]))
+                part = ids[start : start + size]
+                flying.append(remote(held, part))
+                sizes.append(len(part))
                 if len(flying) >= 2 * slots:  # a slow part must not let all others pile up behind it
-                    yield result_of(flying.popleft())
+                    yield progress.after(sizes.popleft(), result_of(flying.popleft()))
             while flying:
-                yield result_of(flying.popleft())
+                yield progress.after(sizes.popleft(), result_of(flying.popleft()))
         finally:
             for waiting in [] if actors else flying:
                 ray.cancel(waiting)
@@ -57,13 +61,14 @@ class RayExecutor:
                 ray.kill(actor)
 
 
-def slots_of_cluster(gpus_a_task: float) -> int:
+def slots_of_cluster(gpus_per_task: float) -> int:
     """How many parts the cluster can run at once, at least 1."""
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     slots = int(total.get("CPU", 1.0))
-    return max(1, min(slots, int(total.get("GPU", 0.0) / gpus_a_task)) if gpus_a_task else slots)
+    return max(1, min(slots, int(total.get("GPU", 0.0) / gpus_per_task)) if gpus_per_task else slots)
 
 
+@portable_errors
 def _run(job: Job[R], ids: Sequence[str]) -> R:
     prepare_worker(1)
     return job(ids)

@@ -1,18 +1,49 @@
-"""Collects the results of Ray tasks, and the exceptions that they raised."""
+"""Collects the results of Ray tasks, the exceptions that they raised, and the loss of their processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+def portable_errors(work: Callable[P, Result]) -> Callable[P, Result]:
+    """The work of a task, whose exceptions reach the driver with their message.
+
+    Ray cannot hand over an exception that is built from other arguments than those that it passed on to its base class.
+    Such a one is raised as the built-in error that it is a kind of.
+    """
+
+    @functools.wraps(work)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Result:
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            if _survives_pickle(error):
+                raise
+            built_in = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+            raise built_in(str(error)) from error
+
+    return guarded
+
+
+def _survives_pickle(error: Exception) -> bool:
+    try:
+        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
+    except Exception:  # whatever the class raises where it is called with the wrong arguments
+        return False
+    return True
 
 
 def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str | None]]:
-    """Yield (what it worked on, its result, None), or (what it worked on, None, what it raised), as each task ends."""
+    """Yield (item, result, None), or (item, None, error message or how its process was lost), as the task of each item
+    ends. Ray has replaced a lost process `max_retries` times by then."""
     waiting = dict(under_way)
     while waiting:
         [ready], _ = ray.wait(list(waiting))
@@ -21,14 +52,27 @@ def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str 
             result = ray.get(ready)
         except ray.exceptions.RayTaskError as error:
             yield work, None, str(error.cause)
+        except ray.exceptions.RayError as error:  # WorkerCrashedError, OutOfMemoryError, NodeDiedError, ...
+            yield work, None, _how_it_was_lost(error)
         else:
             yield work, result, None
 
 
 def result_of(waiting: ray.ObjectRef[Result]) -> Result:
-    """What the task returned; raises what the job raised."""
+    """What the task returned; raises what the job raised, and ValueError where its process was lost on every try."""
     try:
         result: Result = ray.get(waiting)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise ValueError(
+            f"a task needs a process that lives to its end, {_how_it_was_lost(error)}; free memory on that machine, "
+            "then resume the run"
+        ) from error
     return result
+
+
+def _how_it_was_lost(error: ray.exceptions.RayError) -> str:
+    """A sentence with Ray's reason; the rest of its text names log files of the node."""
+    reason = (str(error).strip() or "no reason was given").splitlines()[0]
+    return f"its process was lost on every try, perhaps for want of memory ({type(error).__name__}: {reason})"

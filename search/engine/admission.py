@@ -1,4 +1,4 @@
-"""Decides whether a trial may take a device, for every recipe before it is placed, and what resources it holds.
+"""Decides, for every recipe before it is placed, whether its trial may run and which resources it gets.
 
 Runs on the machine that drives the search; the network is built without memory.
 """
@@ -6,9 +6,9 @@ Runs on the machine that drives the search; the network is built without memory.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,7 +20,7 @@ from trainables.recipe.recipe import Recipe
 from trainables.training.memory_estimate import check_views, footprint, num_params
 
 GIB = 2**30
-MAX_SIZES = 6  # images of a set that come in more sizes are stood for by these, from the smallest to the largest
+MAX_SIZES = 6  # that are tried of a data set with more, from the smallest to the largest
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,24 @@ class Admission:
     refusal: str | None = None
 
 
+class AdmissionPolicy(Protocol):
+    """Decides for each recipe whether it may be placed, and with which resources."""
+
+    def admit(self, recipe: Recipe) -> Admission:
+        """Asked once per new recipe; one with a `refusal` fails with that reason, unplaced."""
+        ...
+
+    def resources_of(self, recipe: Recipe) -> Mapping[str, float]:
+        """{"cpu": ..., "gpu": ...} that a trial of the recipe holds."""
+        ...
+
+
 @dataclass(frozen=True)
 class AdmissionCheck:
-    """`device_gb` is the memory of the largest device, None where nothing is known of it."""
+    """The admission policy of a run: networks are built without memory and compared with the device's.
+
+    `device_gb` is the memory of the largest device, None where it is unknown.
+    """
 
     options: Options
     num_classes: int
@@ -42,7 +57,7 @@ class AdmissionCheck:
     device_gb: float | None
 
     def admit(self, recipe: Recipe) -> Admission:
-        """Builds the network without memory and tries its crop and every view. Takes seconds for a large one."""
+        """Build the network without memory and try its crop and every view. Takes seconds for a large one."""
         gpus = self.resources_of(recipe)["gpu"]
         try:
             params = num_params(recipe, self.num_classes)
@@ -63,18 +78,18 @@ class AdmissionCheck:
         )
 
     def views_px(self, recipe: Recipe) -> list[tuple[int, int]]:
-        """The sizes at which images will be looked at, at every scale of `tta`."""
+        """The sizes (height, width) at which images will be predicted, at every scale of `tta`."""
         short_px = recipe.augmentation.short_px
         scales = {1.0, *self.options.tta.scales}
         return sorted({view_size(h, w, short_px, scale) for h, w in self.image_sizes for scale in scales})
 
     def resources_of(self, recipe: Recipe) -> dict[str, float]:
-        """What a trial holds: more, where `resources.large` says so of its network."""
+        """The resources of a trial: those of `resources.large` where its network is large enough."""
         return resources_of(self.options.resources, recipe, self.num_classes)
 
 
 def resources_of(resources: Resources, recipe: Recipe, num_classes: int) -> dict[str, float]:
-    """{"gpu": ..., "cpu": ...} of a trial; of one that cannot be built, and will be refused, what a small one holds."""
+    """{"gpu": ..., "cpu": ...} of a trial. A recipe that cannot be built, and will be refused, counts as small."""
     large = resources.large
     if large is not None:
         with contextlib.suppress(ValueError):
@@ -100,7 +115,7 @@ def some_sizes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def cluster_gpu_gb() -> float | None:
-    """GiB of the largest GPU in the cluster, asked on each node that has one; None where there is none."""
+    """Memory (GiB) of the cluster's largest GPU, as each GPU node reports it; None without a GPU."""
     nodes: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]  # type: ignore[no-untyped-call]
     ask = ray.remote(num_cpus=0, num_gpus=0.01)(_gpu_bytes)
     there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
@@ -109,7 +124,7 @@ def cluster_gpu_gb() -> float | None:
 
 
 def _gpu_bytes() -> int:
-    """A Ray task: bytes of this node's first GPU; 0 where torch sees none."""
+    """A Ray task: memory (bytes) of this node's first GPU; 0 where torch sees none."""
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0

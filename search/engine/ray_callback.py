@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 from typing_extensions import override
@@ -21,13 +23,27 @@ ERROR_LINES = 6
 class TrialTable(tune.Callback):
     """The one Ray callback: keeps rows, writes them to the study, tells the observers.
 
+    The process of a trial that ends no epoch for `timeout_s` seconds is killed; Ray then restarts it from its last
+    checkpoint, as after a lost node, or fails it where it was restarted often enough.
     An actor's next trial that Ray dropped is given back to the searcher through `limiter`.
     An observer's exception ends the search and is kept in `failure`, since Ray passes on only its text.
     """
 
-    def __init__(self, search: FamilySearch, limiter: Searcher, observers: Sequence[Observer], metric: str) -> None:
+    def __init__(
+        self,
+        search: FamilySearch,
+        limiter: Searcher,
+        observers: Sequence[Observer],
+        metric: str,
+        *,
+        timeout_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.search, self.limiter, self.observers, self.metric = search, limiter, observers, metric
-        self.rows: dict[int, TrialRow] = {row.number: row for row in study_rows(search.study)}
+        self.timeout_s, self.clock = timeout_s, clock
+        self.signs_s: dict[str, float] = {}  # Ray's trial id -> when it started or last ended an epoch
+        self.stuck: set[int] = set()  # numbers of trials whose process was killed since they last started
+        self.rows: dict[int, TrialRow] = {row.number: row for row in study_rows(search.study, search.root)}
         self.failure: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,26 +62,38 @@ class TrialTable(tune.Callback):
     @override
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for trial in trials:
+            self._kill_if_stuck(trial)
             # an actor that could not be reset in time: Ray marks the next trial ERROR and tells nobody
             if trial.status == "ERROR" and self.search.is_live(trial.trial_id):
                 self.limiter.on_trial_complete(trial.trial_id)
         self.take_refused()
         self.tell("tick")
 
+    def _kill_if_stuck(self, trial: Any) -> None:
+        begun_s = self.signs_s.get(trial.trial_id)
+        if self.timeout_s is None or begun_s is None or trial.status != "RUNNING":
+            return
+        if self.clock() - begun_s > self.timeout_s:
+            self.stuck.add(trial.config["number"])
+            del self.signs_s[trial.trial_id]  # once; its restart counts anew
+            ray.kill(trial.temporary_state.ray_actor)
+
     def take_refused(self) -> None:
         """Rows of the trials that failed before Ray heard of them."""
         while self.search.refused:
             number = self.search.refused.popleft()
             frozen = self.search.study.get_trials(deepcopy=False)[number]
-            row = self.rows[number] = row_of(frozen, self.search.study.user_attrs)
+            row = self.rows[number] = row_of(frozen, self.search.study.user_attrs, self.search.root)
             self.tell("trial_started", row)
             self.tell("trial_ended", row)
 
     @override
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
+        self.stuck.discard(number)
+        self.signs_s[trial.trial_id] = self.clock()
         if number not in self.rows:
-            self.rows[number] = row_of(self.search.frozen(number), {})
+            self.rows[number] = row_of(self.search.frozen(number), {}, self.search.root)
         self.rows[number].device, _ = share_of(trial)
         self.tell("trial_started", self.rows[number])
 
@@ -74,6 +102,7 @@ class TrialTable(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         row = self.rows[trial.config["number"]]
+        self.signs_s[trial.trial_id] = self.clock()
         self._update(row, result, seconds=result.get("time_this_iter_s", 0.0) * share_of(trial)[1])
         if not is_broken(result, self.metric):
             self.tell("epoch", row, result)  # a broken report's numbers stand for nothing; `trial_ended` says why
@@ -98,7 +127,9 @@ class TrialTable(tune.Callback):
         """Runs before Ray deletes the trial's earlier checkpoint, so the study always names one that exists."""
         row = self.rows[trial.config["number"]]
         row.checkpoint = str(checkpoint.path)
-        self.search.note(row.number, "checkpoint", {"path": row.checkpoint, "epoch": row.epochs})
+        path = Path(row.checkpoint)
+        stored = path.relative_to(self.search.root) if path.is_relative_to(self.search.root) else path
+        self.search.note(row.number, "checkpoint", {"path": str(stored), "epoch": row.epochs})
         folder = Path(row.checkpoint).parent  # <tune>/<session>/<trial>
         for old in folder.parent.parent.glob(f"*/{folder.name}/checkpoint_*"):
             if old.parent != folder:  # of an earlier session: Ray does not know them
@@ -110,10 +141,12 @@ class TrialTable(tune.Callback):
 
     @override
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, error=error_tail(trial))
+        stuck = f"stuck: no epoch ended within {self.timeout_s} s (search.trial_timeout_s), as often as it was tried"
+        self._end(trial, error=stuck if trial.config["number"] in self.stuck else error_tail(trial))
 
     def _end(self, trial: Any, error: str | None) -> None:
         row = self.rows.get(trial.config["number"])
+        self.signs_s.pop(trial.trial_id, None)
         if row is None or row.number not in self.search.outcomes:
             return  # stopped before it started: it waits for the next session
         row.state = self.search.outcomes[row.number]

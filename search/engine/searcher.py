@@ -1,9 +1,9 @@
 """An Optuna searcher for Ray Tune: TPE over the study on disk, which carries a run over a crash.
 
-The study is the run's only durable state. A trial that was running when the driver died is still RUNNING there: it
-goes on from its last checkpoint under its old number, and one that had not got its whole recipe is suggested again
-under its old number. So nothing finished runs again, no number is lost, and no abandoned trial is left RUNNING, which
-the sampler's constant liar would count as a bad result. Ray's own snapshots are written but never read.
+The study is the run's only durable state. A trial that was running when the driver died is still RUNNING there: it goes
+on from its last checkpoint under its old number, and one whose recipe was not complete is suggested again under its old
+number. So nothing finished runs again, no number is lost, and no abandoned trial is left RUNNING, which the sampler's
+constant liar would count as a bad result. Ray's own snapshots are written but never read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
@@ -25,7 +25,9 @@ from typing_extensions import override
 
 from search.engine.admission import Admission
 from search.engine.asha import is_broken
-from search.engine.study_file import STUDY_NAME, rewind_trial
+from search.engine.study_file import STUDY_NAME, rewind_trial, root_of
+from search.observers.trial_row import checkpoint_path
+from search.space.options import Options
 from trainables.recipe.recipe import Recipe
 
 MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
@@ -45,34 +47,47 @@ def sampler_for(position: int, seed: int, num_random: int) -> BaseSampler:
         return TPESampler(multivariate=True, group=True, constant_liar=True, n_startup_trials=1, seed=draw)
 
 
-class FamilySearch(OptunaSearch):
-    """OptunaSearch that tells PRUNED and FAIL as they are, and whose state is the study file alone.
+class SearchSpace(Protocol):
+    """What is searched, as `search.space.space.Space` has it."""
 
+    @property
+    def options(self) -> Options:
+        """Budget, seed and resources of the search."""
+        ...
+
+    def suggest(self, trial: optuna.Trial) -> Recipe:
+        """Define-by-run, and cheap."""
+        ...
+
+    def defaults(self) -> Sequence[Mapping[str, Any]]:
+        """Parameters of the first trials, one set per backbone family."""
+        ...
+
+
+class FamilySearch(OptunaSearch):
+    """OptunaSearch that tells the study PRUNED and FAIL, and keeps its state in the study file alone.
+
+    `admit` is asked of each new recipe: one that it refuses fails with the reason; where it raises, the search ends.
     `outcomes` maps a finished trial's number to COMPLETE, PRUNED, FAIL or DIVERGED.
     """
 
     def __init__(
         self,
-        suggest: Callable[[optuna.Trial], Recipe],
+        space: SearchSpace,
         *,
         storage: RDBStorage,
-        defaults: Sequence[Mapping[str, Any]],
-        num_trials: int,
-        max_epochs: int,
-        seed: int,
         metric: str,
-        check: Callable[[Recipe], None] | None = None,
         admit: Callable[[Recipe], Admission] | None = None,
     ) -> None:
-        super().__init__(space=suggest, metric=metric, mode="max", storage=storage, study_name=STUDY_NAME)  # type: ignore[arg-type]
-        self._suggest_recipe = suggest
-        self._check = check
+        super().__init__(space=space.suggest, metric=metric, mode="max", storage=storage, study_name=STUDY_NAME)  # type: ignore[arg-type]
+        budget = space.options.search
+        self._suggest_recipe = space.suggest
         self._admit = admit
-        self._defaults = list(defaults)[:num_trials]
-        self._num_trials = num_trials
-        self._num_random = len(self._defaults) + min(MAX_STARTUP, num_trials // 4)
-        self._max_epochs = max_epochs
-        self._search_seed = seed
+        self._defaults = list(space.defaults())[: budget.num_trials]
+        self._num_trials = budget.num_trials
+        self._num_random = len(self._defaults) + min(MAX_STARTUP, budget.num_trials // 4)
+        self._max_epochs = budget.max_epochs
+        self._search_seed = space.options.seed
         self.outcomes: dict[int, str] = {}
         self._trials: dict[int, optuna.Trial] = {}  # number -> a trial that may still be written
         self._reported: dict[int, set[int]] = {}  # number -> epochs in the study
@@ -92,6 +107,11 @@ class FamilySearch(OptunaSearch):
     def study(self) -> optuna.Study:
         assert self._ot_study is not None
         return self._ot_study
+
+    @property
+    def root(self) -> Path:
+        """The run's directory."""
+        return root_of(self._rdb)
 
     @property
     def is_done(self) -> bool:
@@ -135,8 +155,6 @@ class FamilySearch(OptunaSearch):
         trial = self.study.ask()
         assert trial.number == self._position + self._num_lost
         recipe = self._suggest_recipe(trial)
-        if self._check:
-            self._check(recipe)
         self._note_admission(trial, recipe)
         identity = {"recipe": recipe.model_dump(mode="json"), "hash": recipe.hash, "family": recipe.family}
         trial.set_user_attr("identity", identity)
@@ -163,14 +181,15 @@ class FamilySearch(OptunaSearch):
             number = asked
         self._live[trial_id] = number
         attrs = self._trials[number].user_attrs
-        checkpoint = attrs.get("checkpoint", {}).get("path")
+        stored = attrs.get("checkpoint", {}).get("path")
+        checkpoint = str(checkpoint_path(self.root, stored)) if stored else None
         if checkpoint and not Path(checkpoint).is_dir():
-            warnings.warn(f"trial {number} starts over: its checkpoint {checkpoint} is gone", stacklevel=2)
+            warnings.warn(f"trial {number} starts over: its checkpoint {checkpoint} is missing", stacklevel=2)
             checkpoint = None
         return {"recipe": attrs["identity"]["recipe"], "number": number, "resume_from": checkpoint}
 
     def _ask_admitted(self) -> int | None:
-        """A new trial that may take a device; those that may not fail on the way. None where there are no more."""
+        """The next new trial that is admitted; None where none is left. Those refused on the way fail."""
         while self._position < self._num_trials:
             number = self._ask()
             if number not in self.refused:
@@ -179,19 +198,19 @@ class FamilySearch(OptunaSearch):
         return None
 
     def is_live(self, trial_id: str) -> bool:
-        """Ray has the trial, and it has no outcome yet."""
+        """Whether Ray has the trial and it has no outcome yet."""
         return trial_id in self._live
 
     def frozen(self, number: int) -> FrozenTrial:
-        """A running trial as the study has it."""
+        """A running trial as the study stores it."""
         return self.study._storage.get_trial(self._trials[number]._trial_id)
 
     def give_back(self, trial_id: str) -> None:
-        """Queues a trial again that never started, under the same number."""
+        """Queue a trial that never started, to start it later under its number."""
         self._waiting.append(self._live.pop(trial_id))
 
     def note(self, number: int, key: str, value: Any) -> None:
-        """Writes one fact about a running trial to the study."""
+        """Write a user attribute of a running trial to the study."""
         self._trials[number].set_user_attr(key, value)
 
     @override
@@ -227,7 +246,7 @@ class FamilySearch(OptunaSearch):
         return min(self._max_epochs, int(recipe["train"]["num_epochs"]))
 
     def _tell(self, number: int, outcome: str) -> None:
-        """COMPLETE is told with the best epoch's value: that epoch's weights are what is kept."""
+        """End a trial in the study. COMPLETE gets the value of the best epoch, whose weights are kept."""
         trial = self._trials.pop(number)
         if outcome == "COMPLETE":
             curve = self.study._storage.get_trial(trial._trial_id).intermediate_values
@@ -243,4 +262,4 @@ class FamilySearch(OptunaSearch):
 
     @override
     def restore(self, checkpoint_path: str) -> None:
-        raise RuntimeError("a search goes on from study.db; run it again with --resume, not with Tuner.restore")
+        raise RuntimeError("a search resumes from study.db; run it again with --resume, not with Tuner.restore")

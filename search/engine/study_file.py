@@ -16,8 +16,8 @@ STUDY_NAME = "segsearch"
 def open_storage(path: Path) -> RDBStorage:
     """The SQLite storage that optuna-dashboard opens too; waits where that one holds the lock.
 
-    Writes ahead (WAL): a tenth of a rollback journal's time per epoch, whole after SIGKILL and power loss. While it is
-    open, `study.db-wal` belongs to it, and other readers must be on the same machine.
+    Uses a write-ahead log: a tenth of a rollback journal's time per epoch, consistent after SIGKILL and power loss.
+    While it is open, `study.db-wal` belongs to it, and other readers must be on the same machine.
     """
     location = path.resolve()
 
@@ -36,8 +36,13 @@ def open_study(path: Path) -> optuna.Study:
     Raises ValueError where there is none.
     """
     if not path.is_file():
-        raise ValueError(f"a run that is resumed has a study, got no file {path}; give the folder of an earlier run")
+        raise ValueError(f"the study of a run must exist, got no file {path}; give the folder of an earlier run")
     return optuna.load_study(study_name=STUDY_NAME, storage=open_storage(path))
+
+
+def root_of(storage: RDBStorage) -> Path:
+    """The folder of the study's file, which paths in the study are relative to, so that a run can be moved."""
+    return Path(storage.engine.url.database or "").parent
 
 
 def rewind_trial(storage: RDBStorage, trial_id: int) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search import ConcurrencyLimiter
 
-from search.engine.admission import Admission
+from search.engine.admission import Admission, AdmissionPolicy
 from search.engine.asha import FamilyASHA
 from search.engine.ray_callback import TrialTable
-from search.engine.searcher import FamilySearch
+from search.engine.searcher import FamilySearch, SearchSpace
 from search.engine.study_file import open_storage
 from search.observers.trial_row import Observer, TrialRow, study_rows
+from search.run_dir import RunDir
 from search.space.options import Search
 from trainables.ray_trainable import METRIC, Trainable, report_failures
 from trainables.recipe.recipe import Recipe
-from trainables.worker_process import worker_environment
 
 PROBES = 16  # recipes drawn to learn what trials may ask for
 
@@ -44,97 +45,70 @@ DRIVER_ENVIRONMENT = {
 }
 
 
-class SearchInterrupted(RuntimeError):
-    """The search ended before all its trials did (Ctrl-C). Everything finished is kept."""
-
-
-def start_ray(address: str | None, *, num_cpus: int | None = None, dashboard: bool = True) -> str | None:
-    """Connects to the cluster at `address`, or starts one on this machine; returns the dashboard's address if any.
-
-    A dashboard asks for a token; `ray get-auth-token` shows it.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    for name, value in worker_environment(1).items():
-        if name != "OMP_NUM_THREADS":
-            os.environ[name] = value  # local workers inherit it; elsewhere each trial sets it for itself
-    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": dashboard}
-    context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
-    url = context.dashboard_url
-    return f"http://{url}" if url else None
+class SearchInterrupted(KeyboardInterrupt):
+    """The search ended before all its trials did (Ctrl-C): Ray Tune ends them in order and returns. Everything finished
+    is kept."""
 
 
 def run_search(
-    *,
-    suggest: Callable[[optuna.Trial], Recipe],
-    defaults: Sequence[Mapping[str, Any]],
-    options: Search,
-    resources_of: Callable[[Recipe], Mapping[str, float]],
+    space: SearchSpace,
+    policy: AdmissionPolicy,
     trainable: Trainable,
-    study_path: Path,
-    tune_dir: Path,
-    seed: int,
+    run: RunDir,
+    *,
     observers: Sequence[Observer] = (),
     resume: bool = False,
-    admit: Callable[[Recipe], Admission] | None = None,
     reuse_actors: bool = True,
 ) -> list[TrialRow]:
-    """Runs trials until `options.num_trials` have ended, in this session and earlier ones; returns all rows.
+    """Runs trials until `search.num_trials` have ended, in this session and earlier ones; returns all rows.
 
     Args:
-        suggest: An Optuna trial -> Recipe; define-by-run, cheap.
-        defaults: Parameters of the first trials, one set per backbone family.
-        resources_of: A recipe -> {"cpu": ..., "gpu": ...}.
         trainable: `config` -> reports `val/miou` and `epoch` once per epoch, with a checkpoint. It starts from
             `tune.get_checkpoint()`, else from `config["resume_from"]`.
-        admit: Asked of each new recipe before it is placed; one that it refuses fails with the reason, unplaced.
+        run: Where the study and Ray Tune's sessions are kept.
         observers: Told of every trial and epoch, in this order.
 
     Raises:
         ValueError: the study exists and `resume` is not set; a trial asks for more than the cluster has.
         SearchInterrupted: Ctrl-C.
     """
-    if study_path.exists() and not resume:
-        raise ValueError(f"a new search needs a study of its own, got {study_path}, which exists; resume that run")
+    if run.study_db.exists() and not resume:
+        raise ValueError(f"a new search needs a study of its own, got {run.study_db}, which exists; resume that run")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    slots = concurrency(suggest, defaults, options, resources_of, total)
-    storage = open_storage(study_path)
-    search = FamilySearch(
-        suggest,
-        storage=storage,
-        defaults=defaults,
-        num_trials=options.num_trials,
-        max_epochs=options.max_epochs,
-        seed=seed,
-        metric=METRIC,
-        check=lambda recipe: check_resources(resources_of(recipe), total),
-        admit=admit,
-    )
+    num_trials, slots = space.options.search.num_trials, concurrency(space, policy, total)
+    storage = open_storage(run.study_db)
+    search = FamilySearch(space, storage=storage, metric=METRIC, admit=partial(admit, policy, total))
     limiter = ConcurrencyLimiter(search, max_concurrent=slots)
-    table = TrialTable(search, limiter, observers, METRIC)
-    table.tell("begin", table.rows, options.num_trials)
+    table = TrialTable(search, limiter, observers, METRIC, timeout_s=space.options.search.trial_timeout_s)
+    table.tell("begin", table.rows, num_trials)
     try:
         if not search.is_done:
-            tune_trials(search, limiter, table, options, resources_of, trainable, tune_dir, reuse_actors)
+            tune_trials(table, space.options.search, policy, trainable, run.tune, reuse_actors=reuse_actors)
         table.take_refused()
     finally:
         table.tell("end")
-        rows = study_rows(search.study)
+        rows = study_rows(search.study, search.root)
         storage.engine.dispose()  # closing it folds study.db-wal into study.db
     if not search.is_done:
         ended = sum(row.state != "RUNNING" for row in rows)
-        raise SearchInterrupted(f"{ended} of {options.num_trials} trials ended before the search was stopped")
+        raise SearchInterrupted(f"{ended} of {num_trials} trials ended before the search was stopped")
     return rows
 
 
+def admit(policy: AdmissionPolicy, total: Mapping[str, float], recipe: Recipe) -> Admission:
+    """The policy's decision on a recipe. Raises ValueError where its trial asks for more than the cluster's `total`."""
+    check_resources(policy.resources_of(recipe), total)
+    return policy.admit(recipe)
+
+
 def tune_trials(
-    search: FamilySearch,
-    limiter: ConcurrencyLimiter,
     table: TrialTable,
     options: Search,
-    resources_of: Callable[[Recipe], Mapping[str, float]],
+    policy: AdmissionPolicy,
     trainable: Trainable,
     tune_dir: Path,
+    *,
     reuse_actors: bool,
 ) -> None:
     """One session of Ray Tune. Sessions share nothing but the study and the checkpoints that it names."""
@@ -144,13 +118,13 @@ def tune_trials(
         grace_epochs=options.grace_epochs,
         reduction_factor=options.reduction_factor,
     )
-    for frozen in search.study.get_trials(deepcopy=False):
+    for frozen in table.search.study.get_trials(deepcopy=False):
         if "identity" in frozen.user_attrs:
             asha.replay(frozen.user_attrs["identity"]["family"], frozen.number, frozen.intermediate_values)
     tuner = tune.Tuner(
-        tune.with_resources(report_failures(trainable), lambda config: placement(resources_of, config)),
+        tune.with_resources(report_failures(trainable), partial(placement, policy)),
         tune_config=tune.TuneConfig(
-            search_alg=limiter,
+            search_alg=table.limiter,
             scheduler=asha,
             num_samples=-1,  # the searcher says when it is finished
             reuse_actors=reuse_actors,
@@ -201,27 +175,31 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Leaves out what a logger says below WARNING."""
-    logger = logging.getLogger(name)
+    """Silence a logger below WARNING, and Ray's hint at `Tuner.restore`, which loses the rungs."""
+    logger, module = logging.getLogger(name), logging.getLogger(f"{name}.tune")
     before = logger.level
+
+    def helps(record: logging.LogRecord) -> bool:
+        return "Tuner.restore" not in record.getMessage()
+
     logger.setLevel(logging.WARNING)
+    module.addFilter(helps)
     try:
         yield
     finally:
+        module.removeFilter(helps)
         logger.setLevel(before)
 
 
-def placement(
-    resources_of: Callable[[Recipe], Mapping[str, float]], config: Mapping[str, Any]
-) -> tune.PlacementGroupFactory:
+def placement(policy: AdmissionPolicy, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     """All of a trial's devices in one bundle, so on one node."""
-    resources = resources_of(Recipe.model_validate(config["recipe"]))
+    resources = policy.resources_of(Recipe.model_validate(config["recipe"]))
     bundle = {"CPU": float(resources.get("cpu", 1.0)), "GPU": float(resources.get("gpu", 0.0))}
     return tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
 
 
 def check_resources(wanted: Mapping[str, float], total: Mapping[str, float]) -> None:
-    """Raises ValueError where a trial asks for more than the whole cluster has: Ray would wait for ever."""
+    """Raises ValueError where a trial asks for more than the whole cluster has: Ray would wait forever."""
     for name in ("cpu", "gpu"):
         have = total.get(name.upper(), 0.0)
         if wanted.get(name, 0.0) > have:
@@ -231,26 +209,21 @@ def check_resources(wanted: Mapping[str, float], total: Mapping[str, float]) -> 
             )
 
 
-def concurrency(
-    suggest: Callable[[optuna.Trial], Recipe],
-    defaults: Sequence[Mapping[str, Any]],
-    options: Search,
-    resources_of: Callable[[Recipe], Mapping[str, float]],
-    total: Mapping[str, float],
-) -> int:
+def concurrency(space: SearchSpace, policy: AdmissionPolicy, total: Mapping[str, float]) -> int:
     """How many trials Ray may hold at once: more than fit, so that one that waits for a large share (two GPUs) does
-    not idle a device that a smaller one could use. `options.max_concurrent` decides where it is set.
+    not idle a device that a smaller one could use. `search.max_concurrent` decides where it is set.
 
     Raises ValueError where a recipe of the space does not fit at all.
     """
+    defaults, max_concurrent = space.defaults(), space.options.search.max_concurrent
     probe = optuna.create_study(sampler=RandomSampler(seed=0))
     for default in defaults:
         probe.enqueue_trial(dict(default))
-    asked = [resources_of(suggest(probe.ask())) for _ in range(max(PROBES, len(defaults)))]
+    asked = [policy.resources_of(space.suggest(probe.ask())) for _ in range(max(PROBES, len(defaults)))]
     for wanted in asked:
         check_resources(wanted, total)
-    if options.max_concurrent is not None:
-        return options.max_concurrent
+    if max_concurrent is not None:
+        return max_concurrent
     fit = [int(min(total[name.upper()] / amount for name, amount in wanted.items() if amount)) for wanted in asked]
     alike = len({tuple(sorted(wanted.items())) for wanted in asked}) == 1
     return max(fit) + (1 if alike else max(2, max(fit) // 4))

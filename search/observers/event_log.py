@@ -15,20 +15,31 @@ EVENT_KEYS = ("epoch", "lr", "images_per_s", "diverged", "failed", "time_this_it
 
 
 class EventLog(Observer):
-    """events.jsonl: one JSON object a line, appended; `at` is the injected clock's reading in seconds."""
+    """events.jsonl: one JSON object per line, appended; `at` is the injected clock's reading in seconds.
+
+    The study is told of a trial's end before this log is; the next session appends an end that a kill kept from it.
+    """
 
     def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
         self.path, self.clock = path, clock
+        self.ended: set[str] = set()  # trials whose end is in the log
 
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
         if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n")  # the last writer was killed within a line
+        if self.path.is_file():
+            self.ended = {event["trial"] for event in read_events(self.path) if event["event"] == "trial_ended"}
         self._append({"event": "search_started", "num_trials": num_trials, "num_known": len(rows)})
+        for row in rows.values():
+            if row.state != "RUNNING":
+                self.trial_ended(row)
 
     @override
     def trial_started(self, row: TrialRow) -> None:
+        if row.trial in self.ended:
+            return
         self._append({"event": "trial_started", "trial": row.trial, "recipe_hash": row.recipe_hash})
 
     @override
@@ -38,6 +49,9 @@ class EventLog(Observer):
 
     @override
     def trial_ended(self, row: TrialRow) -> None:
+        if row.trial in self.ended:
+            return
+        self.ended.add(row.trial)
         end = {"state": row.state, "epochs": row.epochs, "best_miou": row.best_miou, "error": row.error}
         self._append({"event": "trial_ended", "trial": row.trial, **end})
 
@@ -65,4 +79,4 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError as error:
             cut_short = not line.rstrip().endswith("}")
             if not cut_short:
-                raise ValueError(f"{path}:{position} must be one JSON object a line; remove that line") from error
+                raise ValueError(f"{path}:{position} must be one JSON object per line; remove that line") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +17,8 @@ from search.observers.trial_row import Observer, TrialRow
 
 STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red", "DIVERGED": "red"}
 ROWS_SHOWN = 15
+SILENT_S = 300.0  # no trial is called stalled earlier
+SILENT_EPOCHS = 3  # nor before so many times the longest wait for an epoch
 
 
 def duration(seconds: float) -> str:
@@ -33,21 +35,36 @@ def score(miou: float | None) -> str:
 
 
 class Progress(Observer, ABC):
-    """What both views share: counts, the best trial, and the time left at this session's rate of trials."""
+    """What both views share: counts, the best trial, and the time left at this session's rate of trials, or, where a
+    trial has stopped ending epochs, which one and for how long."""
 
     def __init__(self, *, clock: Callable[[], float], every_s: float) -> None:
         self.clock, self.every_s = clock, every_s
         self.rows: Mapping[int, TrialRow] = {}
         self.num_trials, self.started_s, self.shown_s, self.ended_here = 0, 0.0, 0.0, 0
+        self.signs_s: dict[int, float] = {}  # number of a running trial -> when it started or last ended an epoch
+        self.last_sign_s = self.longest_s = 0.0
 
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
         self.rows, self.num_trials = rows, num_trials
-        self.started_s = self.shown_s = self.clock()
+        self.started_s = self.shown_s = self.last_sign_s = self.clock()
+
+    @override
+    def trial_started(self, row: TrialRow) -> None:
+        self.signs_s[row.number] = self.last_sign_s = self.clock()
+
+    @override
+    def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
+        now_s = self.clock()
+        self.longest_s = max(self.longest_s, now_s - self.signs_s.get(row.number, now_s))
+        self.signs_s[row.number] = self.last_sign_s = now_s
 
     @override
     def trial_ended(self, row: TrialRow) -> None:
         self.ended_here += 1
+        self.signs_s.pop(row.number, None)
+        self.last_sign_s = self.clock()
 
     @override
     def tick(self) -> None:
@@ -69,9 +86,24 @@ class Progress(Observer, ABC):
             parts.append(f"best mIoU {score(best.best_miou)} ({best.trial})")
         elapsed_s = self.clock() - self.started_s
         parts.append(duration(elapsed_s))
-        if self.ended_here and ended < self.num_trials:
+        stall = self.stall() if ended < self.num_trials else ""
+        if stall:
+            parts.append(stall)
+        elif self.ended_here and ended < self.num_trials:
             parts.append(f"about {duration(elapsed_s / self.ended_here * (self.num_trials - ended))} left")
         return ", ".join(parts)
+
+    def stall(self) -> str:
+        """'stalled: 00003 has ended no epoch for 12m00s ...'; empty where all goes on."""
+        now_s, patience_s = self.clock(), max(SILENT_S, SILENT_EPOCHS * self.longest_s)
+        silent = {number: now_s - sign_s for number, sign_s in self.signs_s.items() if now_s - sign_s > patience_s}
+        if silent:
+            names = ", ".join(self.rows[number].trial for number in sorted(silent))
+            waited = duration(max(silent.values()))
+            return f"stalled: {names} ended no epoch for {waited} (search.trial_timeout_s ends such trials)"
+        if not self.signs_s and now_s - self.last_sign_s > patience_s:
+            return f"stalled: no trial has run for {duration(now_s - self.last_sign_s)} (are the nodes still there?)"
+        return ""
 
 
 class PlainLines(Progress):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -73,8 +74,8 @@ def trial_name(number: int) -> str:
     return f"{number:05d}"
 
 
-def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any]) -> TrialRow:
-    """The row of one trial in the study."""
+def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any], root: Path) -> TrialRow:
+    """The row of one trial in the study; paths there are relative to `root`, the run's directory."""
     attrs = frozen.user_attrs
     identity, progress = attrs["identity"], attrs.get("progress", {})
     train = identity["recipe"].get("train", {})
@@ -86,7 +87,7 @@ def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any]) -> TrialRow:
         family=identity["family"],
         backbone=identity["recipe"]["backbone"]["name"],
         head=identity["recipe"]["head"]["name"],
-        checkpoint=attrs.get("checkpoint", {}).get("path"),
+        checkpoint=str(checkpoint_path(root, attrs["checkpoint"]["path"])) if "checkpoint" in attrs else None,
         params=dict(frozen.params),
         recipe=identity["recipe"],
         grad_checkpointing=train.get("grad_checkpointing", False),
@@ -100,10 +101,21 @@ def row_of(frozen: FrozenTrial, study_attrs: Mapping[str, Any]) -> TrialRow:
     return row
 
 
-def study_rows(study: optuna.Study) -> list[TrialRow]:
-    """Every trial of the study, by number."""
+def checkpoint_path(root: Path, stored: str) -> Path:
+    """Where a checkpoint that the study names lies. Earlier versions stored absolute paths, which hold until a run is
+    moved."""
+    path = root / stored
+    if Path(stored).is_absolute() and not path.exists():
+        return root.joinpath("tune", *Path(stored).parts[-3:])  # session, trial, checkpoint
+    return path
+
+
+def study_rows(study: optuna.Study, root: Path) -> list[TrialRow]:
+    """Every trial of the study of the run in `root`, by number."""
     attrs = study.user_attrs
-    return [row_of(frozen, attrs) for frozen in study.get_trials(deepcopy=False) if "identity" in frozen.user_attrs]
+    return [
+        row_of(frozen, attrs, root) for frozen in study.get_trials(deepcopy=False) if "identity" in frozen.user_attrs
+    ]
 
 
 def finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import override
 
 from search.observers.trial_row import Observer, TrialRow
+from trainables.csv_cells import escaped
 from trainables.files import write_text
 
 
@@ -52,7 +53,8 @@ class CsvTable(Observer):
 
 
 def write_csv(path: Path, rows: Sequence[TrialRow], classes: Sequence[str]) -> None:
-    """One line per trial: the row's fields, `iou/<class>`, then `param/<name>` of every trial's parameters."""
+    """One line per trial: the row's fields, `iou/<class>`, then `param/<name>` of every trial's parameters. Text that
+    begins like a formula has an apostrophe before it."""
     plain = [item.name for item in fields(TrialRow) if item.name not in ("iou", "params", "recipe")]
     names = sorted({name for row in rows for name in row.params})
     header = [*plain, *(f"iou/{name}" for name in classes), *(f"param/{name}" for name in names)]
@@ -62,5 +64,6 @@ def write_csv(path: Path, rows: Sequence[TrialRow], classes: Sequence[str]) -> N
     for row in rows:
         line = {key: value for key, value in asdict(row).items() if key in plain and value is not None}
         line |= {f"iou/{name}": iou for name, iou in zip(classes, row.iou, strict=False) if iou is not None}
-        writer.writerow(line | {f"param/{name}": value for name, value in row.params.items()})
+        line |= {f"param/{name}": value for name, value in row.params.items()}
+        writer.writerow({key: escaped(value) for key, value in line.items()})
     write_text(path, text.getvalue())

@@ -31,16 +31,12 @@ def wandb_mode(environment: Mapping[str, str], home: Path) -> str:
 
 
 class WandbTracker(Observer):
-    """One W&B run per trial, grouped by the search. A trial that goes on after a crash keeps its run's id.
-
-    What W&B raises is shown once and ends tracking, never the search.
-    """
+    """One W&B run per trial, grouped by the search. A trial that goes on after a crash keeps its run's id."""
 
     def __init__(self, run_dir: Path, *, say: Callable[[str], None] = print) -> None:
         self.run_dir, self.say = run_dir, say
         self.mode = wandb_mode(os.environ, Path.home())
         self.runs: dict[int, Any] = {}
-        self.broken = False
 
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
@@ -49,20 +45,8 @@ class WandbTracker(Observer):
                 f"W&B: no key, so runs are kept offline; send them with: wandb sync {self.run_dir}/wandb/offline-*"
             )
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        if self.broken:
-            return
-        try:
-            work()
-        except Exception as error:
-            self.broken = True
-            self.say(f"W&B failed and is off for the rest of this run ({type(error).__name__}: {error})")
-
     @override
     def trial_started(self, row: TrialRow) -> None:
-        self._guarded(lambda: self._start(row))
-
-    def _start(self, row: TrialRow) -> None:
         import wandb
 
         self.runs[row.number] = wandb.init(
@@ -83,13 +67,10 @@ class WandbTracker(Observer):
     def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
         scalars = {key: value for key, value in metrics.items() if "/" in key or key in EVENT_KEYS}
         kept = {key: value for key, value in scalars.items() if isinstance(value, (int, float))}
-        self._guarded(lambda: self.runs[row.number].log(kept, step=row.epochs))
+        self.runs[row.number].log(kept, step=row.epochs)
 
     @override
     def trial_ended(self, row: TrialRow) -> None:
-        self._guarded(lambda: self._finish(row))
-
-    def _finish(self, row: TrialRow) -> None:
         run = self.runs.pop(row.number, None)
         if run is not None:
             run.summary.update({"state": row.state, "best_miou": row.best_miou, "best_epoch": row.best_epoch})
@@ -98,5 +79,5 @@ class WandbTracker(Observer):
     @override
     def end(self) -> None:
         for run in self.runs.values():
-            self._guarded(run.finish)
+            run.finish()
         self.runs.clear()

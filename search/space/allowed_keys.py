@@ -35,7 +35,7 @@ class Section:
         return self.named is not None or self.check_name is not None
 
     def under(self, names: Sequence[str]) -> dict[str, Section | FieldInfo]:
-        """The keys that hold for every one of these names; for no name, those that hold for any."""
+        """The keys that all of these names have; without names, those that any has."""
         named = self.named or {}
         own = [named[name].keys for name in names or named if name in named]
         keys = {key: inside for part in own for key, inside in part.items()}

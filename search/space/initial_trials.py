@@ -18,7 +18,7 @@ from trainables.recipe.recipe import Recipe
 
 
 def read_points(items: Any, root: Group, problems: list[str]) -> tuple[list[Mapping[str, Any]], list[dict[str, Any]]]:
-    """The points that hold, as they were written and as picks; for each other one a line in `problems`."""
+    """The valid points, as written and as picks; each other one adds a line to `problems`."""
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         problems.append(f"points: must be a list of mappings from parameters to values, got {items!r}")
         return [], []
@@ -40,7 +40,7 @@ def _read_point(
     for key, value in item.items():
         name = key if key in known else f"{key}/name"
         if name not in known:
-            problems.append(f"{where}: {key!r} is no searched parameter of this space{nearest(key, known)}")
+            problems.append(f"{where}: {key!r} is not a searched parameter of this space{nearest(key, known)}")
         else:
             picks[name] = value
     asked: set[str] = set()

@@ -25,7 +25,7 @@ def json_schema() -> Schema:
     searched = {key: _part(inside) for key, inside in recipe_grammar().keys.items()}
     rows = {"type": "object", "minProperties": 1, "additionalProperties": searched["model"]}
     searched["model"] = {"anyOf": [searched["model"], _mapping({"choice": rows}, ["choice"])]}
-    points = {"type": "array", "items": {"type": "object"}, "description": "parameters of the trials to begin with"}
+    points = {"type": "array", "items": {"type": "object"}, "description": "parameters of the first trials"}
     sections = {key: {"$ref": f"#/$defs/{key}"} for key in searched} | options["properties"] | {"points": points}
     whole = {**RANGE, "items": {"type": "integer"}}
     return {
@@ -33,7 +33,7 @@ def json_schema() -> Schema:
         "title": "segsearch space",
         **_mapping(
             {
-                "extends": {"type": "string", "description": "a space file to build on, one level"},
+                "extends": {"type": "string", "description": "a space file to extend, one level"},
                 **sections,
                 "profiles": {
                     "type": "object",

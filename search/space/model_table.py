@@ -20,7 +20,7 @@ PARAMETER = "model/name"
 
 
 def parse_model(section: Section, tree: Any, problems: list[str]) -> dict[str, Node]:
-    """'backbone' and 'head' with their nodes; what is faulty is left out and told in `problems`."""
+    """'backbone' and 'head' with their nodes; what is faulty is left out and reported in `problems`."""
     path: Path = ("model",)
     rows = tree.get("choice") if isinstance(tree, dict) and set(tree) == {"choice"} else None
     if rows is None:
@@ -48,7 +48,7 @@ def _parse_one(section: Section, tree: Any, path: Path, problems: list[str]) -> 
 
 
 def _with_siblings(backbone: Node, beside: Mapping[str, Node]) -> Node:
-    """What stands beside `model.backbone` holds for every backbone that does not say otherwise."""
+    """Keys beside `model.backbone` hold for every backbone that does not set them itself."""
     if isinstance(backbone, Branches):
         return Branches(
             backbone.path,
@@ -68,7 +68,7 @@ def family_firsts(root: Group) -> list[tuple[str, dict[str, Any]]]:
 
 
 def pair_problems(root: Group) -> list[str]:
-    """A line for each head that some backbone of the same row cannot feed, at the head's YAML path."""
+    """One line per head that some backbone of the same row cannot feed, at the head's YAML path."""
     problems = []
     for head, head_picks, path in _named(root.children["head"], {}):
         for backbone, picks, _ in _named(root.children["backbone"], {}):

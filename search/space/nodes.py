@@ -38,7 +38,7 @@ class Choice:
 
     @property
     def stored(self) -> dict[Scalar, Any]:
-        """What Optuna keeps for an item -> the item. Its categories hold scalars only, so a list is kept as JSON."""
+        """The value that Optuna stores for an item -> the item. Categories are scalars, so a list is kept as JSON."""
         return {json.dumps(item) if isinstance(item, list) else item: item for item in self.items}
 
 
@@ -61,7 +61,7 @@ Pick: TypeAlias = Callable[[Searched], Any]  # a number, an item, or a branch's 
 
 
 def draw(node: Node, pick: Pick) -> Any:
-    """The plain value of a node, with `pick` answering for what is searched."""
+    """The plain value of a node; `pick` chooses the searched values."""
     if isinstance(node, Fixed):
         return node.value
     if isinstance(node, Group):

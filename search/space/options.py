@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from analysis.ensembling.options import EnsembleOptions
 from trainables.recipe.config import Config
 
 Flip = Literal["none", "horizontal", "vertical"]
@@ -23,6 +24,7 @@ class Search(Config):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     max_concurrent: Annotated[int, Field(ge=1)] | None = None  # None: as many as the cluster holds
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the last checkpoint after a lost node
+    trial_timeout_s: Annotated[float, Field(gt=0.0)] | None = None  # without an epoch's end it is killed and restarted
 
     @model_validator(mode="after")
     def _grace_within(self) -> Search:
@@ -34,17 +36,11 @@ class Search(Config):
         return self
 
 
-class Ensemble(Config):
+class Ensemble(EnsembleOptions):
     """Which trials are candidates, and how the rules are fitted and judged."""
 
     candidates: Annotated[int, Field(ge=1)] = 6
     max_per_family: Annotated[int, Field(ge=1)] = 3
-    folds: Annotated[int, Field(ge=2)] = 5  # of the cross-fit
-    resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
-    sample_mb: Annotated[int, Field(ge=1)] = 256  # probabilities of the pixels that weights are fitted on
-    latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # an image, on the devices that made the logits
-    temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and taken where they pay
-    postprocess: Literal["off", "auto"] = "auto"  # smallest component and hole filling a class, kept only if they pay
     soups: Literal["off", "epochs", "all"] = "all"  # means of weights: of a trial's epochs; also of trials
     soup_epochs: Annotated[int, Field(ge=1)] = 3  # last epochs of a trial whose weights are kept for them
     logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space
@@ -66,12 +62,12 @@ class Tta(Config):
         shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
         twice = sorted({text for text in shown if shown.count(text) > 1})
         if twice:
-            raise ValueError(f"each may stand here once, got {', '.join(twice)} again; remove the repeats")
+            raise ValueError(f"must not hold a value twice, got {', '.join(twice)} again; remove the repeats")
         return values
 
 
 class LargeResources(Config):
-    """What a trial holds instead whose network has more parameters."""
+    """What a trial holds if its network has more parameters."""
 
     over_params_m: Annotated[float, Field(gt=0.0)]  # millions
     gpu: Annotated[int, Field(ge=1)]
@@ -79,7 +75,7 @@ class LargeResources(Config):
 
 
 class Resources(Config):
-    """What one trial holds while it runs. Below 1, a device is shared; above, each GPU trains a share of the batch."""
+    """What one trial holds while it runs. Below 1, trials share a GPU; above, each trains on a share of the batch."""
 
     gpu: Annotated[float, Field(ge=0.0)] = 0.0
     cpu: Annotated[float, Field(gt=0.0)] = 1.0

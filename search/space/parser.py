@@ -19,7 +19,7 @@ from search.space.space_file import SEARCH_KEYS, is_search
 
 
 def parse_section(section: Section, tree: Any, path: Path, problems: list[str]) -> Group | Branches | None:
-    """Nodes of a section. Faults go to `problems`; what is faulty is left out, so that the rest is still checked."""
+    """Nodes of a section. Problems go to `problems`; what is faulty is left out, so that the rest is still checked."""
     if section.has_name and is_search(tree):
         return _parse_named_choice(section, tree, path, problems)
     if section.has_name and isinstance(tree, str):
@@ -83,7 +83,7 @@ def _parse_choice(items: Any, path: Path, problems: list[str]) -> Choice | None:
         _add(
             problems,
             path,
-            "branches stand only where a name is chosen, such as model.head; write {choice: [...]} here",
+            "branches are allowed only where a name is chosen, such as model.head; write {choice: [...]} here",
         )
         return None
     if not isinstance(items, list) or not items:

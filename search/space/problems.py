@@ -25,7 +25,7 @@ def nearest_three(word: object, known: Iterable[str]) -> str:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """'; did you mean 'head'?', or the words that are known where none is close."""
+    """'; did you mean 'head'?', or the known words where none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     if close:

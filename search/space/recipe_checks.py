@@ -1,6 +1,6 @@
 """Checks that every recipe of a space is valid, by building examples before any is trained.
 
-Tried are the default, then every branch, item and end of range one at a time, then pairs within one section (a rule
+It tries the default, then every branch, item and end of range one at a time, then pairs within one section (a rule
 may relate two fields). A recipe's own rules stay in `trainables.recipe` alone.
 """
 
@@ -36,7 +36,7 @@ def middle(node: Searched) -> Any:
 
 
 def recipe_problems(root: Group, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[str]:
-    """One line a broken rule, with the YAML path. Takes milliseconds: no model is built.
+    """One line per broken rule, with the YAML path. Takes milliseconds: no model is built.
 
     With the sizes of the training images (height, width) the rules that hold against the data are tried too.
     """
@@ -64,7 +64,7 @@ def recipe_problems(root: Group, image_sizes: Sequence[tuple[int, int]] | None =
 def _try(
     root: Group, picks: Mapping[str, Any], found: dict[tuple[str, str], list[str]], context: dict[str, Any]
 ) -> list[Searched]:
-    """The searched nodes that this recipe asked for; what is wrong with it goes to `found`."""
+    """The searched nodes that this recipe asked for; its problems go to `found`."""
     asked: list[Searched] = []
 
     def pick(node: Searched) -> Any:
@@ -89,7 +89,7 @@ def _try(
 
 
 def slow_operators(root: Group) -> list[str]:
-    """A line for each augmentation operator that some recipe would let starve a GPU."""
+    """One line per augmentation operator that may starve a GPU under some recipe."""
 
     def most(node: Searched) -> Any:
         if isinstance(node, Range):
@@ -101,7 +101,7 @@ def slow_operators(root: Group) -> list[str]:
 
 
 def _blamed(loc: tuple[int | str, ...], message: str) -> list[str]:
-    """Where in the recipe the fault lies. The rules over several fields open with the field that they are about."""
+    """Where in the recipe the fault lies. A rule over several fields begins with the field that it is about."""
     rule = re.match(r"Value error, (\w+)", message)
     return [*map(str, loc), *([rule.group(1)] if rule else [])]
 
@@ -116,7 +116,7 @@ def _drop(values: dict[str, Any], loc: list[str]) -> None:
 
 
 def _explain(detail: dict[str, Any], root: Group, pick: Pick) -> tuple[str, str]:
-    """pydantic's account of a fault -> (YAML path, rule with value and remedy)."""
+    """A pydantic error -> (YAML path, rule with value and remedy)."""
     kind, context = detail["type"], detail.get("ctx", {})
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     path, node = _follow(root, _blamed(detail["loc"], detail["msg"]), pick)
@@ -157,7 +157,7 @@ def _edges(node: Searched) -> list[Any]:
         low, high = int(node.low), int(node.high)
         few = high - low < MAX_INT_PROBES
         return list(range(low, high + 1)) if few else [low, low + 1, high - 1, high]
-    return [node.low, node.low + 0.381966 * (node.high - node.low), node.high]  # one that is no whole number
+    return [node.low, node.low + 0.381966 * (node.high - node.low), node.high]  # one that is not a whole number
 
 
 def _ends(node: Searched) -> list[Any]:

@@ -92,13 +92,13 @@ class Space:
         return list(table.values())
 
     def check_images(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """SpaceProblems where a recipe does not suit training images of these sizes (height, width in px)."""
+        """Raises SpaceProblems where a recipe does not suit training images of these sizes (height, width in px)."""
         problems = recipe_problems(self.root, sorted(set(sizes)))
         if problems:
             raise SpaceProblems(self.name, problems)
 
     def warnings(self) -> list[str]:
-        """What is allowed and probably not meant, a line each."""
+        """Values that are allowed but probably not meant, one line each."""
         return [f"left out, since --set changed the space: {line}" for line in self.lost] + slow_operators(self.root)
 
     def to_yaml(self) -> str:
@@ -158,7 +158,7 @@ def profile_names(spec: str) -> tuple[str, ...]:
 
 
 def _recipe_nodes(tree: dict[str, Any], options: Options, problems: list[str]) -> Group:
-    """Nodes in the recipe's own shape: `model` opened up, what the options decide filled in."""
+    """Nodes in the recipe's own shape: `model` split up, values that the options decide filled in."""
     model = recipe_grammar().keys["model"]
     assert not isinstance(model, FieldInfo)
     given = tree.get("model")

@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} stands here twice; keep one", key_node.start_mark
+                    None, None, f"key {key_node.value!r} appears twice; keep one", key_node.start_mark
                 )
             seen.add(str(key_node.value))
         return super().construct_mapping(node, deep)

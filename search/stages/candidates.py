@@ -28,7 +28,7 @@ def choose_of(trials: Sequence[Candidate], options: Ensemble) -> list[Candidate]
 
 def scored_trials(run: RunDir) -> list[Candidate]:
     """Every trial with a checkpoint. Raises ValueError where there is none."""
-    rows = study_rows(open_study(run.study_db))
+    rows = study_rows(open_study(run.study_db), run.root)
     trials = [
         Candidate(row.trial, Recipe.model_validate(row.recipe), Path(row.checkpoint), row.best_miou)
         for row in rows

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import ray
 
-from search.cluster.ray_tasks import as_they_end
+from search.cluster.ray_tasks import as_they_end, portable_errors
 from search.run_dir import RunDir
-from search.space.options import Options
+from search.space.options import Options, Resources
 from search.stages.candidates import competitors
 from search.stages.stage import Context
 from trainables.data.cache import Cache
@@ -38,10 +38,11 @@ def run(context: Context) -> None:
         f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
         f"{free / 2**20:.0f} MiB free"
     )
-    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # an image needs one device
-    task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_write_one)
+    resources = options.resources
+    num_gpus = min(1.0, resources.gpu)  # an image needs one device
+    task = ray.remote(num_cpus=resources.cpu, num_gpus=num_gpus, max_retries=2)(_write_one)
     cache = ray.put(data.cache)
-    waiting = {task.remote(c, cache, data.split, views, folders_of(folder, c), storage, cpu, gpu): c for c in chosen}
+    waiting = {task.remote(c, cache, data.split, views, folders_of(folder, c), storage, resources): c for c in chosen}
     failed: dict[str, str] = {}
     for candidate, lines, error in as_they_end(waiting):
         if error is None:
@@ -55,6 +56,7 @@ def run(context: Context) -> None:
         raise ValueError("no candidate's logits could be written: " + "; ".join(sorted(set(failed.values()))))
 
 
+@portable_errors
 def _write_one(
     candidate: Candidate,
     cache: Cache,
@@ -62,12 +64,11 @@ def _write_one(
     views: Sequence[View],
     folders: Mapping[candidate_logits.SplitName, Path],
     storage: candidate_logits.Storage,
-    cpu: float,
-    gpu: float,
+    resources: Resources,
 ) -> list[str]:
     """A Ray task: write all logits of one candidate and measure the cost of its views; returns messages."""
-    prepare_worker(cpu)
-    device = "cuda" if gpu else "cpu"
+    prepare_worker(resources.cpu)
+    device = "cuda" if resources.gpu else "cpu"
     said = candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device)
     measure_costs(candidate, cache, split.val_ids, views, folders["val"], device=device, clock=time.perf_counter)
     return said

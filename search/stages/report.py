@@ -51,7 +51,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
             "trials": search.num_trials,
         },
         ensemble=ensemble,
-        trials=[trial_line(row) for row in ranked(study_rows(study))],
+        trials=[trial_line(row) for row in ranked(study_rows(study, run.root))],
         curves=curves(read_events(run.events)),
         rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
         importances=shares,
@@ -123,7 +123,7 @@ def gallery(run: RunDir, cache: Cache, ensemble: EnsembleResult) -> list[Gallery
 
 def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None:
     """Print the ranked trials, the verdict and the paths of report and bundle."""
-    rows = ranked(study_rows(open_study(run.study_db)))
+    rows = ranked(study_rows(open_study(run.study_db), run.root))
     say("")
     say(f"{'trial':>6}  {'best mIoU':>9}  {'epochs':>6}  {'state':9}  model")
     for row in rows[:limit]:

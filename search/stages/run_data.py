@@ -93,6 +93,6 @@ def check_turns(card: Path, options: Options) -> None:
     if set(options.tta.turns) > {0} and not read_card(card).turns:
         asked = ", ".join(str(turn) for turn in options.tta.turns)
         raise ValueError(
-            f"tta.turns must be [0] for scenes that have an up, got [{asked}] and a data card without `turns: true` "
-            f"({card}): a turned image is none that the models know; remove them, or say so in the card"
+            f"tta.turns must be [0] where the data card has no `turns: true`, got [{asked}] with {card}: the models "
+            "have not been trained on turned images; remove the turns, or set `turns: true` where scenes have no up"
         )

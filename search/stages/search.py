@@ -8,7 +8,7 @@ from search.engine.admission import AdmissionCheck, cluster_gpu_gb, some_sizes
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.observers.progress import build_progress
-from search.observers.trackers import build_trackers
+from search.observers.trackers import Guarded, build_trackers
 from search.observers.trials_csv import CsvTable
 from search.stages.stage import Context
 from trainables.ray_trainable import make_trainable
@@ -25,28 +25,17 @@ def run(context: Context) -> None:
         CsvTable(path=folder.trials_csv, classes=data.index.classes, clock=clock),
         EventLog(folder.events, clock=clock),
         *build_trackers(options.trackers, folder.root),
-        build_progress(sys.stdout, clock=clock),
+        Guarded("the progress display", build_progress(sys.stdout, clock=clock)),
     ]
-    gate = open_gate(context)
+    policy = admission_check(context)
     snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs
     if snapshots:
         context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB per million parameters")
-    run_search(
-        suggest=space.suggest,
-        defaults=space.defaults(),
-        options=options.search,
-        resources_of=gate.resources_of,
-        admit=gate.admit,
-        trainable=make_trainable(data.index, data.split, data.cache_root, snapshots),
-        study_path=folder.study_db,
-        tune_dir=folder.tune,
-        seed=options.seed,
-        observers=observers,
-        resume=folder.study_db.exists(),
-    )
+    trainable = make_trainable(data.index, data.split, data.cache_root, snapshots)
+    run_search(space, policy, trainable, folder, observers=observers, resume=folder.study_db.exists())
 
 
-def open_gate(context: Context) -> AdmissionCheck:
+def admission_check(context: Context) -> AdmissionCheck:
     """The admission check of recipes, by the data's image sizes and the memory of the cluster's GPUs."""
     data, options = context.data, context.space.options
     sizes = [(record.height, record.width) for record in data.index.images]

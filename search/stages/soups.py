@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 
 import ray
 
-from search.cluster.ray_tasks import as_they_end
-from search.space.options import Options
+from search.cluster.ray_tasks import as_they_end, portable_errors
+from search.space.options import Options, Resources
 from search.stages.candidates import choose_of, scored_trials
 from search.stages.stage import Context
 from trainables.data.cache import Cache
@@ -57,18 +57,32 @@ def make_soups(
     validations = sum(len(plan.ingredients) - 1 for plan in plans)
     needed = sum(plan.ingredients[0].weights.stat().st_size for plan in plans)
     say(f"{len(plans)} soups, {validations} validations, at most {needed / 2**20:.0f} MiB of weights")
-    cpu, gpu = options.resources.cpu, min(1.0, options.resources.gpu)  # an image needs one device
-    task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=2)(_make_one)
+    make_planned(make_one, plans, cache, split, folder, options.resources, say)
+
+
+def make_planned(
+    make: Callable[[Plan, Cache, Split, Path, Resources], Soup],
+    plans: Sequence[Plan],
+    cache: Cache,
+    split: Split,
+    folder: Path,
+    resources: Resources,
+    say: Say,
+) -> None:
+    """Run `make` for each plan as a Ray task; a plan whose task fails is reported and left out."""
+    num_gpus = min(1.0, resources.gpu)  # an image needs one device
+    task = ray.remote(num_cpus=resources.cpu, num_gpus=num_gpus, max_retries=2)(make)
     shared = ray.put(cache)
-    waiting = {task.remote(plan, shared, split, folder / plan.name, cpu, gpu): plan for plan in plans}
+    waiting = {task.remote(plan, shared, split, folder / plan.name, resources): plan for plan in plans}
     for plan, soup, error in as_they_end(waiting):
         say(str(soup) if error is None else f"warning: {plan.name} is left out: {error}")
 
 
-def _make_one(plan: Plan, cache: Cache, split: Split, folder: Path, cpu: float, gpu: float) -> Soup:
+@portable_errors
+def make_one(plan: Plan, cache: Cache, split: Split, folder: Path, resources: Resources) -> Soup:
     """A Ray task: make one soup."""
-    prepare_worker(cpu)
-    return make_soup(plan, cache, split, folder, device="cuda" if gpu else "cpu")
+    prepare_worker(resources.cpu)
+    return make_soup(plan, cache, split, folder, device="cuda" if resources.gpu else "cpu")
 
 
 def plan_soups(trials: Sequence[Candidate], chosen: Sequence[Candidate], kind: Kind, say: Say) -> list[Plan]:

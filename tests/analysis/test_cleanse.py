@@ -9,18 +9,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from factories import make_header
+from factories import make_header, make_store
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
 from analysis.cleanse import app
-from analysis.label_errors.confident_learning import class_confidence, find_suspects
+from analysis.label_errors.confident_learning import Suspect, class_confidence, find_suspects
+from analysis.label_errors.corrections import csv_rows, read_list
 from trainables.data.card import read_card
 from trainables.data.index import SegIndex
 from trainables.data.raster import rasterise
 from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.logits.store import LogitWriter
 
 RUNNER = CliRunner()
 STRIDE = 2
@@ -31,14 +31,12 @@ def write_logits(folder: Path, index: SegIndex, truth: dict[str, np.ndarray], sp
     rng = np.random.default_rng(0)
     fingerprint = index.fingerprint
     header = make_header("0", classes=index.classes, split=split, stride=STRIDE, data_fingerprint=fingerprint)
-    with LogitWriter(folder, header) as writer:
-        for image_id, label in truth.items():
-            small = label[::STRIDE, ::STRIDE]
-            hot = (small[None] == np.arange(index.num_classes)[:, None, None]).astype(np.float32) * 3
-            noisy = [
-                cv2.GaussianBlur(plane + rng.normal(0, 2.5, plane.shape).astype(np.float32), (5, 5), 0) for plane in hot
-            ]
-            writer.add(image_id, np.stack(noisy).astype(np.float16), label.shape)
+    logits = {}
+    for image_id, label in truth.items():
+        hot = (label[None, ::STRIDE, ::STRIDE] == np.arange(index.num_classes)[:, None, None]).astype(np.float32) * 3
+        noisy = [plane + rng.normal(0, 2.5, plane.shape).astype(np.float32) for plane in hot]
+        logits[image_id] = np.stack([cv2.GaussianBlur(plane, (5, 5), 0) for plane in noisy])
+    make_store(folder, header, logits, lambda image_id: truth[image_id].shape)
     return folder
 
 
@@ -78,12 +76,12 @@ def test_planted_errors_are_ranked_first(planted: tuple[Path, Path, set[int], in
         return probabilities(store, store.views, image_id)
 
     confidence = class_confidence(index, list(labels), predicted, labels.__getitem__)
-    suspects, images = find_suspects(index, list(labels), predicted, labels.__getitem__, confidence, least=0.0)
-    judged = [s for s in suspects if s.annotation_id is not None]
+    ranking = find_suspects(index, list(labels), predicted, labels.__getitem__, confidence, least=0.0)
+    judged = [s for s in ranking.suspects if s.annotation_id is not None]
     planted_here = [s.annotation_id in wrong for s in judged]
     assert average_precision_score(planted_here, [s.suspicion for s in judged]) >= 0.8
     assert judged == sorted(judged, key=lambda s: -s.suspicion)
-    assert set(images) == set(labels)
+    assert set(ranking.image_scores) == set(labels)
 
 
 def test_an_unannotated_object_is_found_and_a_list_applied(
@@ -149,6 +147,25 @@ def test_rows_that_do_not_fit_are_named(
     assert result.exit_code == 2
     assert message in result.output.replace("\n", " ")
     assert not (tmp_path / "o").exists()
+
+
+def test_names_like_formulas_are_text_in_the_list_and_come_back(tmp_path: Path) -> None:
+    root = write_synthetic(tmp_path / "data", num_images=18, image_px=64, seed=0).parent
+    content = json.loads((root / "train.json").read_text())
+    first = next(i for i in content["images"] if i["id"] == content["annotations"][0]["image_id"])
+    (root / first["file_name"]).rename(root / "=a.png")
+    first["file_name"] = "=a.png"
+    (root / "train.json").write_text(json.dumps(content))
+    index = read(read_card(root / "data.yaml"))
+    own = index.by_id()["=a.png"].annotations[0]
+    suspect = Suspect(
+        kind="remove", image_id="=a.png", annotation_id=own.annotation_id, given=index.classes[1], suggested="-",
+        suspicion=0.75, area_px=3, box=(0, 0, 1, 1), counts="=1",
+    )  # fmt: skip
+    (tmp_path / "list.csv").write_text(csv_rows([suspect]))
+    assert "remove,'=a.png," in (tmp_path / "list.csv").read_text()
+    [row] = read_list(tmp_path / "list.csv", index)
+    assert (row["image_id"], row["suggested"], row["rle"]) == ("=a.png", "-", "=1")
 
 
 def test_the_holdout_stays_sealed_and_other_data_is_refused(

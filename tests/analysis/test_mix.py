@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +21,12 @@ from trainables.data.splits.split_file import write_split
 from trainables.data.synthetic.dataset import write_synthetic
 
 KINDS = ["mosaic", "cutmix", "classmix", "copy_paste"]
-ONE: dict[str, Any] = {"size_px": 64, "rare": 1.0, "scale_min": 0.3, "scale_max": 1.5}
 SHARES = {"val_share": 0.2, "holdout_share": 0.2}
+CARVED = mix.TrainPart(**SHARES)
+
+
+def settings(seed: int) -> MixSettings:
+    return MixSettings(seed, size_px=64, rare=1.0, scale_min=0.3, scale_max=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +38,9 @@ def test_what_is_written_reads_back_pixel_for_pixel(card: Path, tmp_path: Path) 
     source = read(read_card(card))
     cache = Cache.open(source, tmp_path / "cache")
     train_ids = make_split(source, seed=0, **SHARES, known=decode_facts(source, cache)).train_ids
-    drawn = mixed_images(cache, train_ids, KINDS, MixSettings(0, **ONE), 12)
+    drawn = mixed_images(cache, train_ids, KINDS, settings(0), 12)
     labels = {f"images/{mixed.stem}.jpg": (mixed.image, mixed.label) for mixed in drawn}
-    mix.write_mixed(card, tmp_path / "out", KINDS, 12, ONE, SHARES, 0, tmp_path / "cache")
+    mix.write_mixed(card, tmp_path / "out", KINDS, 12, settings(0), CARVED, tmp_path / "cache")
     index = read(read_card(tmp_path / "out" / "data.yaml"))
     assert index.classes == source.classes
     assert len(index.images) == 12
@@ -49,7 +52,7 @@ def test_what_is_written_reads_back_pixel_for_pixel(card: Path, tmp_path: Path) 
 
 
 def test_sources_come_from_the_train_part_alone(card: Path, tmp_path: Path) -> None:
-    mix.write_mixed(card, tmp_path / "out", KINDS, 40, ONE, SHARES, 5, tmp_path / "cache")
+    mix.write_mixed(card, tmp_path / "out", KINDS, 40, settings(5), CARVED, tmp_path / "cache")
     split = make_split(read(read_card(card)), seed=5, **SHARES)
     used = {s for each in json.loads((tmp_path / "out" / "mix.json").read_text())["images"] for s in each["sources"]}
     assert used <= set(split.train_ids)
@@ -63,8 +66,8 @@ def test_a_split_file_names_the_sources(card: Path, tmp_path: Path) -> None:
     ids = [*split.train_ids, *split.val_ids]
     write_split(tmp_path / "s.json", index, split, [ids[::2], ids[1::2]], seed=0)
     for fold, allowed in ((None, split.train_ids), (0, ids[1::2]), (1, ids[::2])):
-        out, parts = tmp_path / f"{fold}", {"file": tmp_path / "s.json", "fold": fold}
-        mix.write_mixed(card, out, KINDS, 12, ONE, parts, 0, tmp_path / "cache")
+        out, part = tmp_path / f"{fold}", mix.TrainPart(0.2, 0.2, tmp_path / "s.json", fold)
+        mix.write_mixed(card, out, KINDS, 12, settings(0), part, tmp_path / "cache")
         used = {s for each in json.loads((out / "mix.json").read_text())["images"] for s in each["sources"]}
         assert used <= set(allowed)
 
@@ -81,6 +84,6 @@ def test_the_command_writes_a_preview_and_refuses_a_folder_that_is_there(card: P
 
 def test_equal_seeds_write_equal_sets(card: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        mix.write_mixed(card, tmp_path / name, ["copy_paste"], 3, ONE, SHARES, 1, tmp_path / "cache")
+        mix.write_mixed(card, tmp_path / name, ["copy_paste"], 3, settings(1), CARVED, tmp_path / "cache")
     a, b = ((tmp_path / name / "train.json").read_text() for name in ("a", "b"))
     assert a == b

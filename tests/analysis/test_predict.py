@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 from analysis.bundle.export import BundleFacts, export
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
-from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.result import HoldoutOpening
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
 from analysis.predict import NO_IMAGE, app, sort_files
 from analysis.report.palette import palette, png_palette
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
 from analysis.voting.score_images import label_map
 from analysis.voting.view_config import ViewConfig, VoteBatch
@@ -161,10 +163,12 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         for part, held in stores.items():
             held.append(LogitStore(folders[part]))
     options = EnsembleOptions(folds=2, resamples=100)
-    ensemble = fit_ensemble(
-        stores["val"], stores["holdout"], cache, cache.index, split, options,
-        background=True, out_dir=tmp_path, opened_at="2026-05-01T12:00:00+00:00",
-    )  # fmt: skip
+    val, judged = (
+        LabelledLogits.of(stores[part], ids, cache, cache.index)
+        for part, ids in (("val", split.val_ids), ("holdout", split.holdout_ids))
+    )
+    opening = HoldoutOpening(at="2026-05-01T12:00:00+00:00", by="a test")
+    ensemble = fit_ensemble(val, judged, options, Provenance(opening), tmp_path)
     assert ensemble.cost_unit == "ms"
     for rule in map(ensemble.rule, JUDGED):
         bundle = read_bundle(

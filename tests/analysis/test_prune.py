@@ -103,7 +103,7 @@ def test_an_unfinished_run_is_refused(run: Path, stage: str) -> None:
     (run / "run.json").write_text(json.dumps({"stages": {s: "then" for s in STAGES if s != stage}}))
     code, said = command("--run", str(run), "--yes")
     assert (code, files(run)) == (2, before)
-    assert f"without {stage}; end it first" in said
+    assert f"without {stage}; finish it first" in said
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

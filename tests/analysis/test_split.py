@@ -63,8 +63,8 @@ def test_the_report_is_one_offline_page_with_its_facts(card: Path, tmp_path: Pat
     output = run(card, tmp_path / "split.json", "--folds", "2", "--backbone", "test_resnet")
     facts = json.loads((tmp_path / "split.report.json").read_text())
     assert [part["part"] for part in facts["parts"]] == ["train", "val", "holdout"]
-    assert facts["likeness"]["target"] == "unlabelled"
-    assert {"val", "train", "fold 0", "fold 1"} == {*facts["likeness"]["candidates"], *facts["likeness"]["skipped"]}
+    assert facts["shift"]["target"] == "unlabelled"
+    assert {"val", "train", "fold 0", "fold 1"} == {*facts["shift"]["candidates"], *facts["shift"]["skipped"]}
     page = (tmp_path / "split.html").read_text()
     assert "default-src 'none'" in page
     assert 'src="http' not in page
@@ -122,5 +122,5 @@ def test_camvids_official_val_is_shown_to_be_a_burst_and_the_carved_one_is_none(
     assert "of val are one burst" not in carved.output
     val = json.loads((tmp_path / "carved.report.json").read_text())["parts"][1]
     assert val["groups_in_train"] == 0
-    assert val["twins_in_train"] == 0
+    assert val["near_duplicates_in_train"] == 0
     assert val["num_scenes"] > 50

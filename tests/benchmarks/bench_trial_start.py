@@ -15,12 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 
-from search.space.options import Search
+from search.engine.admission import Admission
+from search.run_dir import RunDir
+from search.space.options import Options, Search
 from trainables.recipe.recipe import Recipe
 
 NUM_TRIALS = 10
@@ -54,28 +57,34 @@ def gaps_s(log: Path) -> list[float]:
     return [after["began_s"] - before["ended_s"] for before, after in itertools.pairwise(trials)]
 
 
-def suggest(trial: optuna.Trial) -> Recipe:
-    head, train = {"name": "segformer"}, {"num_epochs": 1}
-    lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
-    return Recipe.model_validate(
-        {"backbone": {"name": "convnext_atto"}, "head": head, "train": train, "optimizer": {"lr": lr}}
-    )
+@dataclass(frozen=True)
+class OneModel:
+    """A space of one network and learning rates, of which every trial holds a CPU."""
+
+    options: Options
+
+    def suggest(self, trial: optuna.Trial) -> Recipe:
+        head, train = {"name": "segformer"}, {"num_epochs": 1}
+        lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        return Recipe.model_validate(
+            {"backbone": {"name": "convnext_atto"}, "head": head, "train": train, "optimizer": {"lr": lr}}
+        )
+
+    def defaults(self) -> list[dict[str, Any]]:
+        return []
+
+    def admit(self, recipe: Recipe) -> Admission:
+        return Admission()
+
+    def resources_of(self, recipe: Recipe) -> dict[str, float]:
+        return {"cpu": 1}
 
 
 def ours(folder: Path, num_trials: int, *, reuse: bool, imports: tuple[str, ...] = ()) -> list[float]:
     from search.engine.tuner import run_search
 
-    run_search(
-        suggest=suggest,
-        defaults=[],
-        options=Search(num_trials=num_trials, max_epochs=2, grace_epochs=1),
-        resources_of=lambda recipe: {"cpu": 1},
-        trainable=trivial(folder / "log", imports),
-        study_path=folder / "study.db",
-        tune_dir=folder / "tune",
-        seed=0,
-        reuse_actors=reuse,
-    )
+    space = OneModel(Options(search=Search(num_trials=num_trials, max_epochs=2, grace_epochs=1)))
+    run_search(space, space, trivial(folder / "log", imports), RunDir(folder), reuse_actors=reuse)
     return gaps_s(folder / "log")
 
 
@@ -105,7 +114,7 @@ def run(num_trials: int = NUM_TRIALS) -> dict[str, Any]:
         "segsearch, reuse, imports": lambda folder: ours(folder, num_trials, reuse=True, imports=IMPORTS),
         "segsearch, no reuse, imports": lambda folder: ours(folder, NUM_SLOW, reuse=False, imports=IMPORTS),
     }
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     medians_s = {}
     try:
         for name, case in cases.items():

@@ -28,9 +28,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
-from trainables.data.index import ImageRecord, SegIndex, Split
+from analysis.ensembling.result import HoldoutOpening
+from analysis.voting.labelled_logits import LabelledLogits
+from trainables.data.index import ImageRecord, SegIndex
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
@@ -100,19 +102,19 @@ def child(root: Path, num_images: int, sample_mb: int) -> dict[str, Any]:
         for i in ids
     )
     index = SegIndex("made-up", records, tuple(f"c{k}" for k in range(CLASSES)), "d", False)
-    split = Split((), tuple(parts["val"]), tuple(parts["holdout"]), "s")
-    val, holdout = ([LogitStore(root / f"{m}" / part) for m in range(MEMBERS)] for part in parts)
+    val, holdout = (
+        LabelledLogits.of(
+            [LogitStore(root / f"{m}" / part) for m in range(MEMBERS)], ids, _Labels(root / "labels"), index
+        )
+        for part, ids in parts.items()
+    )
     begin, cpu = time.perf_counter(), time.process_time()
     result = fit_ensemble(
         val,
         holdout,
-        _Labels(root / "labels"),
-        index,
-        split,
-        EnsembleOptions(sample_bytes=sample_mb * 2**20),
-        background=False,
-        out_dir=root / f"out-{num_images}",
-        opened_at="2026-01-01T00:00:00+00:00",
+        EnsembleOptions(sample_mb=sample_mb),
+        Provenance(HoldoutOpening(at="2026-01-01T00:00:00+00:00", by="a benchmark")),
+        root / f"out-{num_images}",
     )
     return {
         "images": num_images,

@@ -27,7 +27,7 @@ import optuna
 from scipy.optimize import minimize
 
 from analysis.ensembling.rules import Sample, best_single_class, member, member_class, soft_class
-from analysis.weight_search.coordinate_search import Fit, _Search, fit_weights
+from analysis.weight_search.coordinate_search import Fit, _Search, fit_pixels
 from analysis.weight_search.pixels import Pixels
 from analysis.weight_search.sample_confusion import sample_confusion
 from trainables.metrics import confusion, miou
@@ -161,7 +161,7 @@ def exact(q: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
     start, rows = [np.ones(q.shape[:2], np.float32)], []
 
     def fit(max_sweeps: int) -> Fit:
-        return fit_weights(q, truth, start, "member_class", max_sweeps=max_sweeps, min_gain=1e-5)
+        return fit_pixels(Pixels(q, truth), start, "member_class", max_sweeps=max_sweeps, min_gain=1e-5)
 
     calls: dict[str, Callable[[], Fit]] = {
         "exact, 1 sweep": lambda: fit(1),

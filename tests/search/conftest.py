@@ -10,12 +10,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+from search.engine.admission import Admission
+from search.run_dir import RunDir
+from search.space.options import Options, Search
 from trainables.recipe.recipe import Recipe
 
 DEFAULTS: list[dict[str, Any]] = [
@@ -43,6 +47,42 @@ def suggest(trial: optuna.Trial) -> Recipe:
 def curve(recipe: Recipe, epoch: int) -> float:
     """A learning curve that is a function of the recipe alone; the best learning rate is 1e-3."""
     return (1 - 0.8**epoch) / (1.0 + (math.log10(recipe.optimizer.lr) + 3) ** 2)
+
+
+@dataclass(frozen=True)
+class ToySpace:
+    """`suggest` and DEFAULTS above with a budget."""
+
+    options: Options
+    first: Any
+    draw: Any
+
+    def suggest(self, trial: optuna.Trial) -> Recipe:
+        return self.draw(trial)
+
+    def defaults(self) -> Any:
+        return self.first
+
+
+def space_of(seed: int = 0, draw: Any = suggest, first: Any = None, **search: Any) -> ToySpace:
+    """The toy space; keywords are options of the search."""
+    budget = {"num_trials": 6, "max_epochs": 9, "grace_epochs": 1, "reduction_factor": 3, "max_failures": 0} | search
+    options = Options.model_validate({"search": budget, "seed": seed})
+    return ToySpace(options, DEFAULTS if first is None else first, draw)
+
+
+@dataclass(frozen=True)
+class ToyPolicy:
+    """By default admits every recipe, on one CPU."""
+
+    wanted: Callable[[Recipe], Mapping[str, float]] = lambda recipe: {"cpu": 1}
+    decide: Callable[[Recipe], Admission] = lambda recipe: Admission()
+
+    def admit(self, recipe: Recipe) -> Admission:
+        return self.decide(recipe)
+
+    def resources_of(self, recipe: Recipe) -> Mapping[str, float]:
+        return self.wanted(recipe)
 
 
 def make_trainable(
@@ -92,7 +132,7 @@ def local_ray() -> Iterator[None]:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a conftest
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     yield
     ray.shutdown()
 
@@ -101,20 +141,12 @@ def local_ray() -> Iterator[None]:
 def search_in(local_ray: None, toy: Any, tmp_path: Path) -> Callable[..., Any]:
     """`run_search` on the toy space under `tmp_path`; keywords change options or arguments."""
     from search.engine.tuner import run_search
-    from search.space.options import Search
 
     def run(**changes: Any) -> Any:
-        options = {"num_trials": 6, "max_epochs": 9, "grace_epochs": 1, "reduction_factor": 3, "max_failures": 0}
-        options |= {key: changes.pop(key) for key in list(changes) if key in Search.model_fields}
-        arguments = {
-            "suggest": toy.suggest,
-            "defaults": toy.DEFAULTS,
-            "resources_of": lambda recipe: {"cpu": 1},
-            "trainable": toy.make_trainable(),
-            "study_path": tmp_path / "study.db",
-            "tune_dir": tmp_path / "tune",
-            "seed": 0,
-        }
-        return run_search(options=Search(**options), **(arguments | changes))
+        budget = {key: changes.pop(key) for key in list(changes) if key in Search.model_fields}
+        given = {"wanted": changes.pop("resources_of", None), "decide": changes.pop("admit", None)}
+        policy = toy.ToyPolicy(**{name: each for name, each in given.items() if each})
+        trainable, folder = changes.pop("trainable", toy.make_trainable()), changes.pop("folder", tmp_path)
+        return run_search(toy.space_of(**budget), policy, trainable, RunDir(folder), **changes)
 
     return run

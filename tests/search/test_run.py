@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from search.observers.event_log import read_events
 from search.run import app
+from search.run_lock import hold
 from search.start import is_disk_full
 from trainables.data.card import read_card
 from trainables.data.raster import rasterise
@@ -72,7 +73,8 @@ def test_resume_needs_a_run(tmp_path: Path) -> None:
 
 def test_resume_must_be_given_the_original_arguments(tmp_path: Path) -> None:
     asked = {"space": "convnext.yaml", "data": None, "assignments": [], "profile": None}
-    (tmp_path / "run.json").write_text(json.dumps({"asked": asked, "profile": "cpu", "space": "convnext"}))
+    record = {"asked": asked, "profile": "cpu", "card": "", "data_fingerprint": "", "versions": {}, "stages": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
     message = refused("--resume", str(tmp_path), "--space", "swin.yaml", "--set", "seed=1")
     assert "--space: 'swin.yaml', but the run was started with 'convnext.yaml'" in message
     assert "--set: ['seed=1']" in message
@@ -95,6 +97,23 @@ def test_a_full_disk_is_recognised_behind_other_errors(error: Exception, full: b
 def test_debug_shows_the_traceback() -> None:
     result = CliRunner().invoke(app, ["--space", "convnxt.yaml", "--debug"])
     assert isinstance(result.exception, ValueError)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_anything_is_kept(
+    number: signal.Signals, exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.start._card", lambda *_: signal.raise_signal(number))
+    result = CliRunner().invoke(app, ["--space", "convnext.yaml", "--profile", "cpu"])
+    assert result.exit_code == exit_code
+    assert result.output == "stopped before anything was kept; start it again\n"
+
+
+def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
+    with hold(tmp_path, print):
+        (tmp_path / "run.json").write_text("{}")
+        message = refused("--resume", str(tmp_path))
+    assert f"process {os.getpid()} on host" in message
 
 
 def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:

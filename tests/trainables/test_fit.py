@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from trainables import fit as fit_module
 from trainables.data.augment.pipeline import read_pipeline
@@ -19,7 +20,7 @@ from trainables.data.index import Split
 from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.fit import OutOfMemory, Trial, fit
+from trainables.fit import Diverged, OutOfMemory, Trial, fit
 from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.view import View
 from trainables.metrics import confusion, miou
@@ -31,7 +32,7 @@ from trainables.training import attempt as attempt_module
 from trainables.training import epoch as epoch_module
 from trainables.training import training_step as step_module
 from trainables.training.checkpoint import load_state, read_snapshot, snapshots
-from trainables.training.epoch import Diverged, update
+from trainables.training.epoch import update
 from trainables.training.losses import build_loss
 from trainables.training.state import prepare, steps_per_epoch
 
@@ -390,7 +391,7 @@ def test_a_machine_that_cannot_compile_says_so_and_goes_on(monkeypatch, caplog):
     step_module._what_compiling_lacks.cache_clear()
     step = torch.nn.Identity()
     assert step_module.compiled(step, "cpu") is step
-    assert "train.compile is left out on this machine: RuntimeError: no working C++ compiler" in caplog.text
+    assert "train.compile has no effect on this machine: RuntimeError: no working C++ compiler" in caplog.text
     step_module._what_compiling_lacks.cache_clear()
 
 
@@ -424,8 +425,26 @@ def test_the_command_trains_and_resumes(card_path, tmp_path):
     assert type(pipeline.transforms[0]).__name__ == "ScaledCrop"
 
 
-def test_the_commands_mistakes_are_one_line(card_path, tmp_path, capsys):
+def test_the_commands_mistakes_are_one_line(card_path, tmp_path):
     (tmp_path / "recipe.json").write_text(recipe_of(batch_size=99).model_dump_json())
     arguments = ["--recipe", tmp_path / "recipe.json", "--data", card_path, "--out", tmp_path / "o", "--device", "cpu"]
-    assert fit_module.main([str(a) for a in arguments]) == 2
-    assert capsys.readouterr().err.startswith("error: batch_size must not exceed")
+    refused = CliRunner().invoke(fit_module.app, [str(a) for a in arguments])
+    assert (refused.exit_code, refused.stderr.splitlines()[1:]) == (2, [])
+    assert refused.stderr.startswith("segsearch: batch_size must not exceed")
+    shown = CliRunner().invoke(fit_module.app, [str(a) for a in arguments] + ["--debug"])
+    assert isinstance(shown.exception, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(Diverged("loss is nan"), 3, "the trial diverged: loss is nan"), (OutOfMemory("cpu is full"), 2, "cpu is full")],
+)
+def test_a_failed_trial_ends_the_command_with_its_code(card_path, tmp_path, monkeypatch, error, code, said):
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr(fit_module, "fit", fails)
+    (tmp_path / "recipe.json").write_text(recipe_of().model_dump_json())
+    arguments = ["--recipe", tmp_path / "recipe.json", "--data", card_path, "--out", tmp_path / "o"]
+    done = CliRunner().invoke(fit_module.app, [str(a) for a in arguments])
+    assert (done.exit_code, done.stderr) == (code, f"segsearch: {said}\n")

@@ -187,7 +187,6 @@ def test_cache_is_opened_once_a_process(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     opened: list[Path] = []
     monkeypatch.setattr(Cache, "open", lambda index, root: opened.append(root) or object())
-    monkeypatch.setattr(ray_trainable, "_CACHES", {})
     first = ray_trainable.open_cache(INDEX, tmp_path)
     assert ray_trainable.open_cache(INDEX, tmp_path) is first
     assert opened == [tmp_path]

@@ -1,9 +1,8 @@
 """Measures what a view of a member costs, in milliseconds per image, on the machine that writes its logits.
 
-The result is cost.json beside the logits of val. It is no part of the logits or their header: the next measurement
-on the same machine gives other digits, and every decision is taken from one measurement alone. Images are run one at
-a time, as in production, from pixels to logits; trials that share a machine slow each other down, and so measure
-higher costs.
+The result is cost.json beside the logits of val. It is not part of the logits or their header: a second measurement on
+the same machine gives other digits, and all decisions must use the same one. Images are run one at a time, as in
+production, from pixels to logits; trials that share a machine slow each other down, and so measure higher costs.
 """
 
 from __future__ import annotations

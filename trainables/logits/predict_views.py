@@ -50,7 +50,7 @@ class Inference:
         batch_size: int,
         flip_pairs: tuple[tuple[int, int], ...] = (),
     ) -> Inference:
-        """As the trial of `recipe` validates its own model."""
+        """The inference with which the trial of `recipe` validates its own model."""
         return cls(model, recipe.augmentation.short_px, device, batch_size, recipe.train.amp, flip_pairs)
 
 

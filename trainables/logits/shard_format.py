@@ -102,7 +102,7 @@ def head_bytes(
 
 def read_shard(path: Path, allow_missing: bool) -> Shard:
     """A shard's header and entries. Raises `TruncatedShard` where it was cut short (with `allow_missing` only where
-    no image of it can be told), ValueError where it is no shard or contradicts itself."""
+    none of its images can be named), ValueError where it is not a shard or contradicts itself."""
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         lead = file.read(8)
@@ -114,7 +114,7 @@ def read_shard(path: Path, allow_missing: bool) -> Shard:
         raw = json.loads(text)
         meta = raw.pop("__metadata__", {})
         if meta.get("format") != FORMAT:
-            raise ValueError(f"{path} must have format {FORMAT}, got {meta.get('format')}; it is no shard of logits")
+            raise ValueError(f"{path} must have format {FORMAT}, got {meta.get('format')}; it is not a logit shard")
         values = json.loads(meta["header"])
         header = LogitHeader(**{**values, "classes": tuple(values["classes"])})
         entries = _entries(path, header, raw, meta, start=8 + length)
@@ -149,7 +149,7 @@ def _entries(
             or [first < 0, last - first] != [False, entry.num_bytes]
         ):
             raise ValueError(
-                f"{path} must hold ({len(header.classes)},h,w) {dtype} an image, got {tensor['dtype']} {shape} in "
+                f"{path} must hold ({len(header.classes)},h,w) {dtype} per image, got {tensor['dtype']} {shape} in "
                 f"{last - first} bytes for image '{image_id}'; delete it and let the logits stage write it again"
             )
         entries[image_id] = entry

@@ -229,7 +229,7 @@ class LogitStore:
 
     def _mapped(self, entry: Entry) -> mmap.mmap:
         """The entry's whole file. Pages that were read long ago are given back: they stay in the page cache, and an
-        array over them stays good, but this process's memory does not grow with the number of images."""
+        array over them stays valid, but this process's memory does not grow with the number of images."""
         self._read_bytes += entry.num_bytes
         if self._read_bytes > RESIDENT_BYTES:
             for each in self._maps.values():
@@ -257,7 +257,7 @@ _OF_A_VIEW = {"view", "stride", "dtype"}  # what the views of one store may diff
 def check_together(stores: Sequence[LogitStore], *, one_split: bool = True) -> None:
     """Raises ValueError, naming the two stores and the rule, where they are of different classes, splits or data.
 
-    With `one_split=False` val and hold-out may meet, as long as both come from one division of the data.
+    With `one_split=False` val and hold-out may be mixed, as long as both come from one split of the data.
     """
     shared = {"classes", "data_fingerprint", "split_fingerprint"} | ({"split"} if one_split else set())
     own = {f.name for f in fields(LogitHeader)} - shared

@@ -16,7 +16,7 @@ _FLIPPED_AXIS: dict[Flip, int | None] = {"none": None, "horizontal": -1, "vertic
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image: resized by `scale` (two decimals), then turned, then flipped."""
+    """One way to present an image: resized by `scale` (two decimals), then turned, then flipped."""
 
     scale: float = 1.0
     flip: Flip = "none"
@@ -38,14 +38,14 @@ class View:
 
     @property
     def pose(self) -> tuple[float, bool, int]:
-        """Scale, whether mirrored, and turn: equal for names of one picture, as a vertical flip is a horizontal one
-        turned by 180 degrees."""
+        """Scale, whether mirrored, and turn: equal for views that show one picture, as a vertical flip is a horizontal
+        one turned by 180 degrees."""
         turn = self.turn + 180 * (self.flip == "vertical")
         return self.scale, self.flip != "none", turn % 360
 
     @classmethod
     def parse(cls, name: str) -> View:
-        """The view of a `name`; ValueError where it is none."""
+        """The view of a `name`. Raises ValueError for a name of no view."""
         found = re.fullmatch(r"s(\d{1,2}\.\d\d)-(?:r(90|180|270)-)?(none|horizontal|vertical)", name)
         if found is None:
             raise ValueError(f"a view is named like 's1.25-horizontal' or 's1.00-r90-none', got {name!r}")

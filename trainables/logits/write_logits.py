@@ -1,4 +1,4 @@
-"""The trials that may enter the ensemble, and their logits.
+"""Writes the logits of the trials that may enter the ensemble.
 
 Every test-time view of val and hold-out becomes a `LogitStore` per candidate (raw logits at the head's own stride,
 float16 or in 8 bits). Labels are read only where 8 bits are asked for, and only those of val: what the rounding

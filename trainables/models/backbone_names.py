@@ -37,7 +37,7 @@ def backbone_tags() -> dict[str, frozenset[str]]:
 
 
 def check_backbone_name(name: str) -> None:
-    """Raise ValueError with the three nearest names where `name` is no backbone or `.tag` none of its weights."""
+    """Raise ValueError, with the three nearest names, for an unknown backbone or an unknown `.tag` of its weights."""
     known = backbone_tags()
     model, _, tag = name.partition(".")
     if model not in known:

@@ -81,8 +81,8 @@ def build_backbone(cfg: Backbone, reads: FeatureRequest = PYRAMID, *, in_chans: 
 
     Levels that are not read are left without parameters of their own, so that every parameter gets a gradient.
     `in_chans` other than 3 adapts the first convolution, and pretrained filters, as timm does. Raises ValueError for an
-    unknown name, a model without such features, a drop_path that the model does not take, and weights that cannot be
-    had or do not fit.
+    unknown name, a model without such features, a drop_path that the model does not take, and weights that are not
+    available or do not fit.
     """
     check_backbone_name(cfg.name)
     return PyramidBackbone(cfg.name, _source(cfg.name)(cfg, reads, in_chans), reads)

@@ -60,7 +60,7 @@ def is_plain(backbone_name: str) -> bool:
 
 
 def check_pair(backbone_name: str, head_name: str) -> None:
-    """Raise ValueError where `head_name` needs features that `backbone_name` has not, or the backbone is unknown."""
+    """Raise ValueError where `head_name` needs features that `backbone_name` lacks, or the backbone is unknown."""
     if head_name in PLAIN_HEADS and not is_plain(backbone_name):
         raise ValueError(
             f"head {head_name!r} needs a plain vision transformer, whose blocks share one stride, got "

@@ -126,7 +126,7 @@ def layers(body: nn.Module, whole: Any) -> tuple[dict[str, int], frozenset[str]]
 
 @contextlib.contextmanager
 def as_value_error(name: str, where: str, remedy: str) -> Iterator[None]:
-    """timm has no one way to say that a model gives no features, or takes one size of image only."""
+    """Turn timm's many errors for a model without features, or with one image size, into a ValueError."""
     try:
         yield
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

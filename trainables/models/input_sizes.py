@@ -22,7 +22,7 @@ class InputSizes:
     exact_px: tuple[int, int] | None = None
 
     def check(self, height_px: int, width_px: int, model: str) -> None:
-        """Raise ValueError where an image of this size, padded to multiples of 32, is none that `model` takes."""
+        """Raise ValueError where an image of this size, padded to multiples of 32, is not one that `model` takes."""
         padded = tuple(side + -side % MULTIPLE_PX for side in (height_px, width_px))
         if self.exact_px is not None and padded != self.exact_px:
             raise ValueError(

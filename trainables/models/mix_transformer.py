@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainables.models.compatibility import FeatureRequest
 from trainables.models.feature_extractor import NOTHING_LOADED, FeatureExtractor, check_drop_path, statistics
-from trainables.models.pretrained import LoadReport, load_file, not_had
+from trainables.models.pretrained import LoadReport, load_file, unavailable
 from trainables.recipe.recipe import Backbone
 
 _STAGES = (1, 2, 3, 4)
@@ -77,7 +77,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 
 def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtractor:
-    """Raises ValueError for weights that cannot be had or do not fit, or where plain features are wanted."""
+    """Raises ValueError for weights that are not available or do not fit, or where plain features are wanted."""
     if reads.depths:
         raise ValueError(f"backbone {cfg.name!r} has no features at one stride; use a head that reads a pyramid")
     known = mix_transformer_encoders[cfg.name.partition(".")[0]]
@@ -107,5 +107,5 @@ def _load(body: MixTransformer, known: dict[str, Any], cfg: Backbone) -> LoadRep
     try:
         path = hf_hub_download(place["repo_id"], "model.safetensors", revision=place["revision"])
     except Exception as error:  # the hub, the network and the disk each raise their own kinds
-        raise not_had(cfg.name, f"the Hugging Face hub ({place['repo_id']})", error) from error
+        raise unavailable(cfg.name, f"the Hugging Face hub ({place['repo_id']})", error) from error
     return load_file(body, body.model, Path(path), cfg.name, source=f"smp's weights of {cfg.name}")

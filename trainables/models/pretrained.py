@@ -62,21 +62,21 @@ def load_timm_weights(extractor: nn.Module, name: str, model_args: Mapping[str, 
     """Fill `extractor` with timm's weights for `name` (from the cache or the network).
 
     The whole model is loaded, because timm is strict there and not for extractors. Raises ValueError where the
-    weights cannot be had, with what was tried and the two ways out.
+    weights are not available, with what was tried and the two remedies.
     """
     tried = _where(name)
     try:
         whole = timm.create_model(name, pretrained=True, **model_args)
     except Exception as error:  # the hub, the network and the disk each raise their own kinds
-        raise not_had(name, tried, error) from error
+        raise unavailable(name, tried, error) from error
     return _fill(extractor, dict(whole.state_dict()), (), source=f"timm weights of {name}", name=name)
 
 
-def not_had(name: str, tried: str, error: Exception) -> ValueError:
-    """The error for weights that could not be had from `tried`, with the two ways out."""
+def unavailable(name: str, tried: str, error: Exception) -> ValueError:
+    """The error for weights that are not available from `tried`, with the two remedies."""
     reason = str(error).strip().split("\n")[0][:200]
     return ValueError(
-        f"the pretrained weights of {name!r} could not be had; tried {tried}: {type(error).__name__}: {reason}. "
+        f"the pretrained weights of {name!r} are not available; tried {tried}: {type(error).__name__}: {reason}. "
         "Give a local file as `model.weights_file` (a .safetensors or .pth of this model), or train from "
         "scratch with `model.pretrained: false`"
     )

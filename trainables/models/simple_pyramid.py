@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class SimplePyramid(nn.Module):
-    """Level i comes from feature i. A level that nobody reads is left at stride p, so that it costs nothing."""
+    """Level i comes from feature i. A level that is not read is left at stride p, so that it costs nothing."""
 
     def __init__(self, channels: int, stride: int, strides: Sequence[int], levels: Sequence[int]) -> None:
         super().__init__()

@@ -168,14 +168,14 @@ class Augmentation(Config):
         )
 
     def slow_operators(self) -> list[str]:
-        """A line for each operator that would keep a GPU waiting, with its YAML path and the remedy."""
+        """One line per operator that would keep a GPU waiting, with its YAML path and the remedy."""
         lines = []
         for path, operator, p in _applied(self):
             cost_ms, remedy = SLOW.get(path.rsplit(".", 1)[-1], (lambda _: 0.0, ""))
             mean_ms = p * cost_ms(operator)
             if mean_ms >= STARVES_MS:
                 lines.append(
-                    f"augmentation.{path}: takes about {mean_ms:.0f} ms a sample on average at 512 x 512, which may "
+                    f"augmentation.{path}: takes about {mean_ms:.0f} ms per sample on average at 512 x 512, which may "
                     f"starve a GPU, with p {p:.2g}; {remedy}, or lower p"
                 )
         return lines

@@ -176,14 +176,14 @@ class NoPolicy(Config):
 
 
 class TrivialAugment(Config):
-    """Mueller & Hutter 2021: one operator, of a strength drawn at random; those only that leave labels true."""
+    """Mueller & Hutter 2021: one operator, of a random strength; only operators that keep labels valid."""
 
     name: Literal["trivial_augment"] = "trivial_augment"
     p: Probability = 1.0
 
 
 class RandAugment(Config):
-    """Cubuk et al. 2020: `num_ops` operators, all of one strength; those only that leave labels true."""
+    """Cubuk et al. 2020: `num_ops` operators, all of one strength; only those that keep labels valid."""
 
     name: Literal["rand_augment"] = "rand_augment"
     p: Probability = 1.0

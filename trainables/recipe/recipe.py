@@ -150,7 +150,7 @@ class Train(Config):
 
 
 class Recipe(Config):
-    """One trial, whole. Equal recipes give equal numbers on the same machine."""
+    """The whole description of a trial. Equal recipes give equal numbers on the same machine."""
 
     backbone: Backbone
     head: Head

@@ -48,7 +48,7 @@ Report = Callable[[EpochReport], None]
 
 
 class DoesNotFit(RuntimeError):
-    """The device's memory does not hold a batch in `accumulate` parts."""
+    """A batch in `accumulate` micro-batches does not fit the device's memory."""
 
     def __init__(self, accumulate: int, reason: str) -> None:
         super().__init__(accumulate, reason)  # both, so that it can be sent to another process

@@ -54,7 +54,7 @@ def load_state(folder: Path) -> dict[str, Any]:
             "save_state); delete it and resume from an earlier one"
         ) from error
     if not isinstance(state, dict):
-        raise ValueError(f"{path} must hold a dictionary, got {type(state).__name__}; it is no checkpoint of a trial")
+        raise ValueError(f"{path} must hold a dictionary, got {type(state).__name__}; it is not a trial's checkpoint")
     return state
 
 
@@ -86,7 +86,7 @@ def save_snapshot(folder: Path, weights: Mapping[str, Tensor], *, epoch: int, mi
 
 
 def read_snapshot(path: Path) -> tuple[int, float]:
-    """The epoch and the val mIoU of a snapshot. ValueError where the file was cut short or is none."""
+    """The epoch and the val mIoU of a snapshot. ValueError where the file was cut short or is not a snapshot."""
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call, unused-ignore]
             about = json.loads((file.metadata() or {})["snapshot"])

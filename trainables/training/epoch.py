@@ -32,7 +32,7 @@ def train_epoch(
     autocast: torch.dtype | None,
     clock: Callable[[], float],
 ) -> dict[str, Any]:
-    """Make one update a batch; Diverged as soon as a loss is seen that is not finite (within 16 updates on a GPU).
+    """Make one update per batch; Diverged as soon as a loss is seen that is not finite (within 16 updates on a GPU).
 
     All ranks see the same loss, so they go on or stop together; `loader` gives each its share.
     """

@@ -32,7 +32,7 @@ _BEREAVED_S = 1.0  # a rank may learn of another's death before this process doe
 
 
 class RankFailed(RuntimeError):
-    """A rank ended without a word: it was killed, or crashed outside of Python."""
+    """A rank ended without reporting: it was killed, or crashed outside of Python."""
 
 
 def attempt_on_ranks(
@@ -163,7 +163,7 @@ def _sendable(error: Exception) -> Exception:
 
 
 def _end_with_parent() -> None:
-    """Ranks are not daemons, as their data loaders have children: they must see for themselves that nobody listens."""
+    """End this rank when its parent is gone. Ranks cannot be daemons, since their data loaders have children."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""Losses of logits (B,K,H,W) against labels (B,H,W) int64, in which IGNORE_INDEX pixels count for nothing.
+"""Losses of logits (B,K,H,W) against labels (B,H,W) int64, in which IGNORE_INDEX pixels are left out.
 
 A loss is one float32 scalar with gradient, 0 (not NaN) for a batch without a pixel that counts.
 """
@@ -105,7 +105,7 @@ def build_loss(
     """The loss that `cfg` names; `class_pixels` (K,) of the train split are needed for class weights alone.
 
     focal: (1 - p)^2 CE over the softmax (Lin et al., Focal Loss for Dense Object Detection, eq. 4, multi-class), not
-    smp's, which is one sigmoid a class: ensembles average softmax probabilities, and NaN comes where all is ignored.
+    smp's, which is one sigmoid per class and NaN where all pixels are ignored: ensembles average softmax probabilities.
     dice: Milletari et al., V-Net, eq. 3, over the batch; lovasz: Berman et al., The Lovász-Softmax loss, eq. 8.
     Class weights weigh the terms over pixels (cross-entropy, focal); `Loss` refuses them where there is none.
     """

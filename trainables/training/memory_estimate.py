@@ -135,7 +135,7 @@ def _autocast(amp: str) -> torch.autocast:
 
 @contextlib.contextmanager
 def _told(recipe: Recipe, height_px: int, width_px: int) -> Iterator[None]:
-    """Networks refuse a size each in their own way."""
+    """Every network raises an error of its own for a size that it does not take."""
     try:
         yield
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:

@@ -30,7 +30,7 @@ from trainables.training.trial import Trial
 
 @dataclass
 class TrainingState:
-    """A trial between two updates. `identity` says what it trains on what; only an equal trial may resume it."""
+    """A trial between two updates. `identity` describes recipe and data; only an equal trial may resume it."""
 
     model: Segmentor
     step: nn.Module  # a micro-batch -> its loss, through `model`

@@ -42,7 +42,7 @@ def compiled(step: nn.Module, device: str) -> nn.Module:
     """
     missing = _what_compiling_lacks(torch.device(device).type)
     if missing:
-        logging.getLogger(__name__).warning("train.compile is left out on this machine: %s", missing)
+        logging.getLogger(__name__).warning("train.compile has no effect on this machine: %s", missing)
         return step
     ready: nn.Module = torch.compile(step, dynamic=False, options={"fallback_random": True})  # type: ignore[assignment]
     return ready

@@ -1,4 +1,4 @@
-"""One trial: what is trained on what, where."""
+"""One trial: its recipe, data, device and folder."""
 
 from __future__ import annotations
 

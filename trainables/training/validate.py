@@ -33,7 +33,7 @@ class Scores:
         return float(miou(self.conf))
 
     @property
-    def iou(self) -> list[float]:  # K, NaN for a class absent from truth and prediction
+    def iou(self) -> list[float]:  # K, NaN for a class that does not occur
         return [float(value) for value in iou(self.conf)]
 
 

@@ -27,13 +27,22 @@ def test_without_groups_single_images_are_dealt_by_the_seed() -> None:
     assert np.bincount(first).tolist() == [12] * 5
 
 
-def test_fewer_groups_than_folds_give_contiguous_blocks_and_a_caveat() -> None:
+def test_one_group_gives_contiguous_blocks_and_a_caveat() -> None:
     shuffled = [IDS[i] for i in np.random.default_rng(0).permutation(60)]
     folds = make_folds(shuffled, dict.fromkeys(IDS, "one sequence"), True, 5, seed=0)
     by_name = [fold for _, fold in sorted(zip(shuffled, folds.of_image.tolist(), strict=True))]
     assert by_name == sorted(by_name)
     assert folds.caveat is not None
     assert "1 group" in folds.caveat
+
+
+def test_fewer_groups_than_folds_are_a_fold_each() -> None:
+    group_of = {image_id: f"g{int(image_id[:3]) % 3}" for image_id in IDS}
+    folds = make_folds(IDS, group_of, True, 5, seed=0)
+    assert folds.num == 3
+    assert folds.caveat is not None
+    for group in set(group_of.values()):
+        assert len({folds.of_image[i] for i, image_id in enumerate(IDS) if group_of[image_id] == group}) == 1
 
 
 def test_one_image_cannot_be_cross_fitted() -> None:

@@ -24,7 +24,7 @@ from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.logits.store import LogitStore, LogitWriter
 
-OPTIONS = EnsembleOptions(sample_bytes=2**21, resamples=200, folds=3)
+OPTIONS = EnsembleOptions(sample_mb=2, resamples=200, folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_an_image_that_one_member_lacks_is_refused_or_left_out(labels: RasterLab
     said: list[str] = []
     members = collect(folders, labels, tmp_path / "out", allow_missing=True, say=said.append)
     assert any(ids[0] in line and "left out" in line for line in said)
-    used = {*members.split.val_ids, *members.split.holdout_ids}
+    used = {*members.val.ids, *members.holdout.ids}
     assert ids[0] not in used
     assert used
     assert used <= set(ids)
@@ -148,7 +148,7 @@ def test_a_shard_that_was_cut_short_gives_what_is_left(labels: RasterLabels, tmp
     said: list[str] = []
     again = [path.parents[1], write_member(tmp_path / "B", labels, "npy", ids, 1)]
     members = collect(again, labels, tmp_path / "again", allow_missing=True, say=said.append)
-    assert lost not in members.split.val_ids + members.split.holdout_ids
+    assert lost not in members.val.ids + members.holdout.ids
     assert any(lost in line for line in said)
 
 
@@ -185,7 +185,7 @@ def test_the_command_names_a_cut_shard_and_goes_on_where_that_is_allowed(
 def test_three_calls_end_in_a_verdict(labels: RasterLabels, tmp_path: Path) -> None:
     folders = [write_member(tmp_path / str(s), labels, "npz", all_ids(labels), s) for s in (1, 2, 3)]
     members = collect(folders, labels, tmp_path / "out")
-    result = judge_members(members, labels, tmp_path / "out", OPTIONS, opened_at="2026-01-01T00:00:00+00:00")
+    result = judge_members(members, tmp_path / "out", OPTIONS, opened_at="2026-01-01T00:00:00+00:00")
     assert result.verdict.ship == "ensemble"  # three equals with noise of their own
     assert EnsembleResult.read(tmp_path / "out/ensemble.json") == result
 

@@ -10,25 +10,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_header
+from factories import make_header, make_store
 from safetensors import safe_open
 
-from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.result import EnsembleResult
+from analysis.ensembling.result import EnsembleResult, HoldoutOpening
 from analysis.ensembling.rules import RULES
 from analysis.ensembling.verdict import never_predicted
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
+from analysis.voting.executor import LocalExecutor, silent
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.votes import Vote, vote_labels
-from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.data.index import ImageRecord, SegIndex
 from trainables.logits.store import LogitStore, LogitWriter
 from trainables.metrics import miou
 
 NUM_CLASSES, GRID, SIZE = 5, (12, 14), (24, 28)
 VAL = tuple(f"val/{i:02d}.jpg" for i in range(20))
 HOLDOUT = tuple(f"test/{i:02d}.jpg" for i in range(24))
-CALIBRATING = EnsembleOptions(sample_bytes=2**22, resamples=400)
+CALIBRATING = EnsembleOptions(sample_mb=4, resamples=400)
 OPTIONS = CALIBRATING.model_copy(update={"temperature": "off"})  # half the time
 
 
@@ -57,12 +59,12 @@ def write_member(
     for split, ids in (("val", VAL), ("holdout", HOLDOUT)):
         for v, view in enumerate(views):
             header = make_header(trial, classes="abcde", split=split, view=view, stride=2)
-            with LogitWriter(root / trial / split, header) as writer:
-                for i, image_id in enumerate(ids):
-                    truth = Labels().grid(image_id)
-                    noise = np.random.default_rng([seed, v, i, len(split)]).normal(size=(NUM_CLASSES, *GRID))
-                    strength = skill[truth] * (np.arange(NUM_CLASSES)[:, None, None] == truth)
-                    writer.add(image_id, (1.5 * noise + strength).astype(np.float16), SIZE)
+            logits = {}
+            for i, image_id in enumerate(ids):
+                truth = Labels().grid(image_id)
+                noise = np.random.default_rng([seed, v, i, len(split)]).normal(size=(NUM_CLASSES, *GRID))
+                logits[image_id] = 1.5 * noise + skill[truth] * (np.arange(NUM_CLASSES)[:, None, None] == truth)
+            make_store(root / trial / split, header, logits, SIZE)
 
 
 def run(root: Path, out: Path, trials: list[str], options: EnsembleOptions = OPTIONS, **more: Any) -> EnsembleResult:
@@ -73,10 +75,10 @@ def run(root: Path, out: Path, trials: list[str], options: EnsembleOptions = OPT
     )
     index = SegIndex("made-up", records, tuple("abcde"), "d", grouped)
     val, holdout = ([LogitStore(root / t / split) for t in trials] for split in ("val", "holdout"))
-    labels = more.pop("labels", Labels())
-    split = Split((), VAL, HOLDOUT, "s")
-    given = {"background": False, "out_dir": out, "opened_at": "2025-01-01T00:00:00+00:00", **more}
-    return fit_ensemble(val, holdout, labels, index, split, options, **given)
+    labels, say = more.pop("labels", Labels()), more.pop("report", silent)
+    judged = LabelledLogits.of(val, VAL, labels, index), LabelledLogits.of(holdout, HOLDOUT, labels, index)
+    opening = HoldoutOpening(at=more.pop("opened_at", "2025-01-01T00:00:00+00:00"), by="a test")
+    return fit_ensemble(*judged, options, Provenance(opening, **more), out, executor=LocalExecutor(say=say))
 
 
 @pytest.fixture(scope="module")
@@ -297,10 +299,9 @@ def test_a_member_that_lacks_an_image_is_named(members: Path, tmp_path: Path) ->
 
 def test_stores_of_the_wrong_split_are_refused(members: Path, tmp_path: Path) -> None:
     val = [LogitStore(members / "left" / "val")]
-    index = SegIndex("made-up", (), tuple("abcde"), "d", False)
+    data = LabelledLogits(tuple(val), VAL, Labels(), VAL)
     with pytest.raises(ValueError, match="must hold logits of holdout, got val"):
-        fit_ensemble(val, val, Labels(), index, Split((), VAL, HOLDOUT, "s"), OPTIONS, background=False,
-                     out_dir=tmp_path, opened_at="now")  # fmt: skip
+        fit_ensemble(data, data, OPTIONS, Provenance(HoldoutOpening(at="now", by="a test")), tmp_path)
 
 
 def write_costs(root: Path, trial: str, ms: dict[str, float]) -> None:

@@ -6,15 +6,17 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from factories import make_header
+from factories import make_header, make_store
 
-from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
-from trainables.data.index import ImageRecord, SegIndex, Split
-from trainables.logits.store import LogitStore, LogitWriter
+from analysis.ensembling.result import HoldoutOpening
+from analysis.voting.labelled_logits import LabelledLogits
+from trainables.data.index import ImageRecord, SegIndex
+from trainables.logits.store import LogitStore
 
 CLASSES, SIZE, MEMBERS = tuple("abcde"), (96, 112), ("u", "v")
-OPTIONS = EnsembleOptions(sample_bytes=2**20, resamples=200, max_sweeps=2)
+OPTIONS = EnsembleOptions(sample_mb=1, resamples=200, max_sweeps=2)
 VOTES = 2 * 45 + 10  # of an image of val: every rule's candidates twice; of one of the hold-out: the rules
 
 
@@ -25,14 +27,14 @@ class Blocks:
 
 
 def stores_of(folder: Path, ids: tuple[str, ...], split: str) -> list[LogitStore]:
+    stores = []
     for seed, trial in enumerate(MEMBERS):
-        header = make_header(trial, classes=CLASSES, split=split, stride=4)
         rng = np.random.default_rng(seed)
-        with LogitWriter(folder / trial / split, header) as writer:
-            for image_id in ids:
-                truth = np.arange(len(CLASSES))[:, None, None] == Blocks().label(image_id)[::4, ::4]
-                writer.add(image_id, (2 * truth + 1.5 * rng.normal(size=truth.shape)).astype(np.float16), SIZE)
-    return [LogitStore(folder / trial / split) for trial in MEMBERS]
+        known = {i: np.arange(len(CLASSES))[:, None, None] == Blocks().label(i)[::4, ::4] for i in ids}
+        logits = {i: 2 * truth + 1.5 * rng.normal(size=truth.shape) for i, truth in known.items()}
+        header = make_header(trial, classes=CLASSES, split=split, stride=4)
+        stores.append(make_store(folder / trial / split, header, logits, SIZE))
+    return stores
 
 
 def peak_bytes(folder: Path, num_images: int) -> int:
@@ -43,8 +45,8 @@ def peak_bytes(folder: Path, num_images: int) -> int:
     stores = stores_of(folder, val, "val"), stores_of(folder, holdout, "holdout")
     tracemalloc.start()
     try:
-        split = Split((), val, holdout, "s")
-        fit_ensemble(*stores, Blocks(), index, split, OPTIONS, background=False, out_dir=folder, opened_at="now")
+        data = (LabelledLogits.of(few, ids, Blocks(), index) for few, ids in zip(stores, (val, holdout), strict=True))
+        fit_ensemble(*data, OPTIONS, Provenance(HoldoutOpening(at="now", by="a test")), folder)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -57,5 +59,5 @@ def test_more_images_take_their_counts_and_no_pixel(tmp_path: Path) -> None:
     an_image = 2 * 4 * VOTES * num_classes**2 + 2 * 2 * OPTIONS.resamples + 1000  # counts, resamples, its name
     one_whole = SIZE[0] * SIZE[1] * (4 * len(MEMBERS) * num_classes + VOTES)  # probabilities and labels
     assert large - small < (many - few) * an_image
-    assert large < OPTIONS.sample_bytes + many * an_image + one_whole + 3 * 2**20  # tables of a confusion: 2 MiB
+    assert large < 2**20 * OPTIONS.sample_mb + many * an_image + one_whole + 3 * 2**20  # tables of a confusion: 2 MiB
     assert large < many * one_whole / 4

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import make_header
+from factories import make_header, make_store
 
-from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.result import EnsembleResult
-from trainables.data.index import ImageRecord, SegIndex, Split
-from trainables.logits.store import LogitStore, LogitWriter
+from analysis.ensembling.result import EnsembleResult, HoldoutOpening
+from analysis.voting.labelled_logits import LabelledLogits
+from trainables.data.index import ImageRecord, SegIndex
+from trainables.logits.store import LogitStore
 
 K, GRID, SIZE = 3, (6, 6), (12, 12)
 VAL, HOLDOUT = (tuple(f"{part}/{i}.png" for i in range(12)) for part in ("val", "test"))
-OPTIONS = EnsembleOptions(sample_bytes=2**20, resamples=200, folds=2, max_sweeps=4)
+PARTS = {"val": VAL, "holdout": HOLDOUT}
+OPTIONS = EnsembleOptions(sample_mb=1, resamples=200, folds=2, max_sweeps=4)
 
 
 class Labels:
@@ -38,21 +40,19 @@ def judged(root: Path, skills: list[tuple[float, ...]], seeds: list[int], labels
     """The stage's answer on members that know class k with strength skill[k]; equal seeds have equal noise."""
     stores: dict[str, list[LogitStore]] = {"val": [], "holdout": []}
     for m, (skill, seed) in enumerate(zip(skills, seeds, strict=True)):
-        for part, ids in (("val", VAL), ("holdout", HOLDOUT)):
+        for part, ids in PARTS.items():
+            logits = {}
+            for i, image_id in enumerate(ids):
+                noise = np.random.default_rng([labels.seed, seed, i, len(part)]).normal(size=(K, *GRID))
+                truth = labels.grid(image_id)
+                logits[image_id] = noise + np.array(skill)[truth] * (np.arange(K)[:, None, None] == truth)
             header = make_header(str(m), classes="abc", split=part, stride=2)
-            with LogitWriter(root / str(m) / part, header) as writer:
-                for i, image_id in enumerate(ids):
-                    noise = np.random.default_rng([labels.seed, seed, i, len(part)]).normal(size=(K, *GRID))
-                    truth = labels.grid(image_id)
-                    right = np.array(skill)[truth] * (np.arange(K)[:, None, None] == truth)
-                    writer.add(image_id, (noise + right).astype(np.float16), SIZE)
-            stores[part].append(LogitStore(root / str(m) / part))
+            stores[part].append(make_store(root / str(m) / part, header, logits, SIZE))
     records = tuple(ImageRecord(i, root / i, *SIZE, i, "val" if i in VAL else "holdout") for i in (*VAL, *HOLDOUT))
     index = SegIndex("noise", records, tuple("abc"), "d", False)
-    return fit_ensemble(
-        stores["val"], stores["holdout"], labels, index, Split((), VAL, HOLDOUT, "s"), OPTIONS,
-        background=False, out_dir=root, opened_at="2025-01-01T00:00:00+00:00",
-    )  # fmt: skip
+    val, holdout = (LabelledLogits.of(stores[part], ids, labels, index) for part, ids in PARTS.items())
+    opening = HoldoutOpening(at="2025-01-01T00:00:00+00:00", by="a test")
+    return fit_ensemble(val, holdout, OPTIONS, Provenance(opening), root)
 
 
 @pytest.mark.slow  # 20 s each: 100 whole stages

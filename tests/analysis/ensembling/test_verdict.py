@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
-from analysis.ensembling.bootstrap import Resampled, bootstrap_draws, class_gains, gain, resample, summary
+from analysis.ensembling.bootstrap import Resampled, bootstrap_draws, class_gains, gain, resample, summary, widening
 from analysis.ensembling.result import NO_GAIN, Gain
-from analysis.ensembling.verdict import make_verdict, select_rule
+from analysis.ensembling.verdict import make_verdict, select_rule, too_few_groups
 from trainables.metrics import miou
 
 K = 4
@@ -29,6 +31,11 @@ def resampled(counts: np.ndarray, seed: int = 0, num: int = 400) -> Resampled:
     return resample(counts, bootstrap_draws([str(i) for i in range(len(counts))], False, num, seed, "val"))
 
 
+def unwidened(scores: Resampled, num_units: int) -> np.ndarray:
+    """The mIoU of every resample as it was counted."""
+    return scores.miou + (scores.mious - scores.miou) / widening(num_units)
+
+
 def test_a_resample_is_the_sum_of_the_drawn_images() -> None:
     counts = images(np.random.default_rng(0), 12)
     draws = bootstrap_draws([str(i) for i in range(12)], False, 50, 0, "val")
@@ -36,25 +43,50 @@ def test_a_resample_is_the_sum_of_the_drawn_images() -> None:
     for r in (0, 7, 49):
         drawn = np.repeat(np.arange(12), draws.times[r].astype(int))
         assert len(drawn) == 12
-        assert scores.mious[r] == miou(counts[drawn].sum(0))
+        assert unwidened(scores, 12)[r] == pytest.approx(float(miou(counts[drawn].sum(0))), abs=1e-12)
     assert scores.miou == miou(counts.sum(0))
 
 
-def test_groups_are_drawn_whole_where_there_are_ten() -> None:
-    groups = [f"g{i // 3}" for i in range(30)]
+@pytest.mark.parametrize("num_groups", [2, 10])
+def test_groups_are_drawn_whole_however_few(num_groups: int) -> None:
+    groups = [f"g{i % num_groups}" for i in range(30)]
     counts = images(np.random.default_rng(1), 30)
     draws = bootstrap_draws(groups, True, 20, 0, "val")
     assert draws.unit == "group"
-    assert draws.times.shape == (20, 10)
+    assert draws.times.shape == (20, num_groups)
     drawn = np.concatenate([np.flatnonzero(draws.unit_of == u).repeat(int(n)) for u, n in enumerate(draws.times[3])])
-    assert resample(counts, draws).mious[3] == miou(counts[drawn].sum(0))
+    expected = pytest.approx(float(miou(counts[drawn].sum(0))), abs=1e-12)
+    assert unwidened(resample(counts, draws), num_groups)[3] == expected
+    assert (draws.caveat is not None) == (num_groups < 6)
 
 
-def test_too_few_groups_are_said_to_be() -> None:
-    draws = bootstrap_draws(["a"] * 20 + ["b"] * 20, True, 20, 0, "hold-out")
-    assert draws.unit == "image"
-    assert draws.caveat is not None
-    assert "hold-out has 2 groups" in draws.caveat
+@pytest.mark.parametrize(("num_units", "factor"), [(2, 9.168), (10, 1.2166), (33, 1.0553), (1000, 1.0017)])
+def test_the_widening_is_students_t_over_the_normal(num_units: int, factor: float) -> None:
+    expected = student_t.ppf(0.975, num_units - 1) / norm.ppf(0.975) * (num_units / (num_units - 1)) ** 0.5
+    assert widening(num_units) == pytest.approx(expected)
+    assert widening(num_units) == pytest.approx(factor, rel=1e-3)
+
+
+def test_one_group_shows_no_gain() -> None:
+    rng = np.random.default_rng(4)
+    weak, strong = (
+        resample(images(rng, 20, skill), bootstrap_draws(["a"] * 20, True, 50, 0, "val")) for skill in (0.4, 0.9)
+    )
+    step = gain(strong, weak)
+    assert (step.low, step.high, step.p_positive) == (None, None, 0.0)
+    selection = select_rule({"best_single": weak, "soft_vote": strong})
+    assert selection.taken == "best_single"
+    assert "which one group of images cannot show to hold" in selection.reasons["soft_vote"]
+    assert "is one group: no gain can be shown" in str(too_few_groups(step, 1, "the hold-out"))
+
+
+def test_the_number_of_groups_that_would_do_is_the_least() -> None:
+    wide = Gain(gain=0.05, low=-0.05, high=0.15, p_positive=0.9)
+    said = str(too_few_groups(wide, 4, "the hold-out"))
+    needed = int(said.split("about ")[1].split()[0])
+    half = [0.1 * (4 / n) ** 0.5 * widening(n) / widening(4) for n in (needed - 1, needed)]
+    assert half[0] > 0.02 >= half[1]
+    assert too_few_groups(wide, 6, "the hold-out") is None
 
 
 def test_intervals_hold_the_known_miou_in_at_least_93_of_100_draws() -> None:
@@ -74,7 +106,7 @@ def test_pure_noise_climbs_and_ships_nothing_in_95_of_100() -> None:
         rng = np.random.default_rng([9, seed])
         accuracy, names = images(rng, 60), ("best_single", "best_single_class", "soft_vote", "member_class")
         val = {n: resampled(accuracy + images(rng, 60), seed, 200) for n in names}
-        taken = select_rule(val)
+        taken = select_rule(val).taken
         shared, plain, rich = images(rng, 60), images(rng, 60), images(rng, 60)
         step = gain(resampled(shared + rich, seed, 200), resampled(shared + plain, seed, 200))
         shipped += make_verdict(taken, 3, step, 60).ship == "ensemble"
@@ -85,7 +117,22 @@ def test_the_ladder_takes_a_real_gain_and_leaves_a_richer_equal() -> None:
     rng = np.random.default_rng(3)
     weak, strong = images(rng, 100, 0.5), images(rng, 100, 0.7)
     rules = {"best_single": weak, "soft_vote": strong, "member_class": strong}
-    assert select_rule({name: resampled(counts) for name, counts in rules.items()}) == "soft_vote"
+    assert select_rule({name: resampled(counts) for name, counts in rules.items()}).taken == "soft_vote"
+
+
+def test_false_pixels_of_a_class_that_does_not_occur_ship_nothing() -> None:
+    """30 false pixels of the single model in 100 images once shipped an ensemble that is worse in every class."""
+    single = np.pad(images(np.random.default_rng(7), 100)[:, :3, :3], ((0, 0), (0, 1), (0, 1)))  # no image has class 3
+    ensemble = single.copy()
+    for k in range(3):
+        lost = single[:, k, k] // 10
+        ensemble[:, k, k] -= lost
+        ensemble[:, k, (k + 1) % 3] += lost
+    single[:30, 0, 3] += 1
+    better, worse = resampled(single), resampled(ensemble)
+    assert all((worse.iou[:3] < better.iou[:3]).tolist())
+    assert gain(worse, better).high < 0
+    assert select_rule({"best_single": better, "soft_vote": worse}).taken == "best_single"
 
 
 def test_equal_rules_have_no_gain() -> None:
@@ -118,8 +165,8 @@ def step(low: float) -> Gain:
          "ship the single model with class weights: +0.021 mIoU [+0.009, +0.034] over the same model without them on "
          "233 images that nothing was fitted to"),
         ("best_single_class", 1, -0.002, "single", "best_single",
-         "ship the single model: it with class weights was taken on val, but on 233 images that nothing was fitted to "
-         "its gain was +0.010 mIoU [-0.002, +0.023], an interval that does not lie above 0"),
+         "ship the single model: that model with class weights was taken on val, but on 233 images that nothing was "
+         "fitted to its gain was +0.010 mIoU [-0.002, +0.023], an interval that does not lie above 0"),
         ("best_single_views", 1, 0.009, "single", "best_single_views",
          "ship the single model with its best views: +0.021 mIoU [+0.009, +0.034] over the best single model in its "
          "plain view on 233 images that nothing was fitted to"),
@@ -145,7 +192,7 @@ def test_the_sentence(taken: str, members: int, low: float, ship: str, rule: str
         ("best_single", 1, 0.009, "single", "postprocessed",
          "ship the single model with post-processing: +0.021 mIoU [+0.009, +0.034] over the same model without it on"),
         ("best_single", 1, -0.002, "single", "best_single",
-         "ship the single model: it with post-processing was taken on val, but on 233 images"),
+         "ship the single model: that model with post-processing was taken on val, but on 233 images"),
     ],
 )  # fmt: skip
 def test_the_sentence_with_post_processing(

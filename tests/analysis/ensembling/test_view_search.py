@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from analysis.ensembling.view_search import Pairs, search_path
+from analysis.ensembling.view_search import Pairs, WeighedPixels, search_path
 from analysis.weight_search.sample_confusion import sample_confusion
 from trainables.metrics import miou
 
@@ -58,7 +58,10 @@ PLANTED = {  # two members with two views each: strengths a view, costs
 def test_no_subset_within_the_budget_is_better(name: str, budget: float) -> None:
     views, costs = PLANTED[name]
     q, pairs = np.stack(views), Pairs((0, 0, 1, 1), ("a", "b", "a", "b"), costs)
-    paths = [search_path(q, TRUTH, TIMES, pairs, budget=budget, per_cost=per_cost) for per_cost in (False, True)]
+    paths = [
+        search_path(WeighedPixels(q, TRUTH, TIMES), pairs, budget=budget, per_cost=per_cost)
+        for per_cost in (False, True)
+    ]
     steps = [step for path in paths for step in path]
     best, _ = best_of_all(q, pairs, budget)
     assert all(step.cost <= budget for step in steps)
@@ -67,7 +70,7 @@ def test_no_subset_within_the_budget_is_better(name: str, budget: float) -> None
 
 def test_a_step_is_what_it_says_and_the_score_never_falls() -> None:
     q = np.stack([pair(1 + 0.3 * r, r) for r in range(6)])
-    path = search_path(q, TRUTH, TIMES, Pairs((0, 0, 1, 1, 2, 2), tuple("ababab"), (1.0,) * 6))
+    path = search_path(WeighedPixels(q, TRUTH, TIMES), Pairs((0, 0, 1, 1, 2, 2), tuple("ababab"), (1.0,) * 6))
     assert [step.miou for step in path] == sorted({step.miou for step in path})
     for step in path:
         assert step.miou == pytest.approx(score(q, step.shares), abs=1e-3)
@@ -77,7 +80,7 @@ def test_a_step_is_what_it_says_and_the_score_never_falls() -> None:
 
 def test_a_pair_that_a_later_one_replaces_is_dropped() -> None:
     q = np.stack([pair(2, 1), pair(2, 1), pair(5, 2)])
-    path = search_path(q, TRUTH, TIMES, Pairs((0, 0, 1), ("a", "b", "a"), (1.0,) * 3), start=(0, 1))
+    path = search_path(WeighedPixels(q, TRUTH, TIMES), Pairs((0, 0, 1), ("a", "b", "a"), (1.0,) * 3), start=(0, 1))
     assert len(path[0].pairs) == 2
     assert 2 in path[-1].pairs
     assert len(path[-1].pairs) <= 2
@@ -88,7 +91,7 @@ def test_pixels_that_count_twice_are_as_good_as_two() -> None:
     pairs = Pairs((0, 1, 2), ("a",) * 3, (1.0,) * 3)
     truth = TRUTH.copy()
     truth[P // 2 :] = 255
-    half = search_path(np.stack(views), truth, 2 * TIMES, pairs)
-    cut = search_path(np.stack(views)[:, :, : P // 2], TRUTH[: P // 2], TIMES[: P // 2], pairs)
+    half = search_path(WeighedPixels(np.stack(views), truth, 2 * TIMES), pairs)
+    cut = search_path(WeighedPixels(np.stack(views)[:, :, : P // 2], TRUTH[: P // 2], TIMES[: P // 2]), pairs)
     assert [step.pairs for step in half] == [step.pairs for step in cut]
     assert [step.miou for step in half] == [step.miou for step in cut]

@@ -84,7 +84,7 @@ class Elements(HTMLParser):
 
 def test_the_verdict_comes_first_and_nothing_is_asked_of_a_network(page: Path) -> None:
     elements = Elements(page.read_text(encoding="utf-8"))
-    assert elements.text.index("Ship it.") < elements.text.index("The run") < elements.text.index("Press a heading")
+    assert elements.text.index("Ship it.") < elements.text.index("The run") < elements.text.index("Click a heading")
     assert "The hold-out was opened once:" in elements.text
     for tag, attributes in elements.tags:
         for name in ("src", "href", "action", "data", "srcset"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import analysis.voting.score_images as score_images_module
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
 from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, single
@@ -29,6 +30,10 @@ class Labels:
         return LABEL
 
 
+def seen_by(num_members: int) -> LabelledLogits:
+    return LabelledLogits((Store(),) * num_members, ("a",), Labels(), ("a",))  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The views that were read, in order; each gives probabilities of its own."""
@@ -46,15 +51,15 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def test_members_that_no_vote_uses_are_not_read(read: list[tuple[str, ...]], kind: Any) -> None:
     view_config = ViewConfig.plain((("a",), ("bb",), ()))
     batch = VoteBatch(view_config, (Vote(kind, single(3, 3, 1)), Vote("soft", single(3, 3, 1))))
-    [counts] = score_images([Store()] * 3, ["a"], Labels(), [[batch]], print, "")  # type: ignore[list-item]
+    [counts] = score_images(seen_by(3), [[batch]], "")
     assert read == [("bb",)]
     expected = np.random.default_rng(2).random((3, *SIZE)).argmax(0).astype(np.uint8)
     for found in counts[0]:
         np.testing.assert_array_equal(found, confusion(LABEL, expected, 3))
 
 
-def test_what_two_looks_share_is_read_once(read: list[tuple[str, ...]]) -> None:
+def test_what_two_view_configurations_share_is_read_once(read: list[tuple[str, ...]]) -> None:
     votes = (Vote("soft", np.ones((2, 3), np.float32)),)
     batches = [VoteBatch(ViewConfig.plain(views), votes) for views in ((("a",), ("bb",)), (("a",), ("ccc",)))]
-    score_images([Store()] * 2, ["a"], Labels(), [batches], print, "")  # type: ignore[list-item]
+    score_images(seen_by(2), [batches], "")
     assert read == [("a",), ("bb",), ("ccc",)]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from factories import make_header
+from factories import make_header, make_store
 
 from analysis.ensembling.pixel_sampling import draw_sample, strata_of
 from analysis.voting import votes_torch
-from analysis.voting.executor import LocalExecutor
+from analysis.voting.executor import LocalExecutor, silent
+from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
 from analysis.voting.score_images import Scoring, score_images
 from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, labels_by_vote
 from analysis.voting.votes_torch import DeviceCounter, labels_on_device
-from trainables.logits.store import LogitStore, LogitWriter
+from trainables.logits.store import LogitStore
 from trainables.metrics import confusion
 
 VIEWS = ("s1.00-none", "s1.50-none")
@@ -48,10 +49,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
     for m in range(NUM_MEMBERS):
         for v, view in enumerate(VIEWS):
             header = make_header(str(m), classes="abcd", view=view, stride=2)
-            with LogitWriter(root / str(m), header) as writer:
-                for i, image_id in enumerate(IDS):
-                    grid = 3 * np.random.default_rng([m, v, i]).normal(size=(NUM_CLASSES, 9 + i, 12 + v))
-                    writer.add(image_id, grid.astype(np.float16), size_of(image_id))
+            grids = [
+                3 * np.random.default_rng([m, v, i]).normal(size=(NUM_CLASSES, 9 + i, 12 + v)) for i in range(len(IDS))
+            ]
+            make_store(root / str(m), header, dict(zip(IDS, grids, strict=True)), size_of)
     return [LogitStore(root / str(m)) for m in range(NUM_MEMBERS)]
 
 
@@ -78,11 +79,15 @@ def seen(stores: Sequence[LogitStore], view_config: ViewConfig, image_id: str) -
     return np.stack(q).reshape(NUM_MEMBERS, NUM_CLASSES, -1)
 
 
+def data_of(stores: Sequence[LogitStore]) -> LabelledLogits:
+    return LabelledLogits(tuple(stores), IDS, Blocks(), IDS)
+
+
 FOLDS = [i % 2 for i in range(len(IDS))]
 
 
 def score(stores: Sequence[LogitStore], executor: Any) -> list[np.ndarray]:
-    return score_images(stores, IDS, Blocks(), batches(), lambda _line: None, "x", fold_of=FOLDS, executor=executor)
+    return score_images(data_of(stores), batches(), "x", fold_of=FOLDS, executor=executor)
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,9 @@ class Scattered:
     """Parts of uneven size, run in another order by copies of the job that came through a pickle."""
 
     device: None = None
+    say: Callable[[str], None] = silent
 
-    def __call__(self, job: Any, ids: Sequence[str]) -> Iterator[Any]:
+    def __call__(self, job: Any, ids: Sequence[str], what: str = "") -> Iterator[Any]:
         parts = [ids[:1], ids[1:4], ids[4:]]
         found = {}
         for p in (2, 0, 1):
@@ -121,8 +127,7 @@ def test_any_division_of_the_images_gives_the_same_sample(
     stores: list[LogitStore], executor: Any, sample_bytes: int
 ) -> None:
     def drawn(executor: Any) -> Any:
-        given = stores, (VIEWS,) * 3, IDS, Blocks(), sample_bytes, 7, lambda _line: None
-        return draw_sample(*given, executor)
+        return draw_sample(data_of(stores), sample_bytes, 7, executor)
 
     found, whole = drawn(executor), drawn(LocalExecutor(100))
     np.testing.assert_array_equal(found.truth, whole.truth)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.voting.votes import single
-from analysis.weight_search.coordinate_search import MAX_WEIGHT, Fit, Free, _Search, fit_weights
+from analysis.weight_search.coordinate_search import MAX_WEIGHT, Fit, Free, _Search, fit_pixels
 from analysis.weight_search.pixels import Pixels
 from analysis.weight_search.sample_confusion import sample_confusion
 from analysis.weight_search.strata import Strata
@@ -106,7 +106,7 @@ def test_scaling_a_member_finds_the_best_of_all_crossings(seed: int, num_bins: i
 
 
 def fit(q: np.ndarray, truth: np.ndarray, free: Free, **options: int) -> Fit:
-    return fit_weights(q, truth, [np.ones(q.shape[:2], np.float32)], free, **options)
+    return fit_pixels(Pixels(q, truth), [np.ones(q.shape[:2], np.float32)], free, **options)
 
 
 @pytest.mark.parametrize("free", ["class", "member", "member_class"])
@@ -164,14 +164,14 @@ def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
     truth[truth == 3] = 2
     result = fit(q, truth, "member_class")
     assert result.miou == miou(result.confusion)
-    assert result.confusion[:, 3].sum() == 0  # predicting it would only cost
+    assert (result.weights[:, 3] > 0.5).all()  # nothing was learnt about it: it moves where a whole member does
 
 
 @pytest.mark.parametrize("coarse_pixels", [200, 32768])
 def test_the_end_is_no_worse_than_any_start(coarse_pixels: int) -> None:
     q, truth = problem(9, num_pixels=3000)
     starts = [np.ones((3, 4), np.float32), single(3, 4, 0), single(3, 4, 2)]
-    result = fit_weights(q, truth, starts, "member_class", coarse_pixels=coarse_pixels)
+    result = fit_pixels(Pixels(q, truth), starts, "member_class", coarse_pixels=coarse_pixels)
     assert result.miou == score(q, result.weights, truth)
     assert all(result.miou >= score(q, start, truth) for start in starts)
     assert result.converged
@@ -186,7 +186,7 @@ def test_a_sample_without_labels_is_refused() -> None:
 @pytest.mark.parametrize("free", ["class", "member", "member_class"])
 def test_the_end_is_an_optimum_of_every_weight_over_its_whole_range(free: Free) -> None:
     q, truth = problem(11, num_pixels=400)
-    result = fit_weights(q, truth, [np.ones((3, 4), np.float32)], free, min_gain=1e-12, max_sweeps=200)
+    result = fit_pixels(Pixels(q, truth), [np.ones((3, 4), np.float32)], free, min_gain=1e-12, max_sweeps=200)
     assert result.converged
     for at in range(12) if free == "member_class" else ():
         assert best_of_one_weight(q, result.weights, truth, at // 4, at % 4) <= result.miou + 1e-12
@@ -201,7 +201,7 @@ def test_weights_that_are_all_zero_are_never_found(free: Free) -> None:
     truth = np.where(rng.random(400) < 0.9, 0, rng.integers(1, 3, 400)).astype(np.uint8)  # naming class 0 is best
     q = np.ascontiguousarray(rng.dirichlet(np.ones(3), (2, 400)).transpose(0, 2, 1).astype(np.float32))
     starts = [np.ones((2, 3), np.float32), *(single(2, 3, m) for m in range(2))]
-    assert fit_weights(q, truth, starts, free).weights.any()
+    assert fit_pixels(Pixels(q, truth), starts, free).weights.any()
 
 
 def test_what_a_short_line_leaves_out_cannot_change_there() -> None:
@@ -248,8 +248,8 @@ def test_a_pixel_that_counts_three_times_is_one_that_occurs_three_times(free: Fr
     strata = Strata((400, 900), (1, 3))
     twin = np.arange(900).repeat(strata.per_pixel())
     start = [np.ones((3, 4), np.float32)]
-    weighted = fit_weights(q, truth, start, free, strata=strata, coarse_pixels=10**6)
-    copied = fit_weights(np.ascontiguousarray(q[:, :, twin]), truth[twin], start, free, coarse_pixels=10**6)
+    weighted = fit_pixels(Pixels(q, truth, strata), start, free, coarse_pixels=10**6)
+    copied = fit_pixels(Pixels(np.ascontiguousarray(q[:, :, twin]), truth[twin]), start, free, coarse_pixels=10**6)
     assert weighted.trace[0] == pytest.approx(copied.trace[0], abs=0.02)  # the smoothed sums round differently
     for search in (
         _Search(Pixels(q, truth, strata), start[0], 64),

@@ -59,16 +59,8 @@ def open_search(toy: Any) -> Callable[[RDBStorage], FamilySearch]:
         return Admission(1.0, 2.0, "too large" if recipe.optimizer.lr == 1e-4 else None)  # the second default
 
     def make(storage: RDBStorage) -> FamilySearch:
-        return FamilySearch(
-            suggest,
-            storage=storage,
-            defaults=toy.DEFAULTS,
-            num_trials=NUM_TRIALS,
-            max_epochs=9,
-            seed=3,
-            metric="val/miou",
-            admit=admit,
-        )
+        space = toy.space_of(3, suggest, num_trials=NUM_TRIALS)
+        return FamilySearch(space, storage=storage, metric="val/miou", admit=admit)
 
     return make
 

@@ -18,15 +18,8 @@ from search.engine.study_file import open_storage, open_study
 @pytest.fixture
 def search_at(toy: Any, tmp_path: Path) -> Any:
     def make(num_trials: int = 4, seed: int = 0, defaults: Any = None, file: str = "study.db") -> FamilySearch:
-        return FamilySearch(
-            toy.suggest,
-            storage=open_storage(tmp_path / file),
-            defaults=toy.DEFAULTS if defaults is None else defaults,
-            num_trials=num_trials,
-            max_epochs=9,
-            seed=seed,
-            metric="val/miou",
-        )
+        space = toy.space_of(seed, first=defaults, num_trials=num_trials)
+        return FamilySearch(space, storage=open_storage(tmp_path / file), metric="val/miou")
 
     return make
 
@@ -117,6 +110,18 @@ def test_lost_checkpoint_is_said_and_the_trial_starts_over(search_at: Any, tmp_p
         assert search_at(num_trials=1).suggest("b")["resume_from"] is None
 
 
+@pytest.mark.parametrize("before", ["", "/old/run/"])
+def test_a_checkpoint_is_found_where_the_run_was_moved_to(search_at: Any, tmp_path: Path, before: str) -> None:
+    """Earlier versions stored absolute paths."""
+    stored = f"{before}tune/session-000/00000/checkpoint_000001"
+    first = search_at(num_trials=1)
+    first.suggest("a")
+    first.note(0, "checkpoint", {"path": stored, "epoch": 3})
+    moved = tmp_path / "tune" / "session-000" / "00000" / "checkpoint_000001"
+    moved.mkdir(parents=True)
+    assert search_at(num_trials=1).suggest("b")["resume_from"] == str(moved)
+
+
 def test_interrupted_search_suggests_what_an_uninterrupted_one_does(search_at: Any) -> None:
     def recipes(search: FamilySearch, names: str) -> list[Any]:
         found = []
@@ -160,19 +165,11 @@ def test_sampler_is_multivariate_and_grouped() -> None:
 
 
 def test_recipe_that_does_not_fit_is_refused_when_it_is_drawn(toy: Any, tmp_path: Path) -> None:
-    def check(recipe: Any) -> None:
+    def admit(recipe: Any) -> Any:
         raise ValueError("too large")
 
-    search = FamilySearch(
-        toy.suggest,
-        storage=open_storage(tmp_path / "study.db"),
-        defaults=[],
-        num_trials=1,
-        max_epochs=9,
-        seed=0,
-        metric="val/miou",
-        check=check,
-    )
+    storage = open_storage(tmp_path / "study.db")
+    search = FamilySearch(toy.space_of(num_trials=1), storage=storage, metric="val/miou", admit=admit)
     with pytest.raises(ValueError, match="too large"):
         search.suggest("a")
 

@@ -11,17 +11,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from search.engine.study_file import open_study
-from search.engine.tuner import SearchInterrupted, check_resources, concurrency, start_ray
+from search.engine.tuner import SearchInterrupted, check_resources, concurrency
 from search.observers.event_log import read_events
-from search.observers.trial_row import Observer, study_rows
-from search.space.options import Search
+from search.observers.trial_row import Observer, TrialRow, study_rows
+from search.run_dir import RunDir
+from search.stop_signals import stop_signals
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -44,17 +45,8 @@ def first_search(local_ray: None, toy: Any, tmp_path_factory: Any) -> Any:
     from search.engine.tuner import run_search
 
     folder, recorder = tmp_path_factory.mktemp("search"), Recorder()
-    rows = run_search(
-        suggest=toy.suggest,
-        defaults=toy.DEFAULTS,
-        options=Search(num_trials=10, max_epochs=9, grace_epochs=1, reduction_factor=3, max_concurrent=1),
-        resources_of=lambda recipe: {"cpu": 1},
-        trainable=toy.make_trainable(),
-        study_path=folder / "study.db",
-        tune_dir=folder / "tune",
-        seed=0,
-        observers=[recorder],
-    )
+    space = toy.space_of(num_trials=10, max_concurrent=1)
+    rows = run_search(space, toy.ToyPolicy(), toy.make_trainable(), RunDir(folder), observers=[recorder])
     return rows, open_study(folder / "study.db"), recorder, folder
 
 
@@ -179,6 +171,31 @@ def test_a_retried_trial_goes_on_from_its_checkpoint(search_in: Any, toy: Any, t
     assert rows[0].error is None
 
 
+def test_a_stuck_trial_is_killed_and_the_others_go_on(search_in: Any, toy: Any) -> None:
+    def hang(recipe: Any, epoch: int) -> None:
+        if recipe.family == "swin" and epoch == 2:
+            time.sleep(600)
+
+    rows = search_in(
+        num_trials=2, trial_timeout_s=5.0, trainable=toy.make_trainable(before_epoch=hang), max_concurrent=1
+    )
+    assert [row.state for row in rows] == ["COMPLETE", "FAIL"]
+    assert rows[1].error == "stuck: no epoch ended within 5.0 s (search.trial_timeout_s), as often as it was tried"
+    assert rows[1].epochs == 1
+
+
+def test_a_trial_that_was_stuck_once_goes_on_from_its_checkpoint(search_in: Any, toy: Any, tmp_path: Path) -> None:
+    def hang_once(recipe: Any, epoch: int) -> None:
+        if epoch == 4 and not (tmp_path / "hung").exists():
+            (tmp_path / "hung").touch()
+            time.sleep(600)
+
+    recorder, trainable = Recorder(), toy.make_trainable(before_epoch=hang_once)
+    rows = search_in(num_trials=1, max_failures=1, trial_timeout_s=5.0, trainable=trainable, observers=[recorder])
+    assert [metrics["epoch"] for metrics in recorder.metrics] == list(range(1, 10))
+    assert (rows[0].state, rows[0].error) == ("COMPLETE", None)
+
+
 def test_slow_teardown_neither_errs_nor_hangs(search_in: Any, toy: Any) -> None:
     """Ray gives up on an actor whose last trial takes over 2 s to end."""
     rows = search_in(num_trials=2, trainable=toy.make_trainable(after=lambda: time.sleep(2.5)), max_concurrent=1)
@@ -207,13 +224,16 @@ def test_observer_that_fails_ends_the_search_with_its_own_error(search_in: Any) 
 
 
 def test_interrupted_search_says_so_and_goes_on(search_in: Any) -> None:
+    """By SIGTERM, which is handed to Tune's handler of SIGINT."""
+
     class Interrupt(Observer):
         def epoch(self, row: Any, metrics: Any) -> None:
             if (row.number, metrics["epoch"]) == (1, 4):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SearchInterrupted, match="1 of 3 trials ended"):
+    with stop_signals() as signals, pytest.raises(SearchInterrupted, match="1 of 3 trials ended"):
         search_in(num_trials=3, max_concurrent=1, observers=[Interrupt()])
+    assert signals.exit_code == 143
     recorder = Recorder()
     rows = search_in(num_trials=3, max_concurrent=1, observers=[recorder], resume=True)
     assert recorder.ended == [1, 2]
@@ -223,14 +243,19 @@ def test_interrupted_search_says_so_and_goes_on(search_in: Any) -> None:
 
 def test_existing_study_is_not_searched_anew(first_search: Any, search_in: Any) -> None:
     with pytest.raises(ValueError, match="resume that run"):
-        search_in(study_path=first_search[3] / "study.db")
+        search_in(folder=first_search[3])
+
+
+def moved(row: TrialRow, before: Path, after: Path) -> TrialRow:
+    """A row of a run that lies elsewhere now: paths in the study are relative to it."""
+    return replace(row, checkpoint=str(after / Path(row.checkpoint or "").relative_to(before)))
 
 
 def test_finished_search_resumes_to_nothing_and_more_trials_are_added(
     first_search: Any, search_in: Any, tmp_path: Path
 ) -> None:
-    before = first_search[0]
     shutil.copy(first_search[3] / "study.db", tmp_path)
+    before = [moved(row, first_search[3], tmp_path) for row in first_search[0]]
     assert search_in(num_trials=10, resume=True) == before
     assert not (tmp_path / "tune").exists()
     after = search_in(num_trials=11, resume=True)
@@ -245,24 +270,10 @@ def test_demand_that_no_cluster_meets_is_refused_before_a_trial_starts(search_in
     check_resources({"cpu": 2, "gpu": 0}, {"CPU": 2})
 
 
-def test_ray_starts_without_usage_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
-    for name in ("RAY_USAGE_STATS_ENABLED", "TUNE_FUNCTION_THREAD_TIMEOUT_S", "NO_ALBUMENTATIONS_UPDATE"):
-        monkeypatch.setenv(name, "")  # puts the old values back afterwards
-    started = SimpleNamespace(dashboard_url="127.0.0.1:8265")
-    monkeypatch.setattr("ray.init", lambda **values: given.update(values) or started)
-    assert start_ray(None, num_cpus=2) == "http://127.0.0.1:8265"
-    assert (given["num_cpus"], given["include_dashboard"]) == (2, True)
-    assert (os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"]) == ("0", "60")
-    given.clear()
-    start_ray("auto")
-    assert (given["address"], "num_cpus" in given) == ("auto", False)
-
-
 @pytest.mark.parametrize(("gpus_of_swin", "expected"), [(1, 4 + 1), (2, 4 + 2)])
 def test_more_trials_are_held_than_fit(toy: Any, gpus_of_swin: int, expected: int) -> None:
     wanted = lambda recipe: {"cpu": 1, "gpu": gpus_of_swin if recipe.family == "swin" else 1}  # noqa: E731
-    assert concurrency(toy.suggest, toy.DEFAULTS, Search(), wanted, {"CPU": 64, "GPU": 4}) == expected
+    assert concurrency(toy.space_of(), toy.ToyPolicy(wanted), {"CPU": 64, "GPU": 4}) == expected
 
 
 DRIVER = """
@@ -278,16 +289,14 @@ import ray
 from ray import cloudpickle
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
-from search.space.options import Search
+from search.run_dir import RunDir
 
 cloudpickle.register_pickle_by_value(toy)
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 folder = Path(sys.argv[2])
 run_search(
-    suggest=toy.suggest, defaults=toy.DEFAULTS,
-    options=Search(num_trials=6, max_epochs=9, grace_epochs=1, reduction_factor=3, max_concurrent=int(sys.argv[4])),
-    resources_of=lambda recipe: {"cpu": 1}, trainable=toy.make_trainable(epoch_s=float(sys.argv[3])),
-    study_path=folder / "study.db", tune_dir=folder / "tune", seed=0,
+    toy.space_of(max_concurrent=int(sys.argv[4]), max_failures=2), toy.ToyPolicy(),
+    toy.make_trainable(epoch_s=float(sys.argv[3])), RunDir(folder),
     observers=[EventLog(folder / "events.jsonl", clock=time.time)], resume=True,
 )
 """
@@ -321,7 +330,7 @@ def kill_in_the_middle(folder: Path) -> None:
 @pytest.mark.slow
 def test_killed_driver_resumes_without_losing_or_repeating_a_trial(toy: Any, tmp_path: Path) -> None:
     kill_in_the_middle(tmp_path)
-    before = {row.number: row for row in study_rows(open_study(tmp_path / "study.db"))}
+    before = {row.number: row for row in study_rows(open_study(tmp_path / "study.db"), tmp_path)}
     finished = {number: row for number, row in before.items() if row.state != "RUNNING"}
     unfinished = {number: row for number, row in before.items() if row.state == "RUNNING"}
     assert finished
@@ -330,7 +339,7 @@ def test_killed_driver_resumes_without_losing_or_repeating_a_trial(toy: Any, tmp
     assert resumed.wait(timeout=180) == 0
 
     study = open_study(tmp_path / "study.db")
-    after = {row.number: row for row in study_rows(study)}
+    after = {row.number: row for row in study_rows(study, tmp_path)}
     assert len(after) == 6
     assert all(after[number] == row for number, row in finished.items())
     assert not [trial for trial in study.trials if trial.state.name in ("RUNNING", "WAITING")]

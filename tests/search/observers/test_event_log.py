@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_row
 
 from search.observers.event_log import EventLog, read_events
 from search.observers.trackers import build_trackers
-from search.observers.trial_row import TrialRow
 from search.observers.wandb_tracker import WandbTracker, wandb_mode
-
-
-def row(number: int = 0, state: str = "RUNNING") -> TrialRow:
-    return TrialRow(
-        trial=f"{number:05d}",
-        number=number,
-        state=state,
-        recipe_hash=f"abc{number}",
-        family="convnext",
-        backbone="convnext_atto",
-        head="segformer",
-        recipe={"optimizer": {"lr": 1e-3}},
-    )
 
 
 def test_events_are_one_object_a_line_without_nan(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl", clock=lambda: 12.5)
     log.begin({}, 3)
-    log.trial_started(row())
-    log.epoch(row(), {"epoch": 1, "val/miou": 0.5, "val/iou": [0.5, float("nan")], "hostname": "x"})
-    log.trial_ended(row(state="PRUNED"))
+    log.trial_started(make_row())
+    log.epoch(make_row(), {"epoch": 1, "val/miou": 0.5, "val/iou": [0.5, float("nan")], "hostname": "x"})
+    log.trial_ended(make_row(state="PRUNED"))
     log.end()
     events = list(read_events(tmp_path / "events.jsonl"))
     assert [event["event"] for event in events] == [
@@ -56,11 +42,26 @@ def test_events_are_one_object_a_line_without_nan(tmp_path: Path) -> None:
     }
 
 
+def test_an_end_that_a_kill_kept_from_the_log_is_appended_once(tmp_path: Path) -> None:
+    """The study hears of it first."""
+    path = tmp_path / "events.jsonl"
+    rows = {0: make_row(0, "COMPLETE"), 1: make_row(1, "PRUNED"), 2: make_row(2)}
+    first = EventLog(path, clock=lambda: 0.0)
+    first.begin({}, 3)
+    first.trial_ended(rows[0])
+    for _ in range(2):
+        log = EventLog(path, clock=lambda: 1.0)
+        log.begin(rows, 3)
+        log.trial_ended(rows[1])
+    ended = [event["trial"] for event in read_events(path) if event["event"] == "trial_ended"]
+    assert ended == ["00000", "00001"]
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_line_that_a_kill_cut_short_is_left_out_and_the_next_writer_goes_on(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "events.jsonl"
     log = EventLog(path, clock=lambda: 0.0)
-    log.trial_started(row(0))
+    log.trial_started(make_row(0))
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:cut])
     assert len(list(read_events(path))) == 1
@@ -144,7 +145,7 @@ def test_every_trial_is_a_wandb_run_with_its_history(offline: None, tmp_path: Pa
     import wandb
 
     said: list[str] = []
-    tracker, trials = WandbTracker(tmp_path, say=said.append), [row(0), row(1)]
+    tracker, trials = WandbTracker(tmp_path, say=said.append), [make_row(0), make_row(1)]
     tracker.begin({}, 2)
     for trial in trials:
         tracker.trial_started(trial)
@@ -161,38 +162,3 @@ def test_every_trial_is_a_wandb_run_with_its_history(offline: None, tmp_path: Pa
     assert [step["val/miou"] for step in history(folders[1])] == [0.5, 0.5]
     assert [step["epoch"] for step in history(folders[1])] == [1, 2]
     assert "wandb sync" in said[0]
-
-
-def test_tracker_that_fails_is_switched_off_and_said_once(
-    offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import wandb
-
-    def refuse(**_: Any) -> None:
-        raise wandb.errors.CommError("no route")
-
-    monkeypatch.setattr(wandb, "init", refuse)
-    said: list[str] = []
-    tracker = WandbTracker(tmp_path, say=said.append)
-    for trial in (row(0), row(1)):
-        tracker.trial_started(trial)
-        tracker.epoch(trial, {"epoch": 1})
-        tracker.trial_ended(trial)
-    assert len(said) == 1
-    assert "CommError: no route" in said[0]
-
-
-def test_key_is_in_nothing_that_is_written_or_said(
-    offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    said: list[str] = []
-    tracker, trial = WandbTracker(tmp_path, say=said.append), row(0)
-    tracker.begin({}, 1)
-    tracker.trial_started(trial)
-    tracker.epoch(trial, {"epoch": 1, "val/miou": 0.5})
-    tracker.trial_ended(trial)
-    time.sleep(0.2)
-    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert b"0123456789abcdef" not in written + "".join(said).encode()

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import pytest
+from factories import Clock, make_row
 from rich.console import Console
 
 from search.observers.progress import LiveTable, PlainLines, build_progress, duration
@@ -13,18 +14,10 @@ from search.observers.trial_row import TrialRow
 
 
 def row(number: int, state: str, miou: float | None = None, **more: Any) -> TrialRow:
-    return TrialRow(f"{number:05d}", number, state, "abc", "convnext", "convnext_atto", "upernet", 3, miou, 2, **more)
+    return make_row(number, state, head="upernet", epochs=3, best_miou=miou, best_epoch=2, **more)
 
 
 ROWS = {0: row(0, "COMPLETE", 0.41), 1: row(1, "RUNNING", 0.2), 2: row(2, "FAIL", error="line\nKeyError: 'stem'")}
-
-
-class Ticks:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.mark.parametrize(
@@ -35,7 +28,7 @@ def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
 
 
 def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
-    out, clock = io.StringIO(), Ticks()
+    out, clock = io.StringIO(), Clock()
     lines = PlainLines(clock=clock, stream=out)
     lines.begin(ROWS, 8)
     clock.now_s = 60.0
@@ -49,8 +42,34 @@ def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
     ]
 
 
+def test_a_trial_that_ends_no_epoch_is_named_and_no_time_left_is_promised() -> None:
+    rows, clock = {0: row(0, "RUNNING"), 1: row(1, "RUNNING"), 2: row(2, "COMPLETE", 0.4)}, Clock()
+    lines = PlainLines(clock=clock, stream=io.StringIO())
+    lines.begin(rows, 8)
+    for number in (0, 1, 2):
+        lines.trial_started(rows[number])
+    clock.now_s = 200.0
+    lines.trial_ended(rows[2])
+    for clock.now_s in (200.0, 400.0, 600.0):
+        lines.epoch(rows[0], {})
+    assert "left" in lines.summary()  # three times the longest wait are 600 s
+    clock.now_s = 601.0
+    assert "stalled: 00001 ended no epoch for 10m01s (search.trial_timeout_s" in lines.summary()
+    assert "left" not in lines.summary()
+    lines.epoch(rows[1], {})
+    assert "stalled" not in lines.summary()
+
+
+def test_a_search_without_a_running_trial_is_stalled_too() -> None:
+    clock = Clock()
+    lines = PlainLines(clock=clock, stream=io.StringIO())
+    lines.begin({0: row(0, "COMPLETE", 0.4)}, 8)
+    clock.now_s = 301.0
+    assert "stalled: no trial has run for 5m01s" in lines.summary()
+
+
 def test_plain_line_comes_every_so_many_seconds() -> None:
-    out, clock = io.StringIO(), Ticks()
+    out, clock = io.StringIO(), Clock()
     lines = PlainLines(clock=clock, every_s=30.0, stream=out)
     lines.begin({}, 8)
     for now_s in (1.0, 29.0, 31.0, 45.0, 62.0):
@@ -62,7 +81,7 @@ def test_plain_line_comes_every_so_many_seconds() -> None:
 def test_table_shows_running_trials_first_then_the_best() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
-    table = LiveTable(clock=Ticks(), console=console)
+    table = LiveTable(clock=Clock(), console=console)
     table.begin(ROWS, 8)
     table.trial_ended(ROWS[0])
     table.end()
@@ -76,7 +95,7 @@ def test_table_shows_running_trials_first_then_the_best() -> None:
 
 def test_long_tables_say_what_they_leave_out() -> None:
     rows = {number: row(number, "COMPLETE", 0.1) for number in range(40)}
-    table, plain = LiveTable(clock=Ticks(), console=Console(file=io.StringIO())), io.StringIO()
+    table, plain = LiveTable(clock=Clock(), console=Console(file=io.StringIO())), io.StringIO()
     table.begin(rows, 40)
     Console(file=plain, width=120).print(table.render())
     table.end()
@@ -88,5 +107,5 @@ def test_a_pipe_gets_lines_and_a_terminal_the_table() -> None:
         def isatty(self) -> bool:
             return True
 
-    assert isinstance(build_progress(io.StringIO(), clock=Ticks()), PlainLines)
-    assert isinstance(build_progress(Terminal(), clock=Ticks()), LiveTable)
+    assert isinstance(build_progress(io.StringIO(), clock=Clock()), PlainLines)
+    assert isinstance(build_progress(Terminal(), clock=Clock()), LiveTable)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from factories import Clock
 from ray import cloudpickle
 
 from search.engine.ray_callback import TrialTable
@@ -17,24 +18,12 @@ from search.observers.trial_row import Observer, TrialRow, finite, study_rows
 from search.observers.trials_csv import CsvTable, write_csv
 
 
-class Ticks:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class Rig:
     """A searcher and its table, and Ray's calls as the controller makes them."""
 
     def __init__(self, toy: Any, folder: Path, observers: Any = ()) -> None:
         storage = open_storage(folder / "study.db")
-        self.search = FamilySearch(
-            toy.suggest, storage=storage, defaults=toy.DEFAULTS, num_trials=9, max_epochs=9, seed=0, metric="val/miou"
-        )
+        self.search = FamilySearch(toy.space_of(num_trials=9), storage=storage, metric="val/miou")
         self.table = TrialTable(self.search, self.search, observers, "val/miou")
         self.folder = folder
         self.table.tell("begin", self.table.rows, 9)
@@ -90,8 +79,8 @@ def test_rows_in_the_study_equal_those_in_memory(rig: Rig) -> None:
     rig.end(first, rig.report(first, 9, 0.3))
     rig.end(second, rig.report(second, 2, float("nan")))
     rig.report(third, 1, 0.2, **{"val/iou": [0.2, 0.1]})
-    assert study_rows(rig.search.study) == [rig.table.rows[number] for number in range(3)]
-    assert [row.state for row in study_rows(rig.search.study)] == ["COMPLETE", "DIVERGED", "RUNNING"]
+    assert study_rows(rig.search.study, rig.folder) == [rig.table.rows[number] for number in range(3)]
+    assert [row.state for row in study_rows(rig.search.study, rig.folder)] == ["COMPLETE", "DIVERGED", "RUNNING"]
 
 
 def test_error_row_has_the_last_lines_of_the_error(rig: Rig, tmp_path: Path) -> None:
@@ -102,7 +91,7 @@ def test_error_row_has_the_last_lines_of_the_error(rig: Rig, tmp_path: Path) -> 
     row = rig.table.rows[0]
     assert (row.state, row.error.splitlines()[-1] if row.error else "") == ("FAIL", "KeyError: 'stem'")
     assert len((row.error or "").splitlines()) < 10
-    assert study_rows(rig.search.study) == [row]
+    assert study_rows(rig.search.study, rig.folder) == [row]
 
 
 def test_checkpoint_of_an_earlier_session_is_removed_once_a_newer_one_is_written_down(rig: Rig, tmp_path: Path) -> None:
@@ -114,7 +103,10 @@ def test_checkpoint_of_an_earlier_session_is_removed_once_a_newer_one_is_written
         folder.mkdir(parents=True)
     rig.report(trial, 4, 0.1)
     rig.table.on_checkpoint(0, [], trial, SimpleNamespace(path=str(new)))
-    assert rig.search.study.trials[0].user_attrs["checkpoint"] == {"path": str(new), "epoch": 4}
+    assert rig.search.study.trials[0].user_attrs["checkpoint"] == {
+        "path": "tune/session-001/00000/checkpoint_000000",
+        "epoch": 4,
+    }
     assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
@@ -139,6 +131,28 @@ def test_observers_failure_is_kept_whole(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         rig.start("a")
     assert isinstance(rig.table.failure, OSError)
+    assert [row.state for row in study_rows(rig.search.study)] == ["RUNNING"]  # the trial goes on when it is resumed
+
+
+def test_observers_are_told_in_order(toy: Any, tmp_path: Path) -> None:
+    told: list[tuple[str, ...]] = []
+
+    class Recorder(Observer):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getattribute__(self, method: str) -> Any:
+            if not hasattr(Observer, method) or method.startswith("__"):
+                return super().__getattribute__(method)
+            return lambda *_: told.append((self.name, method))
+
+    rig = Rig(toy, tmp_path, [Recorder("first"), Recorder("second")])
+    trial = rig.start("a")
+    rig.table.on_step_end(0, [trial])
+    rig.report(trial, 1, 0.5)
+    rig.end(trial, rig.report(trial, 2, float("nan")))  # a broken report is no epoch
+    expected = ("begin", "trial_started", "tick", "epoch", "trial_ended")
+    assert told == [(name, method) for method in expected for name in ("first", "second")]
 
 
 def test_table_pickles_whatever_its_observers_hold(toy: Any, tmp_path: Path) -> None:
@@ -162,8 +176,18 @@ def test_csv_has_a_column_a_class_and_parameter(rig: Rig, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.glob("*trials*")] == ["trials.csv"]
 
 
+def test_no_text_of_the_csv_is_a_formula(rig: Rig, tmp_path: Path) -> None:
+    row = rig.end(trial := rig.start("a"), rig.report(trial, 9, 0.3))
+    row.error, row.params = '=HYPERLINK("http://x")', {"shift": -1.5, "name": "@x"}
+    write_csv(tmp_path / "trials.csv", [row], ["=sky"])
+    with (tmp_path / "trials.csv").open() as file:
+        [line] = csv.DictReader(file)
+    assert (line["error"], line["param/shift"], line["param/name"]) == ('\'=HYPERLINK("http://x")', "-1.5", "'@x")
+    assert not [name for name in line if name[0] in "=+-@"]
+
+
 def test_csv_is_rewritten_now_and_then_and_at_every_end(toy: Any, tmp_path: Path) -> None:
-    clock, path = Ticks(), tmp_path / "trials.csv"
+    clock, path = Clock(), tmp_path / "trials.csv"
     rig = Rig(toy, tmp_path, [CsvTable(path, classes=["sky"], clock=clock, every_s=2.0)])
     trial = rig.start("a")
     rig.report(trial, 1, 0.25)

@@ -56,7 +56,7 @@ def test_the_resolved_space_reads_back_with_its_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("point", "problem"),
     [
-        ("{optimizer/lrr: 1}", r"points[0]: 'optimizer/lrr' is no searched parameter of this space"),
+        ("{optimizer/lrr: 1}", r"points[0]: 'optimizer/lrr' is not a searched parameter of this space"),
         ("{optimizer/lr: 1.0}", "points[0]: optimizer/lr must be in [1e-05, 0.001], got 1.0"),
         ("{model: vit}", "points[0]: model/name must be one of conv, res, got 'vit'"),
         ("{model: res, model/conv/head: upernet}", "points[0]: model/conv/head/name belongs to a branch"),

@@ -116,5 +116,5 @@ def test_a_crop_larger_than_the_images_is_refused_with_its_path() -> None:
 def test_an_operator_that_starves_a_gpu_is_told_of() -> None:
     override = "augmentation.elastic.PiecewiseAffine={p: {float: [0, 0.3]}, exact: {choice: [false, true]}}"
     (line,) = load_space("convnext.yaml", overrides=[override]).warnings()
-    assert line.startswith("augmentation.elastic.PiecewiseAffine: takes about 1080 ms a sample on average")
+    assert line.startswith("augmentation.elastic.PiecewiseAffine: takes about 1080 ms per sample on average")
     assert load_space("convnext.yaml").warnings() == []

@@ -84,7 +84,7 @@ def test_an_override_that_means_nothing_is_a_problem(tmp_path: Path, override: s
     ("text", "message"),
     [
         ("seed: 1\ntrain: {a: 1", r"s.yaml:2:13: not valid YAML"),
-        ("seed: 1\nsearch: {}\nseed: 2", r"s.yaml:3:1: .*'seed' stands here twice"),
+        ("seed: 1\nsearch: {}\nseed: 2", r"s.yaml:3:1: .*'seed' appears twice"),
         ("train:\n\tbatch_size: 1", r"s.yaml:2:1: not valid YAML"),
         ("seed: 1\nname: a\x00b", r"s.yaml:2:8: not valid YAML: character"),
         ("- 1\n- 2", r"must be a mapping at the top, got a list"),

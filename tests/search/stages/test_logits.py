@@ -28,5 +28,5 @@ def test_turns_need_a_card_that_allows_them(tmp_path: Path) -> None:
     turned, upright = Options(tta=Tta(turns=(0, 90))), Options()
     check_turns(make_card(tmp_path, "turns: true"), turned)
     check_turns(make_card(tmp_path, ""), upright)
-    with pytest.raises(ValueError, match=r"tta\.turns must be \[0\].*got \[0, 90\].*data\.yaml.*say so in the card"):
+    with pytest.raises(ValueError, match=r"tta\.turns must be \[0\].*got \[0, 90\].*data\.yaml.*set `turns: true`"):
         check_turns(make_card(tmp_path, ""), turned)

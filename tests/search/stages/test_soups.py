@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from search.space.options import Options
-from search.stages import soups as soups_module
+from search.space.options import Options, Resources
 from search.stages.candidates import choose, with_soups
-from search.stages.soups import make_soups, plan_soups
+from search.stages.soups import make_planned, make_soups, plan_soups
 from trainables.data.index import Split
 from trainables.logits.write_logits import Candidate
 from trainables.models.weights_file import save_weights
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import save_snapshot
-from trainables.training.soup import Ingredient, Soup
+from trainables.training.soup import Ingredient, Plan, Soup
 
 
 def recipe_of(backbone: str = "convnext_atto", *, pretrained: bool = True, **backbone_values: Any) -> Recipe:
@@ -102,22 +101,28 @@ def test_a_soup_of_epochs_stands_in_for_its_trial_and_one_of_trials_competes() -
     assert chosen[1].recipe == trials[0].recipe
 
 
-def test_a_soup_that_fails_is_named_and_the_others_are_made(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def make_one(plan: Any, _cache: Any, _split: Any, folder: Path, *_: Any) -> str:
+def test_a_soup_that_fails_is_named_and_the_others_are_made(local_ray: None, tmp_path: Path) -> None:
+    def make(plan: Plan, _cache: Any, _split: Any, folder: Path, *_: Any) -> Any:
         if plan.name == "soup-00001":
             raise ValueError("the weights were cut short")
         return f"made {folder}"
 
-    monkeypatch.setattr(soups_module, "_make_one", make_one)
     trials = [write_trial(tmp_path, f"0000{n}", 0.5, epochs=[(3, 0.4)]) for n in range(2)]
     said: list[str] = []
+    plans = plan_soups(trials, trials, "all", said.append)
     split = Split((), (), (), fingerprint="s")
-    make_soups(trials, trials, None, split, tmp_path / "soups", Options(), said.append)  # type: ignore[arg-type]
-    assert said[0].startswith("3 soups, 3 validations")
+    make_planned(make, plans, None, split, tmp_path / "soups", Resources(), said.append)  # type: ignore[arg-type]
     assert "warning: soup-00001 is left out: the weights were cut short" in said
     assert f"made {tmp_path / 'soups' / 'soup-00000'}" in said
+    assert len(said) == len(plans) == 3
+
+
+def test_soups_are_announced_with_what_they_take(tmp_path: Path, local_ray: None) -> None:
+    said: list[str] = []
+    trial = write_trial(tmp_path, "00000", 0.5)
+    split = Split((), (), (), fingerprint="s")
+    make_soups([trial], [trial], None, split, tmp_path / "soups", Options(), said.append)  # type: ignore[arg-type]
+    assert said == ["0 soups, 0 validations, at most 0 MiB of weights"]
 
 
 def test_soups_can_be_off(tmp_path: Path) -> None:

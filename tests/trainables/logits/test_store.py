@@ -11,24 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import make_header
 from safetensors import safe_open
 
 from trainables.logits.quantise import FLOOR
 from trainables.logits.shard_format import LogitHeader, TruncatedShard
 from trainables.logits.store import LogitStore, LogitWriter, check_together, forecast_bytes
 
-HEADER = LogitHeader(
-    trial="t0",
-    recipe_hash="abc",
-    family="mit",
-    split="val",
-    view="s1.00-none",
-    classes=("road", "sky", "tree"),
-    stride=4,
-    data_fingerprint="d",
-    split_fingerprint="s",
-    checkpoint_fingerprint="c",
-)
+HEADER = make_header("t0", classes=("road", "sky", "tree"), stride=4)
 
 
 def write(
@@ -144,7 +134,7 @@ def test_what_is_left_of_a_cut_view_is_usable_when_asked_for(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("old", "new", "rule"),
     [
-        (b'"shape":[3,4,7]', b'"shape":[2,4,7]', r"must hold \(3,h,w\) F16 an image, got F16 \(2, 4, 7\)"),
+        (b'"shape":[3,4,7]', b'"shape":[2,4,7]', r"must hold \(3,h,w\) F16 per image, got F16 \(2, 4, 7\)"),
         (b'"dtype":"F16"', b'"dtype":"U16"', "got U16"),
         (b"stride", b"strode", "broken one"),
         (b'"__metadata__":{', b'"__metadata__":[', "broken one"),

@@ -51,7 +51,7 @@ def test_pretrained_weights_go_the_way_of_smp(
 def test_weights_that_cannot_be_had_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"could not be had; tried the Hugging Face hub \(smp-hub/mit_b0.imagenet\)"):
+    with pytest.raises(ValueError, match=r"are not available; tried the Hugging Face hub \(smp-hub/mit_b0.imagenet\)"):
         build_backbone(Backbone(name="mit_b0"))
 
 

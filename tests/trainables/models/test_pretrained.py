@@ -140,13 +140,23 @@ def test_weights_that_cannot_be_had_are_told_with_the_ways_out(monkeypatch: pyte
     assert "model.pretrained: false" in str(error.value)
 
 
-def test_pretrained_weights_go_the_way_of_timm(monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor]) -> None:
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
+def test_pretrained_weights_go_the_way_of_timm(
+    monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """They come from the hub's cache, here one that holds the weights of this model."""
+    model = tmp_path / f"models--{timm.get_pretrained_cfg(NAME).hf_hub_id.replace('/', '--')}"
+    commit = "0" * 40
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(commit)
+    (model / "snapshots" / commit).mkdir(parents=True)
+    save_file(state, model / "snapshots" / commit / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     backbone = build_backbone(Backbone(name=NAME))
     torch.testing.assert_close(backbone.body["stem_0"].weight, state["stem.0.weight"])
     assert backbone.load_report.skipped == tuple(sorted(key for key in state if key.startswith("head.")))
 
 
 def test_models_without_weights_are_told() -> None:
-    with pytest.raises(ValueError, match=r"could not be had; tried nothing: timm has no weights"):
+    with pytest.raises(ValueError, match=r"are not available; tried nothing: timm has no weights"):
         build_backbone(Backbone(name="cspresnet50d"))

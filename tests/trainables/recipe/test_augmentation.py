@@ -54,7 +54,7 @@ def test_slow_operators_are_told_only_where_they_are_slow() -> None:
     assert Augmentation(preset="convnext_knet").slow_operators() == []
     exact = {"preset": "convnext_knet", "elastic": {"PiecewiseAffine": {"exact": True}}}
     (line,) = Augmentation.model_validate(exact).slow_operators()
-    assert line.startswith("augmentation.elastic.PiecewiseAffine: takes about 360 ms a sample on average")
+    assert line.startswith("augmentation.elastic.PiecewiseAffine: takes about 360 ms per sample on average")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that also trains where a channel has one value only: one image, pooled to (1,C,1,1).
 
     One value has no variance and torch refuses it. mmsegmentation synchronises over GPUs; a batch of one on one device
-    has nobody to ask, so there the running statistics stand in (mean 0 and variance 1 until some batch has updated
-    them). Everywhere else it is nn.BatchNorm2d, and `SyncBatchNorm.convert_sync_batchnorm` converts it as one.
+    has nothing to synchronise with, so there the running statistics stand in (mean 0 and variance 1 until some batch
+    has updated them). Everywhere else it is nn.BatchNorm2d, and `SyncBatchNorm.convert_sync_batchnorm` converts it as
+    one.
     """
 
     def forward(self, input: Tensor) -> Tensor:

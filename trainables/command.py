@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from trainables.worker_process import is_out_of_memory
+
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segsearch"
 DebugOption = Annotated[bool, typer.Option(help="Show tracebacks.")]
 
@@ -19,18 +21,21 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def fail(message: str) -> NoReturn:
-    """Print `segsearch: <message>` to standard error and exit with code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print `segsearch: <message>` to standard error and exit with `code`."""
     typer.secho(f"segsearch: {message}", err=True, fg=typer.colors.RED)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
 
 
 @contextmanager
 def errors_to_exit(*, debug: bool = False) -> Iterator[None]:
-    """End with exit code 2 on what the user can mend (ValueError, OSError); with `debug` the exception is raised."""
+    """End with exit code 2 on what the user can correct: ValueError, OSError, too little memory.
+
+    With `debug` the exception is raised.
+    """
     try:
         yield
-    except (ValueError, OSError) as error:
-        if debug:
+    except Exception as error:
+        if debug or not (isinstance(error, (ValueError, OSError)) or is_out_of_memory(error)):
             raise
         fail(str(error))

@@ -1,0 +1,118 @@
+"""Connects to Ray: a cluster of this machine alone, unless an address is given.
+
+Without an address, neither RAY_ADDRESS nor Ray's `ray_current_cluster` file is read: any local user could plant that
+file, and would be sent this user's token. What is started here listens on loopback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainables.worker_process import worker_environment
+
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
+ROOT_UID = 0
+TASK_OOM_RETRIES = 2  # Ray's default is for ever: a task that always runs out of memory would never end
+Say = Callable[[str], None]
+
+
+@contextmanager
+def connected(address: str | None, *, say: Say, num_cpus: int | None = None, dashboard: bool = True) -> Iterator[float]:
+    """Be connected to the cluster at `address`, or to one that is started on this machine; the value is its number of
+    GPUs. Says which it is.
+
+    Raises ValueError where 'auto' would follow another user's file, and where no cluster answers.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for name, value in worker_environment(1).items():
+        if name != "OMP_NUM_THREADS":
+            os.environ[name] = value  # local workers inherit it; elsewhere each trial sets it for itself
+    limits = {"task_oom_retries": TASK_OOM_RETRIES}
+    local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard, "_system_config": limits}
+    if address is None:
+        os.environ.setdefault(LOOPBACK_SWITCH, "0")
+        protect_token(Path.home() / ".ray" / "auth_token", say)
+
+    import ray
+
+    if address == "auto":
+        _check_owner_of_current_cluster()
+    try:
+        try:
+            context = ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **({} if address else local),
+            )
+        except ConnectionError as error:
+            raise ValueError(
+                f"--address must name a Ray cluster that answers, got {address} ({error}); start one with `ray start "
+                "--head`, or leave --address out to use this machine alone"
+            ) from error
+        _say_which(address, context, say)
+        yield float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+    finally:
+        ray.shutdown()
+
+
+def _say_which(address: str | None, context: Any, say: Say) -> None:
+    if address:
+        found = context.address_info.get("gcs_address", address) if hasattr(context, "address_info") else address
+        say(f"Ray: joined the cluster at {found} (--address {address})")
+    else:
+        say("Ray: started on this machine, for this run alone")
+        if os.environ.get("RAY_ADDRESS"):
+            say(f"note: RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not followed; to join it give --address auto")
+    if context.dashboard_url:
+        say(f"Ray dashboard: http://{context.dashboard_url} (where it asks for a token: ray get-auth-token)")
+
+
+def protect_token(path: Path, say: Say) -> None:
+    """Make sure that the token of local clusters can be read by its owner alone. Ray makes it with the umask's mode.
+
+    Raises ValueError where it cannot be made or changed.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or not _wants_token():
+        return
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                path.chmod(0o600)
+                say(f"note: Ray's token {path} could be read by others; it is now yours alone")
+        else:
+            with os.fdopen(file, "w", encoding="ascii") as out:
+                out.write(secrets.token_hex(32))
+    except OSError as error:
+        raise ValueError(
+            f"Ray's token must be a file of yours with mode 0600, got {path} ({error.strerror}); remove it"
+        ) from error
+
+
+def _wants_token() -> bool:
+    """Whether Ray authenticates: its default for clusters that it starts."""
+    return os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+
+
+def _check_owner_of_current_cluster() -> None:
+    """'auto' follows RAY_ADDRESS, else a file in Ray's temporary folder, which all users may write to."""
+    from ray._common.utils import get_ray_address_file
+
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    file = Path(get_ray_address_file(None))
+    if file.exists() and file.stat().st_uid not in (ROOT_UID, os.getuid()):
+        raise ValueError(
+            f"--address auto follows {file}, which must be yours or root's, got a file of user {file.stat().st_uid}; "
+            "give the cluster's HOST:PORT"
+        )

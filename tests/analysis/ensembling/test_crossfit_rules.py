@@ -1,0 +1,92 @@
+"""Candidates of every rule, fitted to the images that are kept and to no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from factories import make_sample
+
+from analysis.ensembling.crossfit import Folds, Images
+from analysis.ensembling.crossfit_rules import Choice, RuleCandidates, fit_candidates, fit_folds
+from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES
+from analysis.ensembling.view_selection import SelectedViews, select_views
+from analysis.voting.view_config import ViewConfig
+from analysis.voting.votes import Vote, single
+
+SAMPLE = make_sample(((2.5, 2.0), (2.0, 1.5), (1.0,)), num_images=12, per_image=50)
+FOLDS, IMAGES = Folds(np.arange(12) % 3, 3, None), Images([str(i) for i in range(12)], False, 0, 60)
+K = 3
+COSTS = ((1.0, 1.0), (1.0, 1.0), (1.0,))
+KEPT = FOLDS.of_image != 0
+
+
+@pytest.fixture(scope="module")
+def selected() -> SelectedViews:
+    return select_views(SAMPLE, FOLDS, IMAGES, COSTS, None)
+
+
+@pytest.fixture(scope="module")
+def fitted(selected: SelectedViews) -> RuleCandidates:
+    return fit_candidates(SAMPLE, KEPT, selected.without[0], 1, calibrate=False)
+
+
+def keys(candidates: RuleCandidates) -> list[tuple[object, ...]]:
+    return [(batch.view_config, vote.key) for batch in candidates.batches for vote in batch.votes]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_has_its_candidates_in_its_own_views(
+    rule: str, fitted: RuleCandidates, selected: SelectedViews
+) -> None:
+    views = selected.without[0]
+    expected = {**dict.fromkeys(PLAIN, (views.plain,)), **dict.fromkeys(OWN_VIEWS, (views.own,))}
+    tiers = fitted.of(rule)
+    assert len(tiers) == (2 if rule in JOINT else 1)  # the lean view configuration and the fullest
+    for places, config in zip(tiers, expected.get(rule, views.joint), strict=True):
+        for place in places:
+            choice = fitted.choice(place)
+            assert choice.view_config == config
+            assert choice.vote.weights.shape == (3, K)
+            assert set(choice.vote.used) <= set(config.members)
+
+
+def test_labels_of_images_that_are_left_out_have_no_say(fitted: RuleCandidates, selected: SelectedViews) -> None:
+    out = ~KEPT[SAMPLE.image]
+    truth = np.where(out, (SAMPLE.truth + 1) % K, SAMPLE.truth).astype(np.uint8)
+    other = fit_candidates(replace(SAMPLE, truth=truth), KEPT, selected.without[0], 1, calibrate=False)
+    assert keys(other) == keys(fitted)
+
+
+def test_labels_of_images_that_are_kept_have(fitted: RuleCandidates, selected: SelectedViews) -> None:
+    truth = np.where(KEPT[SAMPLE.image], (SAMPLE.truth + 1) % K, SAMPLE.truth).astype(np.uint8)
+    other = fit_candidates(replace(SAMPLE, truth=truth), KEPT, selected.without[0], 1, calibrate=False)
+    assert keys(other) != keys(fitted)
+
+
+def test_calibrated_candidates_come_before_the_plain_ones(fitted: RuleCandidates, selected: SelectedViews) -> None:
+    both = fit_candidates(SAMPLE, KEPT, selected.without[0], 1, calibrate=True)
+    for rule in JOINT:
+        for places, plain in zip(both.of(rule), fitted.of(rule), strict=True):
+            configs = [both.choice(place).view_config for place in places]
+            half = len(configs) // 2
+            assert len(plain) == half
+            assert all(t == 1.0 for config in configs[half:] for t in config.temperatures)
+            assert any(t != 1.0 for t in configs[0].temperatures)
+    assert [both.choice(p).vote.key for p in both.of("best_single")[0]] == [
+        fitted.choice(p).vote.key for p in fitted.of("best_single")[0]
+    ]
+
+
+def test_folds_are_fitted_each_without_its_own_images(fitted: RuleCandidates, selected: SelectedViews) -> None:
+    said: list[str] = []
+    fits = fit_folds(SAMPLE, selected, FOLDS, 1, False, said.append)
+    assert len(fits.without) == len(said) == FOLDS.num
+    assert keys(fits.without[0]) == keys(fitted)
+    assert fits.whole.batches[0].view_config == selected.whole.plain
+
+
+def test_a_member_without_weight_needs_no_view() -> None:
+    config = ViewConfig.plain((("a", "b"), ("a",), ()))
+    assert Choice(config, Vote("soft", single(3, K, 1))).used_views == ((), ("a",), ())

@@ -1,0 +1,41 @@
+"""What becomes of tasks that raise, and of those whose process is killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import ray
+
+from search.cluster.ray_tasks import as_they_end, result_of
+
+
+def work(how: str) -> str:
+    if how == "dies":
+        os._exit(1)
+    if how == "raises":
+        raise ValueError("the weights were cut short")
+    return how
+
+
+@pytest.fixture
+def task(local_ray: None) -> ray.remote_function.RemoteFunction:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+    return ray.remote(max_retries=0)(work)
+
+
+def test_a_killed_task_is_named_and_the_others_are_kept(task: ray.remote_function.RemoteFunction) -> None:
+    ended = {
+        how: (result, error)
+        for how, result, error in as_they_end({task.remote(how): how for how in ("dies", "raises", "works")})
+    }
+    assert ended["works"] == ("works", None)
+    assert ended["raises"] == (None, "the weights were cut short")
+    assert "its process was lost on every try" in ended["dies"][1]
+    assert "WorkerCrashedError" in ended["dies"][1]
+
+
+def test_a_result_that_was_lost_is_an_error_with_a_remedy(task: ray.remote_function.RemoteFunction) -> None:
+    with pytest.raises(ValueError, match=r"its process was lost on every try.*then resume the run"):
+        result_of(task.remote("dies"))
