@@ -1,12 +1,12 @@
-"""Find labels that look wrong to models that have not seen them, and write corrected COCO files.
+"""Find labels that look wrong to models that have not seen them, and write corrected COCO files or masks.
 
     python analysis/cleanse.py --run runs/folds --out suspects/
     python analysis/cleanse.py --data data.yaml --logits DIR --out suspects/
     python analysis/cleanse.py --data data.yaml --apply list.csv --out corrected/
 
-Writes suspects.html, suspects.csv and suspects.json, or corrected COCO files with a data card. A run judges only its
-val images, which its models did not train on: one run per fold (analysis/split.py --folds) judges every image outside
-the hold-out. Exit code 2 for what the user can correct.
+Writes suspects.html, suspects.csv and suspects.json, or corrected COCO files or masks with a data card. A run judges
+only its val images, which its models did not train on: one run per fold (analysis/split.py --folds) judges every image
+outside the hold-out. Exit code 2 for what the user can correct.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(
 def _apply(data: Path | None, listed: Path, out: Path) -> list[str]:
     from analysis.label_errors.corrections import apply_list, read_list
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
 
     if data is None:
         raise ValueError("--apply needs the data card whose files it corrects; give --data data.yaml")

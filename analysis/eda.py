@@ -41,7 +41,7 @@ def describe(card: Path, out: Path, split_file: Path | None, seed: int, workers:
     from analysis.dataset import summary
     from analysis.dataset.statistics import collect_statistics
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
     from trainables.data.splits.split_file import read_split
 
     index = read(read_card(card))
@@ -61,7 +61,7 @@ def describe(card: Path, out: Path, split_file: Path | None, seed: int, workers:
         "fingerprint": index.fingerprint,
         "num_images": len(index.images),
         "num_annotations": len(seen.annotation_class),
-        "num_empty": sum(not i.annotations for i in index.images if i.role != "unlabelled"),
+        "num_empty": summary.num_without_objects(index, seen),
         "images_by_part": {part: sum(p == part for p in part_of.values()) for part in parts},
         "findings": summary.summary(index, seen, copies),
         "classes": summary.class_rows(index, seen),

@@ -119,7 +119,7 @@ def write_mixed(
     from trainables.data.augment.offline_mix import OfflineSet, mixed_images
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
 
     if out.exists():
         raise ValueError(f"--out must name a folder that does not exist yet, got {out}; remove it or name another")

@@ -109,8 +109,8 @@ def _folders(parent: Path, left: dict[Path, str]) -> Iterator[Path]:
 def _stages(path: Path) -> Mapping[str, str]:
     """The stages of a run that are done. Raises ValueError where run.json is broken."""
     try:
-        stages: Mapping[str, str] = json.loads(path.read_text(encoding="utf-8"))["stages"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        stages: Mapping[str, str] = json.loads(path.read_bytes())["stages"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"pruning needs a finished run, got no valid {path} ({type(error).__name__}); give the directory of one"
         ) from None

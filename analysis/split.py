@@ -88,7 +88,7 @@ def split_data(
     from analysis.dataset.split_page import write_report
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
     from trainables.data.splits.near_duplicates import hash_images
     from trainables.data.splits.split_file import write_split
 

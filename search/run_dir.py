@@ -114,8 +114,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises ValueError that names a broken file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} must be JSON, got a broken file ({error}); restore it or start a new run") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold an object, got {type(value).__name__}; restore it or start a new run")

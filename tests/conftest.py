@@ -39,7 +39,7 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
     from analysis.voting.labelled_logits import LabelledLogits
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
     from trainables.data.synthetic.dataset import write_synthetic
     from trainables.logits.store import LogitStore
 

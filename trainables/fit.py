@@ -27,8 +27,8 @@ import typer
 from trainables.command import DebugOption, errors_to_exit, fail, new_app
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import Split
+from trainables.data.reader import read
 from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.recipe.recipe import Recipe
 from trainables.training.attempt import DoesNotFit, EpochReport, Report, attempt

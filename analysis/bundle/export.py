@@ -35,6 +35,7 @@ class BundleFacts:
     data_fingerprint: str
     split_fingerprint: str
     licences: Sequence[str] = ()  # of the images
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
 
 
 def export(facts: BundleFacts, ensemble: EnsembleResult, checkpoints: Mapping[str, Path], out: Path) -> Path:
@@ -74,6 +75,7 @@ def _manifest(facts: BundleFacts, ensemble: EnsembleResult, members: list[Member
         split_fingerprint=facts.split_fingerprint,
         classes=classes,
         background=background,
+        flip_pairs=facts.flip_pairs,
         palette=tuple((r, g, b) for r, g, b in palette(len(classes), background=background).tolist()),
         rule=shipped.name,
         vote=rule.kind,

@@ -64,6 +64,7 @@ class Manifest(Config):
     split_fingerprint: str
     classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=255)]  # (K,)
     background: bool  # class 0 is "under no annotation"
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
     palette: tuple[Rgb, ...]  # (K,3)
     rule: str
     vote: VoteKind
@@ -99,6 +100,9 @@ class Manifest(Config):
             raise ValueError(f"postprocess must have two sizes per class, got {found} for {num_classes} classes")
         if not all(math.isfinite(weight) and weight >= 0 for row in self.weights for weight in row):
             raise ValueError(f"weights must be numbers of 0 or more, got {self.weights}; export the run again")
+        sides = [k for pair in self.flip_pairs for k in pair]
+        if len(set(sides)) < len(sides) or not all(0 <= k < num_classes for k in sides):
+            raise ValueError(f"flip_pairs must name classes 0 to {num_classes - 1}, each once, got {self.flip_pairs}")
         silent = [name for k, name in enumerate(self.classes) if not any(row[k] for row in self.weights)]
         if len(silent) == num_classes or (silent and self.vote == "geometric"):
             # a product of no probabilities is 1: such a class would win everywhere
@@ -137,7 +141,7 @@ def sha256_of(path: Path) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        raw: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BundleError(
             f"a bundle is a folder that holds {MANIFEST}, got {folder}; give the bundle/ folder of a finished run"

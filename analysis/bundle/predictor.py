@@ -46,6 +46,7 @@ class Predictor:
         self._vote = votes.Vote(self._rule.kind, np.array(self._rule.weights, dtype=np.float32))  # weights (M,K)
         self._steps = manifest.postprocess
         self._batch_size = batch_size
+        self._flip_pairs = manifest.flip_pairs
         self._members = manifest.members
         self._models = [_load(bundle, member).to(self.device) for member in manifest.members]
 
@@ -90,7 +91,8 @@ class Predictor:
             yield name, q
 
     def _logits(self, member: Member, model: Segmentor, images: Mapping[str, Image]) -> _HeldLogits:
-        inference = Inference(model, member.short_px, self.device, self._batch_size, member.recipe.train.amp)
+        amp = member.recipe.train.amp
+        inference = Inference(model, member.short_px, self.device, self._batch_size, amp, self._flip_pairs)
         held = _HeldLogits(images, {})
         for view in member.views:
             held.by_view[view] = dict(view_logits(inference, _HeldImages(images), list(images), View.parse(view)))

@@ -69,7 +69,7 @@ def _gallery(
 
     from analysis.report.html import photograph, tinted
     from trainables.data.image_file import read_image
-    from trainables.data.raster import rasterise
+    from trainables.data.label_sources import label_source
 
     rng = np.random.default_rng(seed)
     may_show = np.array(
@@ -82,7 +82,7 @@ def _gallery(
         pictures = []
         for n in sorted(rng.permutation(rows)[:each].tolist()):
             record = index.images[n]
-            label = rasterise(record, index.ignore_index, background=index.background)
+            label = label_source(index, record).label()
             factor = min(1.0, 2 * PICTURE_PX / max(label.shape))
             size = (max(1, round(label.shape[1] * factor)), max(1, round(label.shape[0] * factor)))
             image = np.asarray(cv2.resize(read_image(record.path), size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,5 +1,7 @@
 """One pass over a data set: every image decoded once, every annotation painted once, sums kept.
 
+Where masks give the labels, their connected regions stand for annotations.
+
 Processes share the work; each returns sums (one row per image, one per annotation, heat maps per class, pairs of
 classes that overlap), so memory does not grow with the number of pixels.
 """
@@ -12,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numba
@@ -23,6 +25,7 @@ from pycocotools import mask as coco_mask
 from analysis.dataset.image_features import named_features
 from trainables.data.image_file import read_image
 from trainables.data.index import Annotation, ImageRecord, SegIndex
+from trainables.data.label_sources import label_source
 from trainables.data.raster import in_painting_order, segmentation_rle
 from trainables.data.splits.near_duplicates import Hashes, OneHash, gather, hash_image
 
@@ -72,7 +75,7 @@ def collect_statistics(index: SegIndex, *, num_workers: int | None = None) -> Da
     """Collect the statistics of every image. Raises ValueError naming an image that cannot be decoded or painted."""
     workers = num_workers or os.cpu_count() or 1
     starts = range(0, len(index.images), CHUNK)
-    parts = [(index.images[s : s + CHUNK], index.num_classes, index.ignore_index, index.background) for s in starts]
+    parts = [replace(index, images=index.images[s : s + CHUNK], warnings={}) for s in starts]
     if workers == 1 or len(parts) < 3:
         chunks = [_collect(part) for part in parts]
     else:
@@ -103,32 +106,32 @@ def _join(index: SegIndex, chunks: Sequence[_Chunk]) -> DatasetStatistics:
     )
 
 
-def _collect(part: tuple[Sequence[ImageRecord], int, int, bool]) -> _Chunk:
+def _collect(part: SegIndex) -> _Chunk:
     """The work of one process: some images, start to end."""
-    records, num_classes, ignore_index, background = part
     cv2.setNumThreads(1)
-    chunk = _Chunk(heat=np.zeros((num_classes, GRID, GRID)), shown=np.zeros(num_classes, np.int64))
-    for record in records:
+    chunk = _Chunk(heat=np.zeros((part.num_classes, GRID, GRID)), shown=np.zeros(part.num_classes, np.int64))
+    for record in part.images:
         image = read_image(record.path)
         chunk.digests.append(hashlib.blake2b(record.path.read_bytes(), digest_size=12).hexdigest())
         chunk.hashes.append(hash_image(image))
         chunk.features.append(named_features(image))
         chunk.rgb.append(np.asarray(cv2.mean(image)[:3], np.float32))
-        _look_at_labels(chunk, record, num_classes, ignore_index, background)
+        _look_at_labels(chunk, record, part)
     return chunk
 
 
-def _look_at_labels(chunk: _Chunk, record: ImageRecord, num_classes: int, ignore_index: int, background: bool) -> None:
+def _look_at_labels(chunk: _Chunk, record: ImageRecord, index: SegIndex) -> None:
+    num_classes, ignore_index = index.num_classes, index.ignore_index
     if record.role == "unlabelled":
         chunk.pixels.append(np.zeros(num_classes, np.int64))
         chunk.ignored.append(0)
         chunk.annotations.append(np.zeros((0, 3), np.int64))
         return
-    ordered = in_painting_order(record)
+    ordered = in_painting_order(label_source(index, record).objects())
     rles = [segmentation_rle(each.segmentation, record.height, record.width) for each in ordered]
     owner = _paint(rles, record)  # (W,H): 0 for none, else 1 + the position in `ordered`
     classes = np.array([a.class_index if a.class_index != ignore_index else num_classes for a in ordered], np.int64)
-    table = np.concatenate(([0 if background else num_classes], classes))
+    table = np.concatenate(([0 if index.background else num_classes], classes))
     visible = np.bincount(owner.ravel(), minlength=len(ordered) + 1)  # (1+n,)
     pixels = np.bincount(table, weights=visible, minlength=num_classes + 1).astype(np.int64)  # (K+1,)
     chunk.pixels.append(pixels[:num_classes])

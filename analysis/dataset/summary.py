@@ -41,6 +41,12 @@ def class_rows(index: SegIndex, survey: DatasetStatistics) -> list[dict[str, Any
     return rows
 
 
+def num_without_objects(index: SegIndex, survey: DatasetStatistics) -> int:
+    """Labelled images with nothing on their background."""
+    per_image = np.bincount(survey.annotation_image, minlength=len(index.images))
+    return sum(not n for n, image in zip(per_image, index.images, strict=True) if image.role != "unlabelled")
+
+
 def together(survey: DatasetStatistics) -> NDArray[np.float64]:
     """(K,K): of the images that show the row's class, the share that shows the column's."""
     shows = (survey.class_pixels > 0).astype(np.float64)  # (N,K)

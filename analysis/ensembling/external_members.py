@@ -28,9 +28,9 @@ from analysis.voting.executor import LocalExecutor, Say, silent
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.votes import Labels
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import SegIndex, Split
-from trainables.data.raster import rasterise
+from trainables.data.label_sources import label_source
+from trainables.data.reader import read
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
@@ -38,7 +38,7 @@ SplitName = Literal["val", "holdout"]
 
 
 class RasterLabels:
-    """Labels of a data card's images, painted when they are asked for."""
+    """Labels of a data card's images, painted or decoded when they are asked for."""
 
     def __init__(self, index: SegIndex) -> None:
         self.index = index
@@ -46,8 +46,7 @@ class RasterLabels:
         self.label = lru_cache(maxsize=64)(self._paint)
 
     def _paint(self, image_id: str) -> Labels:
-        record = self._records[image_id]
-        return rasterise(record, self.index.ignore_index, background=self.index.background)  # (H,W)
+        return label_source(self.index, self._records[image_id]).label()  # (H,W)
 
     def size(self, image_id: str) -> tuple[int, int]:
         record = self._records[image_id]

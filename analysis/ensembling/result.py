@@ -200,7 +200,7 @@ class EnsembleResult(Config):
         """Read ensemble.json. Raises ValueError naming the file where it is missing, cut short or of another format."""
         remedy = "give the directory of a run whose ensemble stage is done, or run that stage again"
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from trainables.data.index import Annotation, ImageRecord, SegIndex
+from trainables.data.label_sources import label_source
 from trainables.data.raster import in_painting_order, segmentation_mask
 
 Float = NDArray[np.float32]
@@ -97,10 +98,10 @@ def find_suspects(
     return SuspectRanking(ranked, images)
 
 
-def _owners(record: ImageRecord) -> tuple[NDArray[np.int32], list[Annotation]]:
+def _owners(index: SegIndex, record: ImageRecord) -> tuple[NDArray[np.int32], list[Annotation]]:
     """(H,W): which annotation a pixel shows, -1 for none, painted in the order of the labels."""
     owner = np.full((record.height, record.width), -1, np.int32, order="F")
-    ordered = in_painting_order(record)
+    ordered = in_painting_order(label_source(index, record).objects())
     for position, annotation in enumerate(ordered):
         mask = segmentation_mask(annotation.segmentation, record.height, record.width)
         owner[mask.view(np.bool_)] = position
@@ -111,7 +112,7 @@ def _annotations(
     index: SegIndex, record: ImageRecord, probability: Float
 ) -> tuple[list[Suspect], dict[int, NDArray[np.bool_]]]:
     """Every annotation that paints a pixel, with its rival; and the masks (H,W) of those that are suspect."""
-    owner, ordered = _owners(record)
+    owner, ordered = _owners(index, record)
     flat = owner.ravel() + 1
     area = np.bincount(flat, minlength=len(ordered) + 1)[1:]  # (A,)
     sums = np.stack(

@@ -1,4 +1,4 @@
-"""Reads and writes lists of corrections, and writes corrected COCO files. The originals are never touched.
+"""Reads and writes lists of corrections, and writes corrected COCO files and masks. The originals are never touched.
 
 The corrected data card reads the images where they are.
 """
@@ -10,18 +10,23 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from analysis.label_errors.confident_learning import Suspect
+from analysis.label_errors.corrected_masks import Row, write_masks
 from analysis.report.html import write_text
 from trainables.csv_cells import escaped, unescaped
-from trainables.data.card import DataCard
+from trainables.data.card import CocoPart, DataCard, ImagePart, MaskPart
+from trainables.data.coco import CocoFile, coco_id, load_coco
 from trainables.data.coco_writer import rle_fields
-from trainables.data.index import SegIndex
+from trainables.data.index import Role, SegIndex
+from trainables.data.label_sources import label_source
 
 COLUMNS = (
     "action", "image_id", "annotation_id", "given", "suggested", "suspicion", "area_px", "x", "y", "width", "height",
@@ -46,7 +51,7 @@ def csv_rows(suspects: Iterable[Suspect]) -> str:
 def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
     """The rows of a list, checked against the data. Raises ValueError with the rows that are wrong."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [
                 c for c in ("action", "image_id", "annotation_id", "suggested") if c not in (reader.fieldnames or ())
@@ -58,10 +63,16 @@ def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
         raise ValueError(f"{path}: the list cannot be read ({error}); take rows of suspects.csv") from error
     if missing:
         raise ValueError(f"{path}: the list must have the columns of suspects.csv, lacks {', '.join(missing)}")
+
+    @cache
+    def ids_of(image_id: str) -> set[str]:
+        record = records.get(image_id)
+        return {str(each.annotation_id) for each in label_source(index, record).objects()} if record else set()
+
     records, faults, used = index.by_id(), [], Counter[tuple[str, str]]()
     for line, row in enumerate(rows, start=2):
         record = records.get(row["image_id"])
-        ids = {str(a.annotation_id) for a in record.annotations} if record else set()
+        ids = ids_of(row["image_id"])
         used[row["image_id"], row["annotation_id"]] += row["action"] != "add"
         if row["action"] not in ACTIONS:
             faults.append(f"{path}:{line}: action must be one of {', '.join(ACTIONS)}, got {row['action']!r}")
@@ -81,41 +92,92 @@ def read_list(path: Path, index: SegIndex) -> list[dict[str, str]]:
     return rows
 
 
-def apply_list(card: DataCard, index: SegIndex, rows: Iterable[Mapping[str, str]], out: Path) -> dict[str, int]:
+@dataclass(frozen=True)
+class CorrectedPart:
+    """A part of the card with rows to apply: where it is written, what the card then says of it, and how."""
+
+    target: Path
+    in_card: dict[str, str]
+    rows: list[Row]
+    write: Callable[[], None]
+
+
+def apply_list(card: DataCard, index: SegIndex, rows: Iterable[Row], out: Path) -> dict[str, int]:
     """Write corrected files and data.yaml into `out`; how many rows of each action were applied.
 
     Raises ValueError where `out` holds one of the card's own files.
     """
-    by_role: dict[str, list[Mapping[str, str]]] = defaultdict(list)
-    records = index.by_id()
+    edits: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_role[records[row["image_id"]].role].append(row)
-    targets = {role: out / f"{role}.json" for role in by_role}
-    originals = {path.resolve() for path in card.files().values()}
-    for target in (*targets.values(), out / "data.yaml"):
+        edits[row["image_id"]].append(row)
+    values = card.as_yaml()
+    changed: list[CorrectedPart] = []
+    for role, parts in card.parts().items():
+        for number, part in enumerate(parts):
+            stem = out / (role if len(parts) == 1 else f"{role}-{number}")
+            corrected = CORRECTED[type(part)](card, index, cast(Role, role), part, edits, stem)
+            if corrected is not None:
+                values[role][number] = corrected.in_card
+                changed.append(corrected)
+    _refuse_originals(card, [each.target for each in changed], out)
+    for each in changed:
+        each.write()
+    write_text(out / "data.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return dict(Counter(row["action"] for each in changed for row in each.rows))
+
+
+def _refuse_originals(card: DataCard, targets: list[Path], out: Path) -> None:
+    originals = {part.place.resolve() for parts in card.parts().values() for part in parts}
+    for target in (*targets, out / "data.yaml"):
         if target.resolve() in originals or (target.name == "data.yaml" and target.exists()):
             raise ValueError(
                 f"--out must not hold the original files, got {out} with its {target.name}; use a new folder"
             )
-    done: Counter[str] = Counter()
-    for role, edits in by_role.items():
-        content = json.loads(card.files()[role].read_bytes())
-        write_text(targets[role], json.dumps(_corrected(content, edits), ensure_ascii=False))
-        done.update(row["action"] for row in edits)
-    values = card.model_dump(mode="json", exclude_none=True) | {
-        role: str(path.resolve()) for role, path in targets.items()
-    }
-    write_text(out / "data.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    return dict(done)
 
 
-def _corrected(content: Mapping[str, Any], edits: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+def _correct_coco(
+    card: DataCard, _: SegIndex, role: Role, part: CocoPart, edits: Mapping[str, list[Row]], stem: Path
+) -> CorrectedPart | None:
+    file, target = load_coco(role, part, card), stem.with_suffix(".json")
+    rows = [row for image_id in _ids(file) for row in edits.get(image_id, ())]
+
+    def write() -> None:
+        content = json.loads(file.path.read_bytes())
+        write_text(target, json.dumps(_corrected(content, rows, file), ensure_ascii=False))
+
+    in_card = {"coco": str(target.resolve()), "images": str(file.folder.folder)}
+    return CorrectedPart(target, in_card, rows, write) if rows else None
+
+
+def _correct_masks(
+    _card: DataCard, index: SegIndex, _: Role, part: MaskPart, edits: Mapping[str, list[Row]], stem: Path
+) -> CorrectedPart | None:
+    folder = stem.with_name(f"{stem.name}-masks")
+    inside = [i.image_id for i in index.images if i.mask is not None and i.mask.path.is_relative_to(part.masks)]
+    rows = [row for image_id in inside for row in edits.get(image_id, ())]
+    in_card = {"images": str(part.images), "masks": str(folder.resolve())}
+    write = partial(write_masks, index, part, edits, folder)
+    return CorrectedPart(folder, in_card, rows, write) if rows else None
+
+
+CORRECTED: dict[type, Callable[..., CorrectedPart | None]] = {
+    CocoPart: _correct_coco,
+    MaskPart: _correct_masks,
+    ImagePart: lambda *_: None,  # no labels
+}
+
+
+def _ids(file: CocoFile) -> dict[str, dict[str, Any]]:
+    return {file.folder.image_id(entry["file_name"]): entry for entry in file.images}
+
+
+def _corrected(content: Mapping[str, Any], edits: Iterable[Mapping[str, str]], file: CocoFile) -> dict[str, Any]:
     fresh = copy.deepcopy(dict(content))
     category = {entry["name"]: entry["id"] for entry in fresh["categories"]}
-    image = {entry["file_name"]: entry for entry in fresh["images"]}
-    by_id = {str(entry["id"]): entry for entry in fresh["annotations"]}
+    image = _ids(file)
+    by_id = {str(coco_id(entry["id"])): entry for entry in fresh["annotations"]}
     removed: set[str] = set()
-    next_id = max((entry["id"] for entry in fresh["annotations"]), default=-1) + 1
+    next_id = max(map(int, by_id), default=-1) + 1
     for row in edits:
         if row["action"] == "remove":
             removed.add(row["annotation_id"])
@@ -124,9 +186,9 @@ def _corrected(content: Mapping[str, Any], edits: Iterable[Mapping[str, str]]) -
         else:
             entry = image[row["image_id"]]
             place = {"id": next_id, "image_id": entry["id"], "category_id": category[row["suggested"]]}
-            fresh["annotations"].append(place | rle_fields(row["rle"], entry["height"], entry["width"]))
+            fresh["annotations"].append(place | rle_fields(row["rle"], int(entry["height"]), int(entry["width"])))
             next_id += 1
-    fresh["annotations"] = [entry for entry in fresh["annotations"] if str(entry["id"]) not in removed]
+    fresh["annotations"] = [entry for entry in fresh["annotations"] if str(coco_id(entry["id"])) not in removed]
     return fresh
 
 

@@ -31,7 +31,7 @@ def rank_suspects(
     from analysis.voting.probabilities import probabilities
     from trainables.data.cache import Cache
     from trainables.data.card import read_card
-    from trainables.data.coco import read
+    from trainables.data.reader import read
 
     runs = [one for folder in runs for one in _runs_in(folder)]
     if not runs and not folders:
@@ -120,7 +120,7 @@ def _holders(stores: list[LogitStore], index: SegIndex) -> dict[str, list[LogitS
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(
             f"a run has a {path.name}, got none at {path} ({error.strerror}); give the run's folder"

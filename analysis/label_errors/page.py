@@ -17,6 +17,7 @@ from analysis.report.gallery import css
 from analysis.report.palette import Colours, palette
 from trainables.data.cache import Cache
 from trainables.data.index import SegIndex
+from trainables.data.label_sources import label_source
 
 MARGIN = 0.35  # of a suspect's box, shown around it
 MIN_SHOWN_PX = 96
@@ -93,8 +94,8 @@ def _joint_figure(suspects: Sequence[Suspect], index: SegIndex) -> str:
 
 
 def num_annotations(index: SegIndex, judged: Collection[str]) -> int:
-    """The number of annotations of the images that were judged."""
-    return sum(len(image.annotations) for image in index.images if image.image_id in judged)
+    """The number of annotations, or regions of masks, of the images that were judged."""
+    return sum(len(label_source(index, image).objects()) for image in index.images if image.image_id in judged)
 
 
 def caveats_of(index: SegIndex, ranking: SuspectRanking, num_models: int) -> list[str]:

@@ -99,7 +99,7 @@ def _find(spec: str, beside: Traversable | None) -> Traversable:
 
 def _read(source: Traversable, name: str) -> dict[str, Any]:
     try:
-        text = source.read_bytes().decode("utf-8")
+        text = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpaceProblems(name, [f"{source}: must be UTF-8 text, got {error}"]) from error
     except OSError as error:

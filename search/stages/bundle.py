@@ -11,6 +11,6 @@ from search.stages.stage import Context
 def run(context: Context) -> None:
     """Write bundle/: the rule that the verdict chose, with the weights of its members."""
     folder, index = context.run, context.data.index
-    facts = BundleFacts(index.name, index.fingerprint, context.data.split.fingerprint, index.licences)
+    facts = BundleFacts(index.name, index.fingerprint, context.data.split.fingerprint, index.licences, index.flip_pairs)
     checkpoints = {c.trial: c.checkpoint for c in chosen_candidates(context)}
     export(facts, EnsembleResult.read(folder.ensemble_json), checkpoints, folder.bundle)

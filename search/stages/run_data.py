@@ -10,8 +10,8 @@ from typing import Any
 from search.space.options import Options
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import SegIndex, Split
+from trainables.data.reader import read
 from trainables.data.splits.make_split import DecodedFacts, decode_facts, decode_pixels, make_split
 from trainables.data.splits.split_file import read_split
 
@@ -79,6 +79,7 @@ def describe_data(data: Data, card: Path) -> dict[str, Any]:
         "classes": list(data.index.classes),
         "fingerprint": data.index.fingerprint,
         "split_fingerprint": data.split.fingerprint,
+        "label_fingerprint": data.cache.label_fingerprint,  # whatever files gave the labels
         "warnings": dict(data.index.warnings),
         "notes": list(data.split.notes),
         "train": list(data.split.train_ids),

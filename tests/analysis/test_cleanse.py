@@ -17,9 +17,9 @@ from analysis.cleanse import app
 from analysis.label_errors.confident_learning import Suspect, class_confidence, find_suspects
 from analysis.label_errors.corrections import csv_rows, read_list
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import SegIndex
 from trainables.data.raster import rasterise
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 
 RUNNER = CliRunner()

@@ -16,9 +16,9 @@ from analysis.dataset.statistics import collect_statistics
 from analysis.dataset.summary import class_rows
 from analysis.eda import app
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.raster import rasterise, rle_runs, segmentation_mask
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 
 RUNNER = CliRunner()

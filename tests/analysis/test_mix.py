@@ -13,9 +13,9 @@ from analysis import mix
 from trainables.data.augment.offline_mix import MixSettings, mixed_images
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.image_file import read_image
 from trainables.data.raster import rasterise
+from trainables.data.reader import read
 from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.data.splits.split_file import write_split
 from trainables.data.synthetic.dataset import write_synthetic

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from analysis.dataset.split_quality import bursts
 from analysis.split import app
 from trainables.data.card import read_card
-from trainables.data.coco import read
+from trainables.data.reader import read
 from trainables.data.splits.split_file import read_split
 from trainables.data.synthetic.dataset import write_synthetic
 

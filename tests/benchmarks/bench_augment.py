@@ -36,10 +36,10 @@ from trainables.data.augment.pipeline import reseed
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.image_file import read_image
 from trainables.data.index import ImageRecord, SegIndex
 from trainables.data.raster import rasterise
+from trainables.data.reader import read
 from trainables.recipe.augmentation import PRESETS, Augmentation
 from trainables.recipe.operators import Blurs, Channels, Colour, Cutout, Elastic, Geometric, Group, Noise
 

@@ -22,10 +22,10 @@ import numpy as np
 
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.image_file import read_image
 from trainables.data.index import SegIndex
 from trainables.data.raster import rasterise
+from trainables.data.reader import read
 
 NUM_IMAGES = 64
 NUM_ROUNDS = 7

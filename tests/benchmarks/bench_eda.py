@@ -21,7 +21,7 @@ import numpy as np
 
 from analysis.dataset.statistics import collect_statistics
 from trainables.data.card import read_card
-from trainables.data.coco import read
+from trainables.data.reader import read
 
 NUM_ANNOTATIONS = tuple(int(n) for n in os.environ.get("BENCH_EDA", "1000,10000").split(","))
 A_PICTURE, NUM_FILES, SIDE_PX = 8, 100, 512

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import Split
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.fit import Trial, fit
 from trainables.logits.predict_views import autocast_dtype

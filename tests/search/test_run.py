@@ -23,8 +23,8 @@ from search.run import app
 from search.run_lock import hold
 from search.start import is_disk_full
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.raster import rasterise
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.metrics import confusion, miou
 

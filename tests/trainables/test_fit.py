@@ -16,8 +16,8 @@ from trainables.data.augment.pipeline import read_pipeline
 from trainables.data.augment.train_set import Batch
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import Split
+from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.fit import Diverged, OutOfMemory, Trial, fit

@@ -6,9 +6,26 @@ is set first.
 
 import os
 
-__all__ = [  # modules
-    "augment", "cache", "card", "coco", "coco_writer", "image_file", "index", "mask_sizes", "raster", "splits",
+__all__ = [
+    "augment",
+    "cache",
+    "card",
+    "class_table",
+    "coco",
+    "coco_writer",
+    "flip_pairs",
+    "folder_parts",
+    "image_file",
+    "image_folder",
+    "index",
+    "label_sources",
+    "loaded_part",
+    "mask_sizes",
+    "masks",
+    "raster",
+    "reader",
+    "splits",
     "synthetic",
-]  # fmt: skip
+]  # modules
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"

@@ -5,7 +5,8 @@ holds
     images.u8, labels.u8   all pixels in the order of the index, images of any size one after the other
     layout.npy             int64 (N,4): offset in images.u8, offset in labels.u8 (-1: unlabelled), height, width
     class_pixels.npy       int64 (N,K): labelled pixels of each class in each image
-    meta.json              the sizes of the two pixel files in bytes, and the image ids in their order
+    meta.json              the sizes of the two pixel files in bytes, the image ids in their order, and a fingerprint
+                           of the labels
     index-<hash>.json      the index, for processes that open the cache by its path; one for each place and name
                            under which the same data was opened
 It is written beside its final name and renamed when complete, so it is there entirely or not at all.
@@ -30,11 +31,11 @@ from numpy.typing import NDArray
 
 from trainables.data.card import DataProblems
 from trainables.data.image_file import read_image
-from trainables.data.index import Annotation, ImageRecord, SegIndex
-from trainables.data.raster import rasterise
+from trainables.data.index import Annotation, ImageRecord, MaskFile, MaskValues, SegIndex
+from trainables.data.label_sources import label_source
 from trainables.files import write_atomically
 
-FORMAT = 2  # 1: painted by the area that the JSON claims; TIFFs turned by their tag
+FORMAT = 3  # 1: painted by the area that the JSON claims; TIFFs turned by their tag. 2: no fingerprint of the labels
 NUM_THREADS = 4
 SPARE_BYTES = 64 * 2**20  # left free on the disk beyond the cache itself
 
@@ -55,6 +56,7 @@ class Cache:
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"the cache {folder} is damaged ({error}); delete that folder and start again") from error
         self._position = {image_id: n for n, image_id in enumerate(meta["image_ids"])}
+        self.label_fingerprint: str = meta["label_fingerprint"]  # of classes and labels, whatever files gave them
 
     @classmethod
     def open(cls, index: SegIndex, root: Path) -> Cache:
@@ -148,12 +150,14 @@ def _build(index: SegIndex, folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         np.save(temporary / "layout.npy", layout)
-        np.save(temporary / "class_pixels.npy", _write_pixels(index, layout, temporary))
+        class_pixels, label_digests = _write_pixels(index, layout, temporary)
+        np.save(temporary / "class_pixels.npy", class_pixels)
         meta = {
             "format": FORMAT,
             "image_bytes": image_bytes,
             "label_bytes": label_bytes,
             "image_ids": [image.image_id for image in index.images],
+            "label_fingerprint": _label_fingerprint(index, label_digests),
         }
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         temporary.chmod(0o755)  # mkdtemp's 0700 would shut out the others who share the machine
@@ -175,12 +179,24 @@ def _layout(index: SegIndex) -> NDArray[np.int64]:
     return np.asarray(rows, dtype=np.int64).reshape(-1, 4)
 
 
-def _write_pixels(index: SegIndex, layout: NDArray[np.int64], folder: Path) -> NDArray[np.int64]:
-    """Fill both pixel files with a few threads; the labelled pixels of each class, int64 (N,K)."""
+def _label_fingerprint(index: SegIndex, digests: Sequence[str]) -> str:
+    """Equal for equal labels of equally named images, whether annotations or masks gave them and in whatever order."""
+    shape_and_label = {
+        image.image_id: (image.height, image.width, digest)
+        for image, digest in zip(index.images, digests, strict=True)
+        if digest
+    }
+    content = json.dumps([index.classes, sorted(shape_and_label.items())])
+    return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+
+
+def _write_pixels(index: SegIndex, layout: NDArray[np.int64], folder: Path) -> tuple[NDArray[np.int64], list[str]]:
+    """Fill both pixel files with a few threads; the labelled pixels of each class, int64 (N,K), and the digest of each
+    label, '' where there is none."""
     # Plain writes, not a writable map: a full disk is then an error here and not a bus error.
     with (folder / "images.u8").open("wb") as images, (folder / "labels.u8").open("wb") as labels:
 
-        def write(n: int) -> NDArray[np.int64] | str:
+        def write(n: int) -> tuple[NDArray[np.int64], str] | str:
             record = index.images[n]
             image_start, label_start, height, width = layout[n].tolist()
             try:
@@ -190,19 +206,21 @@ def _write_pixels(index: SegIndex, layout: NDArray[np.int64], folder: Path) -> N
                     raise ValueError(f"the index says {width} x {height} px, the file has {found}; read it again")
                 _write_at(images.fileno(), pixels, image_start)
                 if label_start < 0:
-                    return np.zeros(index.num_classes, dtype=np.int64)
-                label = rasterise(record, index.ignore_index, background=index.background)
+                    return np.zeros(index.num_classes, dtype=np.int64), ""
+                label = label_source(index, record).label()
             except ValueError as error:
                 return f"image {record.image_id}: {error}"
             _write_at(labels.fileno(), label, label_start)
-            return np.bincount(label.ravel(), minlength=index.num_classes)[: index.num_classes]
+            counts = np.bincount(label.ravel(), minlength=index.num_classes)[: index.num_classes]
+            return counts, hashlib.blake2b(label.tobytes(), digest_size=16).hexdigest()
 
         with ThreadPoolExecutor(max_workers=NUM_THREADS) as pool:
             rows = list(pool.map(write, range(len(index.images))))
     problems = [row for row in rows if isinstance(row, str)]
     if problems:
         raise DataProblems(problems)
-    return np.stack([row for row in rows if not isinstance(row, str)]).astype(np.int64)
+    sound = [row for row in rows if not isinstance(row, str)]
+    return np.stack([counts for counts, _ in sound]).astype(np.int64), [digest for _, digest in sound]
 
 
 def _write_at(descriptor: int, pixels: NDArray[np.uint8], start: int) -> None:
@@ -222,7 +240,9 @@ def _map_bytes(path: Path, num_bytes: int) -> NDArray[np.uint8]:
 
 def _index_file(index: SegIndex) -> str:
     """Name of the index file, by what the fingerprint leaves open: the data's place and its name in the card."""
-    places = [index.name, index.licences, [str(image.path) for image in index.images]]
+    places: list[Any] = [index.name, index.licences, [str(image.path) for image in index.images]]
+    if index.mask_values is not None:
+        places.append([str(image.mask.path) for image in index.images if image.mask is not None])
     return f"index-{hashlib.blake2b(json.dumps(places).encode(), digest_size=8).hexdigest()}.json"
 
 
@@ -248,7 +268,16 @@ def _read_index(path: Path) -> SegIndex:
     for image in content["images"]:
         image["path"] = Path(image["path"])
         image["annotations"] = tuple(Annotation(**each) for each in image["annotations"])
+        if (mask := image["mask"]) is not None:
+            image["mask"] = MaskFile(Path(mask["path"]), mask["digest"], tuple(mask["class_pixels"]))
     content["images"] = tuple(ImageRecord(**image) for image in content["images"])
+    if (values := content["mask_values"]) is not None:
+        content["mask_values"] = MaskValues(_pairs(values["class_of"]), values["colours"])
+    content["flip_pairs"] = _pairs(content["flip_pairs"])
     for key in ("classes", "licences"):
         content[key] = tuple(content[key])
     return SegIndex(**content)
+
+
+def _pairs(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((first, second) for first, second in rows)

@@ -1,21 +1,25 @@
 """The data card: a short YAML file that describes a data set.
 
-Reading it opens neither images nor COCO files. Problems of the data set are collected in `Findings` and raised as
-`DataProblems`. Paths in the card are relative to `root`, and `root` is relative to the card's own folder (its
-default); those of a `DataCard` are absolute.
+Reading it opens neither images nor COCO files, only the file that `classes` may name. Problems of the data set are
+collected in `Findings` and raised as `DataProblems`. Paths in the card are relative to `root`, and `root` is relative
+to the card's own folder (its default); those of a `DataCard` are absolute.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from trainables.data.class_table import MAX_VALUE, ClassTable, read_table
+from trainables.data.index import BACKGROUND
 from trainables.recipe.config import Config
 
 MAX_LISTED = 50
@@ -58,19 +62,63 @@ class Findings:
         return counts
 
 
+class CocoPart(Config):
+    """A COCO file, and the folder that its file names are relative to."""
+
+    coco: Path
+    images: Path | None = None  # None: the card's root, or the file's own folder where the images lie beside it
+
+    @property
+    def place(self) -> Path:
+        """Where the labels are."""
+        return self.coco
+
+
+class MaskPart(Config):
+    """A folder of images, and one of label masks with the same names but for the suffix."""
+
+    images: Path
+    masks: Path
+
+    @property
+    def place(self) -> Path:
+        """Where the labels are."""
+        return self.masks
+
+
+class ImagePart(Config):
+    """A folder of images without labels."""
+
+    images: Path
+
+    @property
+    def place(self) -> Path:
+        """Where the images are."""
+        return self.images
+
+
+Part = CocoPart | MaskPart | ImagePart
+PART_FORMS = "a COCO file, {coco: file, images: folder}, {images: folder, masks: folder}, or a list of these"
+
+
 class DataCard(Config):
-    """A data set in one page: which COCO files it has, and the rules by which they are read."""
+    """A data set in one page: where its images and labels are, and the rules by which they are read."""
 
     name: str
-    root: Path  # every image lies under it
-    train: Path
-    val: Path | None = None  # carved from train where absent
-    holdout: Path | None = None  # carved from train where absent; sealed until the verdict
-    unlabelled: Path | None = None
-    ignore: tuple[str, ...] = ()  # categories whose pixels count for neither loss nor score
+    root: Path  # every image lies under it, or under the folder that a part names
+    train: tuple[Part, ...]
+    val: tuple[Part, ...] = ()  # carved from train where absent
+    holdout: tuple[Part, ...] = ()  # carved from train where absent; sealed until the verdict
+    unlabelled: tuple[Part, ...] = ()
+    follow_links: bool = False  # symbolic links may lead out of the folder of the images
+    classes: ClassTable | None = None  # of masks; COCO files bring their categories
+    ignore_index: Annotated[int, Field(ge=0, le=MAX_VALUE)] | None = None  # mask value; None: 255 where it is no class
+    reduce_zero_label: bool = False  # mask value 0 is ignored, and the list of classes begins at 1
+    ignore: tuple[str, ...] = ()  # classes whose pixels count for neither loss nor score
     background: bool = True  # class 0 is 'Background': the pixels under no annotation. False: those are ignored
     turns: bool = False  # the scene has no up (seen from above, under a lens): any quarter turn of it is as likely
-    group: str | None = None  # regex on file_name; images with the same match stay on one side of a split
+    flip_pairs: tuple[tuple[str, str], ...] | None = None  # classes that change places where an image is mirrored
+    group: str | None = None  # regex on image_id; images with the same match stay on one side of a split
     licence: str | None = None
 
     @field_validator("group")
@@ -82,19 +130,30 @@ class DataCard(Config):
             raise ValueError(f"group must be a regular expression: {error}") from error
         return pattern
 
-    def files(self) -> dict[str, Path]:
-        """The COCO files that the card names, by role, in the order of FILE_KEYS."""
-        named = {key: getattr(self, key) for key in FILE_KEYS}
-        return {key: path for key, path in named.items() if path is not None}
+    def parts(self) -> dict[str, tuple[Part, ...]]:
+        """The parts that the card names, by role, in the order of FILE_KEYS."""
+        named: dict[str, tuple[Part, ...]] = {key: getattr(self, key) for key in FILE_KEYS}
+        return {key: parts for key, parts in named.items() if parts}
 
-    def group_of(self, file_name: str) -> str | None:
+    def shown(self, path: Path) -> str:
+        """A path in messages: short where it lies under the root."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def as_yaml(self) -> dict[str, Any]:
+        """The values of a card file that reads as this one."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        if self.classes is not None:
+            values["classes"] = list(self.classes.names) if self.reduce_zero_label else self.classes.as_mapping()
+        return values
+
+    def group_of(self, image_id: str) -> str | None:
         """The group of an image: what the first brackets of `group` match, or all of its match.
 
-        The file_name itself where the card has no `group`; None where `group` does not match.
+        The image_id itself where the card has no `group`; None where `group` does not match.
         """
         if self.group is None:
-            return file_name
-        match = re.search(self.group, file_name)
+            return image_id
+        match = re.search(self.group, image_id)
         if match is None:
             return None
         return (match.group(1) if match.re.groups else None) or match.group(0)
@@ -108,18 +167,23 @@ def read_card(path: Path) -> DataCard:
     if "train" not in values:
         raise ValueError(f"{path}: train is required; name the COCO file to train on, e.g. train: train.json")
     values.setdefault("name", path.parent.name)
-    root = _absolute(path, "root", values.get("root", "."), path.parent)
+    root = _folder_of(path, values.get("root", "."))
     if not root.is_dir():
         raise ValueError(f"{path}: root must be a folder, got {root}; correct root or leave it out")
     values["root"] = root
+    faults: list[str] = []
     for key in FILE_KEYS:
         if key in values:
-            values[key] = _absolute(path, key, values[key], root)
+            values[key] = _parts(key, values[key], root, faults)
+    if not faults:
+        _read_mask_rules(values, root, faults)
+    if faults:
+        raise ValueError("\n".join(f"{path}: {line}" for fault in faults for line in fault.splitlines()))
     try:
         card = DataCard.model_validate(values)
     except ValidationError as error:
         raise ValueError(_in_words(path, error)) from error
-    _refuse_shared_files(path, card)
+    _refuse_shared_places(path, card)
     return card
 
 
@@ -127,7 +191,7 @@ def _load(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path}: a data card is a YAML file, got a folder; give its data.yaml")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: the data card cannot be read ({error}); check the path") from error
     except yaml.YAMLError as error:
@@ -153,10 +217,86 @@ def near(name: str, known: list[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else f"; known: {', '.join(known)}"
 
 
-def _absolute(path: Path, key: str, value: Any, base: Path) -> Path:
+def _folder_of(path: Path, value: Any) -> Path:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{path}: {key} must be a path, got {value!r}")
-    return (base / Path(value).expanduser()).resolve()
+        raise ValueError(f"{path}: root must be a path, got {value!r}")
+    return (path.parent / Path(value).expanduser()).resolve()
+
+
+def _parts(key: str, given: Any, root: Path, faults: list[str]) -> tuple[Part, ...]:
+    """What the card says of one role. A path alone is a COCO file, or of unlabelled images their folder as well."""
+    listed = given if isinstance(given, list) else [given]
+    if not listed:
+        faults.append(f"{key} is an empty list; give {PART_FORMS}, or leave {key} out")
+    parts: list[Part] = []
+    for number, one in enumerate(listed):
+        where = f"{key}[{number}]" if isinstance(given, list) else key
+        values = {"coco": one} if isinstance(one, str) else one
+        if isinstance(one, str) and key == "unlabelled" and (root / Path(one).expanduser()).is_dir():
+            values = {"images": one}
+        form = PART_KEYS.get(frozenset(values)) if isinstance(values, dict) else None
+        if form is None:
+            faults.append(f"{where} must be {PART_FORMS}, got {one!r:.80}")
+        elif form is ImagePart and key != "unlabelled":
+            faults.append(f"{where} has images and no labels, got {one!r:.80}; add masks: folder, or coco: file")
+        elif bad := [name for name, value in values.items() if not isinstance(value, str) or not value]:
+            faults.append(f"{where}: {' and '.join(bad)} must be a path, got {values[bad[0]]!r}")
+        else:
+            parts.append(form.model_validate({name: _under(root, value) for name, value in values.items()}))
+    return tuple(parts)
+
+
+PART_KEYS: Mapping[frozenset[str], type[Part]] = {
+    frozenset({"coco"}): CocoPart,
+    frozenset({"coco", "images"}): CocoPart,
+    frozenset({"images", "masks"}): MaskPart,
+    frozenset({"images"}): ImagePart,
+}
+
+
+def _under(root: Path, value: str) -> Path:
+    """Links are kept: the names of images begin where the card says, wherever a linked folder leads."""
+    return Path(os.path.normpath(root / Path(value).expanduser()))
+
+
+def _read_mask_rules(values: dict[str, Any], root: Path, faults: list[str]) -> None:
+    """Read `classes` into `values`, and find out whether the masks have a background."""
+    masked = any(isinstance(part, MaskPart) for key in FILE_KEYS for part in values.get(key, ()))
+    if not masked:
+        faults += [
+            f"{key} is for masks, and the card names none; COCO files bring their own: leave it out"
+            for key in ("classes", "ignore_index", "reduce_zero_label")
+            if values.get(key, False) is not False
+        ]
+        return
+    if "classes" not in values:
+        faults.append(
+            "masks need classes: a list in the order of the values, or a mapping from values to names, "
+            "e.g. classes: {0: background, 1: cell}"
+        )
+        return
+    try:
+        table = read_table(values["classes"], root, first=int(values.get("reduce_zero_label") is True))
+    except ValueError as error:
+        faults.append(str(error))
+        return
+    values["classes"] = table
+    named = any(is_background(name) for name in table.names)
+    if values.setdefault("background", named) is True and not named:
+        faults.append(
+            f"background is true, and classes name no {BACKGROUND.lower()}; name the value that means it, or leave "
+            "background out"
+        )
+    ignored = values.get("ignore_index")
+    if ignored is not None and not table.colours and ignored in dict(table.entries):
+        faults.append(f"ignore_index {ignored} is the class {dict(table.entries)[ignored]!r} as well; keep one")
+    if ignored is not None and table.colours:
+        faults.append("ignore_index is a value of one channel, and classes are colours; list the name under ignore")
+
+
+def is_background(name: str) -> bool:
+    """Whether a class of that name is the background, however spelt."""
+    return name.strip("_ ").casefold() == BACKGROUND.casefold()
 
 
 def _in_words(path: Path, error: ValidationError) -> str:
@@ -167,12 +307,14 @@ def _in_words(path: Path, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _refuse_shared_files(path: Path, card: DataCard) -> None:
+def _refuse_shared_places(path: Path, card: DataCard) -> None:
     roles: dict[Path, str] = {}
-    for role, file in card.files().items():
-        if file in roles:
-            raise ValueError(
-                f"{path}: {roles[file]} and {role} must be different files, got {file} for both; "
-                f"leave {role} out to have it carved from train"
-            )
-        roles[file] = role
+    for role, parts in card.parts().items():
+        for part in parts:
+            if part.place in roles:
+                other = roles[part.place]
+                raise ValueError(
+                    f"{path}: {other} and {role} must be different files, got {part.place} for both; "
+                    + (f"leave {role} out to have it carved from train" if other != role else "list it once")
+                )
+            roles[part.place] = role

@@ -1,12 +1,9 @@
-"""Reads a data card and its COCO files into one checked index; all problems of all files are raised at once.
+"""Reads one COCO file of a data card into records.
 
-- `image_id` is the `file_name`: the integer ids of different files may collide, and CamVid's do.
-- Categories are matched by name across files; their order, and so the class indices, is train's by category id.
+- `image_id` is the `file_name`, after the folder of the images where the card names one: the integer ids of different
+  files may collide, and CamVid's do.
 - An orientation tag is not applied: masks are painted on the stored pixels, whose size the JSON names.
 - The size of an annotation is that of its mask, measured when all else is sound; the JSON's `area` decides nothing.
-- `fingerprint` hashes the card's rules, the bytes of every JSON file, and of every image its length and its first
-  and last 64 KiB: all of a usual photograph. Paths and dates are left out, so a moved data set keeps its
-  fingerprint; an edit in the middle of a larger file that keeps its length to the byte is not seen.
 """
 
 from __future__ import annotations
@@ -14,18 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from trainables.data.card import DataCard, DataProblems, Findings, near
-from trainables.data.image_file import ImageFile, probe_image
-from trainables.data.index import BACKGROUND, IGNORE_INDEX, Annotation, ImageRecord, Role, SegIndex
-from trainables.data.mask_sizes import measure_masks
+from trainables.data.card import CocoPart, DataCard, Findings, is_background
+from trainables.data.image_folder import ImageFolder
+from trainables.data.index import BACKGROUND, Annotation, ImageRecord, MaskValues, Role
+from trainables.data.loaded_part import CategoryUse
 from trainables.data.raster import check_segmentation
-
-__all__ = ["DataProblems", "read"]
 
 
 @dataclass(frozen=True)
@@ -34,50 +29,50 @@ class CocoFile:
 
     role: Role
     name: str
-    digest: str
+    path: Path
+    folder: ImageFolder
+    file_digest: str
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
     categories: list[dict[str, Any]]
-    licences: list[str]
+    licences: Sequence[str]
+
+    def category_use(self) -> CategoryUse:
+        """Of the categories of a labelled file."""
+        if self.role == "unlabelled":
+            return CategoryUse()
+        named = {entry.get("name"): entry for entry in self.categories if isinstance(entry.get("name"), str)}
+        with_pixels = {coco_id(entry.get("category_id")) for entry in self.annotations} - {None}
+        above = {entry.get("supercategory") for name, entry in named.items() if entry.get("supercategory") != name}
+        return CategoryUse(
+            listed=frozenset(map(str, named)),
+            used=frozenset(str(name) for name, entry in named.items() if coco_id(entry.get("id")) in with_pixels),
+            above=frozenset(name for name in above if isinstance(name, str)),
+        )
+
+    def class_names(self, card: DataCard, roots: Collection[str], findings: Findings) -> dict[object, str] | None:
+        """The categories by id; None of unlabelled images."""
+        return None if self.role == "unlabelled" else _category_names(card, self, roots, findings)
+
+    def records(
+        self,
+        card: DataCard,
+        class_of: Mapping[object, int],
+        values: MaskValues | None,  # noqa: ARG002
+        findings: Findings,
+    ) -> list[ImageRecord]:
+        """The images of the file in its order."""
+        return _records(card, self, class_of, findings)
+
+    def digest(self, records: Sequence[ImageRecord]) -> str:  # noqa: ARG002
+        """Of the file's bytes, and of the folder that the ids of its images begin with."""
+        prefix = self.folder.prefix
+        return self.file_digest if prefix == "." else f"{self.file_digest} {prefix}"
 
 
-def read(card: DataCard) -> SegIndex:
-    """Read every COCO file of the card and check it against the images. Raises DataProblems."""
-    findings = Findings()
-    files: list[CocoFile] = []
-    for role, path in card.files().items():
-        try:
-            files.append(_load(cast(Role, role), path, card))
-        except ValueError as error:
-            findings.error(str(error))
-    if findings.errors:  # nothing else can be checked of a set whose files are missing
-        raise DataProblems(findings.errors)
-    classes, class_of = _classes(card, files, findings)
-    records: list[ImageRecord] = []
-    seen: dict[Path, str] = {}
-    for file in files:
-        records += _records(card, file, class_of.get(file.role, {}), seen, findings)
-    names = {file.role: file.name for file in files}
-    digests = _check_images(records, names, findings)
-    if findings.errors:
-        raise DataProblems(findings.errors)
-    records = measure_masks(records, names, findings)
-    if findings.errors:
-        raise DataProblems(findings.errors)
-    stated = [card.licence] if card.licence else []
-    return SegIndex(
-        name=card.name,
-        images=tuple(records),
-        classes=classes,
-        fingerprint=_fingerprint(card, classes, files, digests),
-        grouped=card.group is not None,
-        warnings=findings.counted(),
-        licences=tuple(dict.fromkeys(stated + [name for file in files for name in file.licences])),
-    )
-
-
-def _load(role: Role, path: Path, card: DataCard) -> CocoFile:
-    name = str(path.relative_to(card.root)) if path.is_relative_to(card.root) else str(path)
+def load_coco(role: Role, part: CocoPart, card: DataCard) -> CocoFile:
+    """Parse one file. Raises ValueError for one that is missing, broken or no COCO."""
+    path, name = part.coco, card.shown(part.coco)
     try:
         raw = path.read_bytes()
         content = json.loads(raw)
@@ -97,83 +92,37 @@ def _load(role: Role, path: Path, card: DataCard) -> CocoFile:
         lists[key] = cast(Any, value) if sound else []
     if not lists["images"]:
         raise ValueError(f"{name}: lists no image; leave {role} out of the card or fill it")
-    if role != "unlabelled" and not lists["annotations"]:
-        remedy = "label it" if role == "train" else f"leave {role} out of the card"
-        raise ValueError(f"{name}: has no annotation, and {role} must be labelled; {remedy}, or name it `unlabelled`")
     licences = [str(entry["name"]) for entry in lists["licenses"] if entry.get("name")]
     digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
-    return CocoFile(role, name, digest, lists["images"], lists["annotations"], lists["categories"], licences)
+    folder = ImageFolder(_folder_of(part, card, lists["images"]), card.root, follow_links=card.follow_links)
+    return CocoFile(
+        role, name, path, folder, digest, lists["images"], lists["annotations"], lists["categories"], licences
+    )
 
 
-def _classes(
-    card: DataCard, files: list[CocoFile], findings: Findings
-) -> tuple[tuple[str, ...], dict[Role, dict[object, int]]]:
-    """The K class names, and for each labelled file its category id -> class index."""
-    labelled = [file for file in files if file.role != "unlabelled"]
-    roots = _unused_roots(card, labelled, findings)
-    named = {file.role: _category_names(card, file, roots, findings) for file in labelled}
-    train = [name for name in named["train"].values() if name != BACKGROUND or not card.background]
-    for name in card.ignore:
-        if name not in train:
-            findings.error(f"ignore names {name!r}, which is no category of train{near(name, train)}")
-    classes = [name for name in train if name not in card.ignore]
-    if BACKGROUND in classes:
-        findings.error(
-            f"train has a category {BACKGROUND!r} while the card says background: false; set background: true "
-            "(it becomes class 0, with the pixels under no annotation), ignore it, or rename it"
-        )
-    for role, names in named.items():
-        other = [name for name in names.values() if name != BACKGROUND or not card.background]
-        for name in sorted(set(other) - set(train)):
-            findings.error(f"category {name!r} is in {role} and not in train{near(name, train)}")
-        for name in sorted(set(train) - set(other)):
-            findings.error(f"category {name!r} is in train and not in {role}{near(name, other)}")
-    if card.background:
-        classes.insert(0, BACKGROUND)
-    if not 2 <= len(classes) <= IGNORE_INDEX:
-        remedy = "check the categories" if card.background else "set background: true, or check the categories"
-        shown = f" ({', '.join(classes)})" if len(classes) == 1 else ""
-        findings.error(f"a data set needs 2 to {IGNORE_INDEX} classes, got {len(classes)}{shown}; {remedy}")
-    index = {name: k for k, name in enumerate(classes)}
-    return tuple(classes), {
-        role: {key: index.get(name, IGNORE_INDEX) for key, name in names.items()} for role, names in named.items()
-    }
+def _folder_of(part: CocoPart, card: DataCard, images: list[dict[str, Any]]) -> Path:
+    """What the file names are relative to: the part's folder, else the root, or the file's own folder where only that
+    has any of the images."""
+    if part.images is not None:
+        return part.images
+    names = [name for entry in images if isinstance(name := entry.get("file_name"), str) and "\0" not in name]
+    own = part.coco.parent
+    if own == card.root or any((card.root / name).is_file() for name in names):
+        return card.root
+    return own if any((own / name).is_file() for name in names) else card.root
 
 
-def _unused_roots(card: DataCard, files: list[CocoFile], findings: Findings) -> set[str]:
-    """Names of categories that exporters put above the classes: the `supercategory` of others, without an annotation
-    in any file."""
-    names: dict[str, str] = {}  # name -> the file that lists it first
-    used: set[str] = set()
-    above: set[str] = set()
-    for file in files:
-        with_pixels = {entry.get("category_id") for entry in file.annotations if _is_id(entry.get("category_id"))}
-        for entry in file.categories:
-            key, name, parent = entry.get("id"), entry.get("name"), entry.get("supercategory")
-            if not isinstance(name, str):
-                continue
-            names.setdefault(name, file.name)
-            if _is_id(key) and key in with_pixels:
-                used.add(name)
-            if isinstance(parent, str) and parent != name:
-                above.add(parent)
-    roots = {name for name in names if name in above and name not in used and name not in card.ignore}
-    for name in roots:
-        findings.warn(names[name], "supercategory of others without an annotation, no class", name)
-    return roots
-
-
-def _category_names(card: DataCard, file: CocoFile, roots: set[str], findings: Findings) -> dict[object, str]:
+def _category_names(card: DataCard, file: CocoFile, roots: Collection[str], findings: Findings) -> dict[object, str]:
     """Category id -> name, in the order of the ids. A category for the background is spelt BACKGROUND."""
     names: dict[object, str] = {}
     for entry in file.categories:
-        key, name = entry.get("id"), entry.get("name")
+        key, name = coco_id(entry.get("id")), entry.get("name")
         if isinstance(name, str) and name in roots:
             continue
-        if not _is_id(key) or not isinstance(name, str) or not name:
+        if key is None or not isinstance(name, str) or not name:
             findings.error(f"{file.name}: category {key!r}: needs an id and a name, got {name!r}")
             continue
-        if card.background and name.strip("_ ").casefold() == BACKGROUND.casefold():
+        if card.background and is_background(name):
             findings.warn(file.name, "category taken as class 0, the background", name)
             name = BACKGROUND
         if key in names or name in names.values():
@@ -183,22 +132,25 @@ def _category_names(card: DataCard, file: CocoFile, roots: set[str], findings: F
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
+def coco_id(value: object) -> int | str | None:
+    """An id as it is compared, whole numbers that were written as 3.0 among them; None for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
-def _records(
-    card: DataCard, file: CocoFile, class_of: dict[object, int], seen: dict[Path, str], findings: Findings
-) -> list[ImageRecord]:
-    """The images of one file in its order; `seen` (path -> where) finds one that is listed twice."""
+def _records(card: DataCard, file: CocoFile, class_of: Mapping[object, int], findings: Findings) -> list[ImageRecord]:
+    """The images of one file in its order."""
     images: dict[object, ImageRecord | None] = {}
     for entry in file.images:
-        key = entry.get("id")
-        if not _is_id(key) or key in images:
-            findings.error(f"{file.name}: image {key!r}: the id is missing or there twice; give each its own")
+        key = coco_id(entry.get("id"))
+        if key is None or key in images:
+            findings.error(
+                f"{file.name}: image {entry.get('id')!r}: the id is missing or there twice; give each its own"
+            )
             continue
         try:
-            images[key] = _record(card, file, entry, seen, findings)
+            images[key] = _record(card, file, entry, findings)
         except ValueError as error:
             images[key] = None  # known, so that its annotations are not reported as well
             findings.error(f"{file.name}: image {key!r} ({entry.get('file_name')}): {error}")
@@ -210,31 +162,23 @@ def _records(
     ]
 
 
-def _record(
-    card: DataCard, file: CocoFile, entry: dict[str, Any], seen: dict[Path, str], findings: Findings
-) -> ImageRecord:
-    name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
-    if not isinstance(name, str) or not name or "\0" in name:
+def _record(card: DataCard, file: CocoFile, entry: dict[str, Any], findings: Findings) -> ImageRecord:
+    name, height, width = entry.get("file_name"), coco_id(entry.get("height")), coco_id(entry.get("width"))
+    if not isinstance(name, str) or not name:
         raise ValueError(f"needs a file_name, got {name!r}")
     if type(height) is not int or type(width) is not int or height < 1 or width < 1:
-        raise ValueError(f"needs a height and a width in px, got {height!r} and {width!r}")
-    path = card.root / name
-    resolved = path.resolve()
-    if Path(name).is_absolute() or ".." in Path(name).parts or not resolved.is_relative_to(card.root):
-        raise ValueError(f"file_name leaves the root {card.root}; move the file under it or correct root")
-    if resolved in seen:
-        raise ValueError(f"the same file is {seen[resolved]}; list it once")
-    seen[resolved] = f"{file.name}: image {entry['id']!r}"
-    group = card.group_of(name)
+        raise ValueError(f"needs a height and a width in px, got {entry.get('height')!r} and {entry.get('width')!r}")
+    path, image_id = file.folder.path_of(name), file.folder.image_id(name)
+    group = card.group_of(image_id)
     if group is None:
         findings.warn(file.name, "file_name without a match of group, a group of its own", name)
-    return ImageRecord(name, path, height, width, group or name, file.role)
+    return ImageRecord(image_id, path, height, width, group or image_id, file.role)
 
 
 def _annotations(
     file: CocoFile,
     images: dict[object, ImageRecord | None],
-    class_of: dict[object, int],
+    class_of: Mapping[object, int],
     findings: Findings,
 ) -> dict[object, list[Annotation]]:
     """Image id -> its annotations in the order of the file."""
@@ -245,22 +189,23 @@ def _annotations(
         return by_image
     ids: set[object] = set()
     for entry in file.annotations:
-        key, image, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
-        where = f"{file.name}: annotation {key!r}"
+        key, image, category = (coco_id(entry.get(name)) for name in ("id", "image_id", "category_id"))
+        where = f"{file.name}: annotation {entry.get('id')!r}"
         if type(key) is not int or key in ids:
             findings.error(f"{where}: the id is missing, no whole number or there twice; give each its own")
             continue
         ids.add(key)
-        if not _is_id(image) or image not in images:
-            findings.error(f"{where}: unknown image {image!r}; list the image or remove the annotation")
-        if not _is_id(category) or category not in class_of:
+        if image not in images:
+            findings.error(f"{where}: unknown image {entry.get('image_id')!r}; list the image or remove the annotation")
+        if category not in class_of:
             findings.error(
-                f"{where}: unknown category {category!r}; the categories of the file have {list(class_of)!r:.80}"
+                f"{where}: unknown category {entry.get('category_id')!r}; "
+                f"the categories of the file have {list(class_of)!r:.80}"
             )
             continue
-        record = images.get(image) if _is_id(image) else None
+        record = images.get(image)
         if record is not None:
-            annotation = _annotation(file, entry, record, class_of[category], findings)
+            annotation = _annotation(file, entry | {"id": key}, record, class_of[category], findings)
             if annotation is not None:
                 by_image.setdefault(image, []).append(annotation)
     return by_image
@@ -278,45 +223,3 @@ def _annotation(
         return None
     claimed = math.nan if isinstance(area, bool) or not isinstance(area, int | float) else area
     return Annotation(entry["id"], class_index, cast(Any, segmentation), claimed, bool(entry.get("iscrowd")))
-
-
-def _check_images(records: list[ImageRecord], files: dict[Role, str], findings: Findings) -> list[str]:
-    """Look at every image file with a few threads; returns their digests in the order of `records`."""
-
-    def look(record: ImageRecord) -> ImageFile | str:
-        try:
-            return probe_image(record.path)
-        except (OSError, ValueError) as error:
-            return str(error)
-
-    digests = []
-    with ThreadPoolExecutor(max_workers=8) as pool:  # they wait for the disk
-        for record, found in zip(records, pool.map(look, records), strict=True):
-            where = f"{files[record.role]}: image {record.image_id}"
-            if isinstance(found, str):
-                findings.error(f"{where}: {found}")
-                continue
-            digests.append(found.digest)
-            if (found.height, found.width) != (record.height, record.width):
-                turned = found.orientation > 4 and (found.width, found.height) == (record.height, record.width)
-                findings.error(
-                    f"{where}: the JSON says {record.width} x {record.height} px, the file has {found.width} x "
-                    f"{found.height} px; "
-                    + ("save it with its EXIF orientation applied" if turned else "correct the JSON or the file")
-                )
-            for rule in found.warnings:
-                findings.warn(files[record.role], rule, record.image_id)
-    return digests
-
-
-def _fingerprint(card: DataCard, classes: tuple[str, ...], files: list[CocoFile], digests: list[str]) -> str:
-    rules = {
-        "format": 1,
-        "classes": classes,
-        "ignore": sorted(card.ignore),
-        "background": card.background,
-        "group": card.group,
-        "files": [(file.role, file.digest) for file in files],
-        "images": digests,
-    }
-    return hashlib.blake2b(json.dumps(rules).encode(), digest_size=12).hexdigest()

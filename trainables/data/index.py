@@ -1,6 +1,7 @@
 """The types that a data set travels in: images, classes, splits.
 
-Nothing here opens a file. `coco.read` makes a `SegIndex`, `splits` makes a `Split`, `cache` turns both into arrays.
+Nothing here opens a file. `reader.read` makes a `SegIndex`, `splits` makes a `Split`, `cache` turns both into arrays;
+`label_sources` says how the labels of an image are had, whether its annotations or its mask give them.
 """
 
 from __future__ import annotations
@@ -27,8 +28,26 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class MaskFile:
+    """A label mask, and what was found in it when the data set was read."""
+
+    path: Path
+    digest: str  # of its bytes
+    class_pixels: tuple[int, ...]  # (K,)
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """The class index of each value in the masks of a data set; IGNORE_INDEX for those that count for nothing."""
+
+    class_of: tuple[tuple[int, int], ...]  # (value, class index); a colour is 0xRRGGBB
+    colours: bool
+
+
+@dataclass(frozen=True)
 class ImageRecord:
-    """One image. `image_id` is its `file_name` in the COCO file: unique in a data set, and stable across files."""
+    """One image. `image_id` is its path under the card's root, unique in a data set and stable across files: the
+    `file_name` of a COCO file, after the folder of the images where the card names one."""
 
     image_id: str
     path: Path
@@ -37,6 +56,7 @@ class ImageRecord:
     group: str  # images of one group stay on one side of a split; the image_id where the card names none
     role: Role  # the file of the card that listed it
     annotations: tuple[Annotation, ...] = ()
+    mask: MaskFile | None = None  # its labels in place of annotations
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,8 @@ class SegIndex:
     ignore_index: int = IGNORE_INDEX
     warnings: Mapping[str, int] = field(default_factory=dict)  # rule -> how often
     licences: tuple[str, ...] = ()
+    mask_values: MaskValues | None = None  # where masks give labels
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # class indices that change places where an image is mirrored
 
     @property
     def num_classes(self) -> int:

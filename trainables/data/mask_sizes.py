@@ -6,14 +6,14 @@ annotation (the order of painting, copy-paste, suspect labels, splits) reads the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from trainables.data.card import Findings
-from trainables.data.index import Annotation, ImageRecord, Role
+from trainables.data.index import Annotation, ImageRecord
 from trainables.data.raster import outline_px, segmentation_rle
 
 NO_PIXEL = "annotation that paints no pixel"
@@ -22,32 +22,30 @@ OTHER_AREA = "area differs from the mask, whose own size is taken"
 TOLERANCE = 0.1  # of the mask: splines and rounding
 
 
-def measure_masks(records: Sequence[ImageRecord], names: Mapping[Role, str], findings: Findings) -> list[ImageRecord]:
-    """The records with `area` measured; what disagrees is warned of under the name of the record's file.
+def measure_masks(name: str, records: Sequence[ImageRecord], findings: Findings) -> list[ImageRecord]:
+    """The records of one part with `area` measured; what disagrees is warned of under the part's name.
 
-    A file whose annotations all paint nothing, or all lie within the first pixel, is an error: its labels would be
+    A part whose annotations all paint nothing, or all lie within the first pixel, is an error: its labels would be
     all background.
     """
     measured = []
-    blank: dict[Role, int] = {}
-    total: dict[Role, int] = {}
+    blank = total = 0
     for record in records:
         annotations = []
         for each in record.annotations:
             area = mask_px(each, record)
             rule = _rule(each, record, area)
             if rule is not None:
-                findings.warn(names[record.role], rule, each.annotation_id)
-            blank[record.role] = blank.get(record.role, 0) + (rule in (NO_PIXEL, FRACTIONS))
+                findings.warn(name, rule, each.annotation_id)
+            blank += rule in (NO_PIXEL, FRACTIONS)
             annotations.append(replace(each, area=area))
-        total[record.role] = total.get(record.role, 0) + len(annotations)
+        total += len(annotations)
         measured.append(replace(record, annotations=tuple(annotations)))
-    for role, count in blank.items():
-        if count and count == total[role]:
-            findings.error(
-                f"{names[role]}: none of its {count} annotations paints more than the first pixel; write coordinates "
-                "in px (shares of the image, from 0 to 1, must be multiplied by its width and height)"
-            )
+    if blank and blank == total:
+        findings.error(
+            f"{name}: none of its {blank} annotations paints more than the first pixel; write coordinates in px "
+            "(shares of the image, from 0 to 1, must be multiplied by its width and height)"
+        )
     return measured
 
 

@@ -5,6 +5,7 @@ Polygons and RLE go through pycocotools, so that a mask is the one that `COCO.an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from reprlib import repr as short
 from typing import Any
 
@@ -26,9 +27,9 @@ MAX_PIXELS = 2**31 - 1  # pycocotools counts runs in 32 bits
 MERGED_AT_ONCE = 16
 
 
-def in_painting_order(record: ImageRecord) -> list[Annotation]:
+def in_painting_order(annotations: Sequence[Annotation]) -> list[Annotation]:
     """The annotations of an image in the order in which they are painted: larger masks first, ties as in the file."""
-    return sorted(record.annotations, key=lambda each: -each.area)  # sorted() keeps ties in order
+    return sorted(annotations, key=lambda each: -each.area)  # sorted() keeps ties in order
 
 
 def rasterise(record: ImageRecord, ignore_index: int, *, background: bool = True) -> NDArray[np.uint8]:
@@ -45,7 +46,7 @@ def rasterise(record: ImageRecord, ignore_index: int, *, background: bool = True
     height, width = record.height, record.width
     # pycocotools decodes column-major masks: painting in the same order is several times quicker.
     label = np.full((height, width), 0 if background else ignore_index, dtype=np.uint8, order="F")  # (H,W)
-    for annotation in in_painting_order(record):
+    for annotation in in_painting_order(record.annotations):
         try:
             mask = segmentation_mask(annotation.segmentation, height, width)
         except ValueError as error:

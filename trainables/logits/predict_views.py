@@ -1,5 +1,7 @@
 """Predicts the logits of one test-time view: (K,h,w) float16 at the head's own stride, turns and flips undone.
 
+In a mirrored view the classes of each flip pair change places.
+
 A view's size is a multiple of 32 px, so the logit grid covers the image exactly and one bilinear resize
 (`at_label_size`) takes it to the label's size.
 """
@@ -37,11 +39,19 @@ class Inference:
     device: str
     batch_size: int  # images of one size at a time, at most
     amp: Amp
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
 
     @classmethod
-    def of(cls, recipe: Recipe, model: Segmentor, device: str, batch_size: int) -> Inference:
+    def of(
+        cls,
+        recipe: Recipe,
+        model: Segmentor,
+        device: str,
+        batch_size: int,
+        flip_pairs: tuple[tuple[int, int], ...] = (),
+    ) -> Inference:
         """The inference with which the trial of `recipe` validates its own model."""
-        return cls(model, recipe.augmentation.short_px, device, batch_size, recipe.train.amp)
+        return cls(model, recipe.augmentation.short_px, device, batch_size, recipe.train.amp, flip_pairs)
 
 
 def autocast_dtype(amp: Amp, device: str) -> torch.dtype | None:
@@ -74,7 +84,8 @@ def view_batches(
     model.to(device).eval()
     try:
         for batch_ids, batch in _ahead(images, sizes, view):
-            yield batch_ids, _forward(model, batch.to(device, non_blocking=True), view, dtype)
+            logits = _forward(model, batch.to(device, non_blocking=True), view, dtype)
+            yield batch_ids, _sides_restored(logits, view, inference.flip_pairs)
     finally:
         model.train(was_training)
 
@@ -92,6 +103,16 @@ def _forward(
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
         logits = model((images.float() - mean) / std)
     return view.undo(logits).half().contiguous()
+
+
+def _sides_restored(logits: Tensor, view: View, pairs: tuple[tuple[int, int], ...]) -> Tensor:  # (B,K,h,w) -> (B,K,h,w)
+    """What a mirrored view shows as a left shoe is a right one."""
+    if view.flip == "none" or not pairs:
+        return logits
+    order = list(range(logits.shape[1]))
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    return logits[:, order]
 
 
 def _equal_sizes(

@@ -121,7 +121,8 @@ def write_logits(
             if kept is None:
                 if inference is None:
                     model = load_model(candidate.recipe, cache.index.num_classes, weights).to(device)
-                    inference = Inference.of(candidate.recipe, model, device, candidate.recipe.train.batch_size)
+                    recipe, pairs = candidate.recipe, cache.index.flip_pairs
+                    inference = Inference.of(recipe, model, device, recipe.train.batch_size, pairs)
                 header = replace(header, stride=inference.model.stride)
                 kept, found = _write_view(inference, cache, ids, header, folders[part], storage.max_error)
                 lines += found

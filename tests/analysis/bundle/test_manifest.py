@@ -63,6 +63,7 @@ def test_a_damaged_file_is_told_by_name(bundle: Path, damage: Any, message: str)
         (["members", 0, "weights"], "../../etc/passwd.safetensors", "members/0/weights"),
         (["members", 0, "weights"], "weights.pkl", "members/0/weights"),
         (["weights"], [[1.0]], "must be 1 x 2"),
+        (["flip_pairs"], [[0, 2]], "flip_pairs must name classes 0 to 1, each once"),
         (["weights"], [[1.0, 1.0], [1.0, 1.0]], "must be 1 x 2"),
         (["postprocess"], {"min_component": [0.1, 0.0], "max_hole": [0.1]}, "got 2 and 1 for 2 classes"),
         (["postprocess"], {"min_component": [0.1, 1.0], "max_hole": [0.1, 0.1]}, "postprocess/min_component/1"),

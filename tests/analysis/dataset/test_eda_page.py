@@ -18,8 +18,8 @@ from analysis.dataset.eda_page import PER_CLASS, PICTURE_PX
 from analysis.dataset.statistics import DatasetStatistics, collect_statistics
 from analysis.eda import describe
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import SegIndex
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 
 

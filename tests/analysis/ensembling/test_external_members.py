@@ -20,7 +20,7 @@ from analysis.ensembling.external_predictions import names_of, read_folder
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult
 from trainables.data.card import read_card
-from trainables.data.coco import read
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.logits.store import LogitStore, LogitWriter
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from analysis.cleanse import app
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import SegIndex
 from trainables.data.raster import rasterise
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 
 SIDE = 64

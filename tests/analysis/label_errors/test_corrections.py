@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from analysis.label_errors.confident_learning import Suspect
 from analysis.label_errors.corrections import COLUMNS, apply_list, csv_rows, read_list
 from trainables.data.card import DataCard, read_card
-from trainables.data.coco import read
 from trainables.data.index import SegIndex
+from trainables.data.reader import read
 
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
 Data = tuple[DataCard, SegIndex]
@@ -93,7 +93,7 @@ def test_a_role_without_corrections_keeps_its_own_file_and_originals_are_untouch
     applied(data, [suspect("relabel")], tmp_path / "fixed")
     assert {role: (tmp_path / f"{role}.json").read_bytes() for role in ("train", "val")} == before
     card = yaml.safe_load((tmp_path / "fixed" / "data.yaml").read_text(encoding="utf-8"))
-    assert Path(card["train"]) == tmp_path / "fixed" / "train.json"
+    assert Path(card["train"][0]["coco"]) == tmp_path / "fixed" / "train.json"
     index = read(read_card(tmp_path / "fixed" / "data.yaml"))
     assert [image.path for image in index.images] == [image.path for image in data[1].images]
     assert index.fingerprint != data[1].fingerprint

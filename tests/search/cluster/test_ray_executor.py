@@ -23,7 +23,7 @@ from analysis.voting.votes import Vote
 from search.cluster.ray_executor import RayExecutor
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 
 

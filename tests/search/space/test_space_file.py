@@ -121,6 +121,11 @@ def test_text_that_looks_like_another_scalar_is_quoted(word: str) -> None:
     assert dump_yaml({"a": word}) == f"a: '{word}'\n"
 
 
+def test_a_byte_order_mark_and_windows_line_ends_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_bytes(b"\xef\xbb\xbfseed: 7\r\ntrain: {batch_size: 4}\r\n")
+    assert read_space_file(str(tmp_path / "s.yaml")).tree == {"seed": 7, "train": {"batch_size": 4}}
+
+
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpaceProblems, match="must be UTF-8 text"):

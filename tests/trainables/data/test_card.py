@@ -20,7 +20,8 @@ def test_paths_are_absolute_and_relative_to_root(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     card = read_card(write(tmp_path, "root: photos\ntrain: train.json\nval: /elsewhere/val.json\nholdout:\n"))
     assert card.root == tmp_path / "photos"
-    assert card.files() == {"train": tmp_path / "photos" / "train.json", "val": Path("/elsewhere/val.json")}
+    places = {role: [part.place for part in parts] for role, parts in card.parts().items()}
+    assert places == {"train": [tmp_path / "photos" / "train.json"], "val": [Path("/elsewhere/val.json")]}
     assert card.name == tmp_path.name
     assert card.background
     assert card.ignore == ()
@@ -37,7 +38,7 @@ def test_paths_are_absolute_and_relative_to_root(tmp_path: Path) -> None:
         ("train: a.json\nval: a.json", "train and val must be different files"),
         ("train: a.json\ngroup: '('", "group must be a regular expression"),
         ("train: a.json\nbackground: perhaps", "background: .* got 'perhaps'"),
-        ("train: 3", "train must be a path, got 3"),
+        ("train: 3", "train must be a COCO file, .* got 3"),
     ],
 )
 def test_a_bad_card_is_one_clear_message(tmp_path: Path, text: str, message: str) -> None:

@@ -12,9 +12,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.index import Annotation, ImageRecord
 from trainables.data.raster import check_segmentation, outline_px, rasterise, rle_runs, segmentation_mask
+from trainables.data.reader import read
 
 
 def record(*annotations: tuple[int, Any, float], height: int = 20, width: int = 30) -> ImageRecord:

@@ -14,7 +14,7 @@ from torch import nn
 
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
+from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.logits.predict_views import Inference

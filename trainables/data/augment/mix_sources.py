@@ -19,7 +19,9 @@ from pycocotools import mask as coco_mask
 
 from trainables.data.augment.crop import Pixels, base_factor, draw_window
 from trainables.data.cache import Cache
+from trainables.data.flip_pairs import swap_table
 from trainables.data.index import Annotation
+from trainables.data.label_sources import label_source
 from trainables.data.raster import check_segmentation, segmentation_rle
 from trainables.recipe.augmentation import Augmentation
 
@@ -48,6 +50,7 @@ class Sources:
         self._check()
         index = cache.index
         self.background = index.background
+        self.mirrored_class = swap_table(index.flip_pairs)  # (256,): of an object that is pasted mirrored
         self._shows = cache.class_pixels_by_image(self.ids) > 0  # (N,K)
         self._ends: dict[float, NDArray[np.float64]] = {}
         pasted = aug.copy_paste is not None and aug.copy_paste.p > 0
@@ -115,7 +118,7 @@ class ObjectTable:
         for position, image_id in enumerate(self._ids):
             record = records[image_id]
             most_px = share_max * record.height * record.width
-            for each in record.annotations:
+            for each in label_source(cache.index, record).objects():
                 known = each.class_index != cache.index.ignore_index
                 if known and not each.iscrowd and MIN_OBJECT_PX <= each.area <= most_px:
                     rows.append((each.class_index, position))

@@ -157,7 +157,7 @@ class Mix(A.DualTransform):
                 continue
             self.used.append(thing.position)
             lay_over(image[place], source, mask, paste.soft_edge_px)
-            label[place][mask > 0] = thing.class_index
+            label[place][mask > 0] = sources.mirrored_class[thing.class_index] if flip else thing.class_index
             occupied[place] |= mask
         return image, label
 

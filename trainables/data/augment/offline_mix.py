@@ -120,8 +120,14 @@ class OfflineSet:
             **self.coco.content(names | ({ignored: IGNORED} if ignores else {})),
         }
         (self.folder / "train.json").write_text(json.dumps(content), encoding="utf-8")
-        card = {"name": f"{self.name}-mixed", "train": "train.json", "background": self.index.background}
+        card: dict[str, Any] = {
+            "name": f"{self.name}-mixed",
+            "train": "train.json",
+            "background": self.index.background,
+        }
         card |= {"ignore": [IGNORED]} if ignores else {}
+        if self.index.flip_pairs:
+            card["flip_pairs"] = [[self.index.classes[k] for k in pair] for pair in self.index.flip_pairs]
         (self.folder / "data.yaml").write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
         about = asdict(settings) | {"data_fingerprint": self.index.fingerprint, "images": self.lineage}
         (self.folder / "mix.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

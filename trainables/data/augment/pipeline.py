@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import albumentations as A
@@ -23,6 +24,7 @@ from trainables.data.augment.build_transforms import Step, appearance_steps, geo
 from trainables.data.augment.crop import PAD_RGB as PAD_RGB
 from trainables.data.augment.crop import Pixels as Pixels
 from trainables.data.augment.crop import ScaledCrop, base_factor
+from trainables.data.augment.mirror import mirror_step
 from trainables.data.augment.mixing import Mix
 from trainables.files import write_text
 from trainables.recipe.augmentation import Augmentation
@@ -30,10 +32,12 @@ from trainables.recipe.augmentation import Augmentation
 STRIDE_PX = 32  # the coarsest feature of the pyramid
 
 
-def train_transform(aug: Augmentation, seed: int) -> A.Compose:
+def train_transform(aug: Augmentation, seed: int, flip_pairs: Sequence[tuple[int, int]] = ()) -> A.Compose:
     """The training pipeline of a recipe: call it with image= (H,W,3) and mask= (H,W), `reseed` it before each sample.
 
     Where the recipe mixes images, also with sources= (a `Sources`) and position= (of the image in its ids).
+
+    `flip_pairs` are classes that change places in a mirrored image.
 
     Colours come last: they then touch crop_px x crop_px pixels, whatever the source's size.
     """
@@ -41,9 +45,9 @@ def train_transform(aug: Augmentation, seed: int) -> A.Compose:
     if aug.mixes:
         steps.append(Mix.of(aug))
     if aug.hflip_p > 0:
-        steps.append(A.HorizontalFlip(p=aug.hflip_p))
+        steps.append(mirror_step("horizontal", aug.hflip_p, flip_pairs))
     if aug.vflip_p > 0:
-        steps.append(A.VerticalFlip(p=aug.vflip_p))
+        steps.append(mirror_step("vertical", aug.vflip_p, flip_pairs))
     steps += geometry_steps(aug)
     if aug.colour_p > 0:
         steps.append(

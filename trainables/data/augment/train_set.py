@@ -43,7 +43,7 @@ class TrainSet(Dataset[Item]):
         self.cache = cache
         self.ids = tuple(ids)
         self.seed = seed
-        self.transform = train_transform(augmentation, seed)
+        self.transform = train_transform(augmentation, seed, cache.index.flip_pairs)
         self._rare = augmentation.rare_class_weight
         self._mixes = augmentation.mixes
         wanted = self._mixes or self._rare > 0

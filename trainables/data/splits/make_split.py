@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trainables.data.cache import Cache
 from trainables.data.index import ImageRecord, SegIndex, Split
+from trainables.data.label_sources import label_source
 from trainables.data.splits.near_duplicates import cluster_names, hash_images
 from trainables.data.splits.stratify import stratify
 
@@ -175,7 +176,7 @@ def _holdings(
         unit = units[image.image_id]
         counts = holds[row[unit]] if unit in row else fixed
         counts[[*_shown_classes(image, index, known), -1]] += 1
-        pixels = _areas(image, index) if known.pixels is None else known.pixels[image.image_id]
+        pixels = label_source(index, image).class_areas() if known.pixels is None else known.pixels[image.image_id]
         counts[index.num_classes : -1] += pixels / (image.height * image.width)  # shares: large images weigh no more
     return holds, fixed
 
@@ -185,22 +186,9 @@ def _shown_classes(image: ImageRecord, index: SegIndex, known: DecodedFacts) -> 
 
     Without decoded pixels, those whose masks have some, though others may cover them.
     """
-    if known.pixels is not None:
-        shown = set(np.flatnonzero(known.pixels[image.image_id]).tolist())
-    else:
-        shown = {a.class_index for a in image.annotations if a.area > 0 and a.class_index != index.ignore_index}
-    return shown - ({0} if index.background else set())
-
-
-def _areas(image: ImageRecord, index: SegIndex) -> NDArray[np.float64]:
-    """Pixels of each class by the annotations' own masks, the background the rest: (K,)."""
-    areas = np.zeros(index.num_classes)
-    for annotation in image.annotations:
-        if annotation.class_index != index.ignore_index:
-            areas[annotation.class_index] += annotation.area
-    if index.background:
-        areas[0] += max(0.0, image.height * image.width - areas.sum())
-    return areas
+    if known.pixels is None:
+        return label_source(index, image).shown_classes()
+    return set(np.flatnonzero(known.pixels[image.image_id]).tolist()) - ({0} if index.background else set())
 
 
 def _blocks(pool: Sequence[ImageRecord], shares: Mapping[str, float]) -> dict[str, str]:

@@ -78,7 +78,7 @@ def read_folds(path: Path) -> tuple[tuple[str, ...], ...]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: the split file cannot be read ({error}); write it with analysis/split.py") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

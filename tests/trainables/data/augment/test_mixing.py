@@ -18,8 +18,8 @@ from trainables.data.augment.pipeline import reseed
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.raster import segmentation_mask
+from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.recipe.augmentation import Augmentation
@@ -31,7 +31,7 @@ class Plain:
     """Image n is filled with the colour n, its label with n: what is seen tells where it is from."""
 
     def __init__(self, num_images: int = 8) -> None:
-        self.index = type("Index", (), {"background": False, "ignore_index": 255})()
+        self.index = type("Index", (), {"background": False, "ignore_index": 255, "flip_pairs": ()})()
         self.num_images = num_images
 
     def image(self, image_id: str) -> np.ndarray:

@@ -16,7 +16,8 @@ from trainables.data.augment.crop import Pixels
 from trainables.data.augment.train_set import TrainSet, stop_workers, to_batch, train_loader
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.coco import read
+from trainables.data.index import SegIndex
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.recipe.augmentation import Augmentation
 
@@ -26,6 +27,8 @@ Raw = tuple[Tensor, Tensor, Tensor]
 
 class FakeCache:
     """Six images of noise, each of another size; labels tell which image and column a pixel is from."""
+
+    index = SegIndex("fake", (), ("a", "b"), "f", grouped=False)
 
     def image(self, image_id: str) -> Pixels:
         return np.random.default_rng(int(image_id)).integers(0, 255, (*self.size(image_id), 3), dtype=np.uint8)

@@ -41,6 +41,12 @@ def test_a_split_is_read_back(written: tuple[SegIndex, Path]) -> None:
     assert read_split(path, index) == make_split(index, seed=0)
 
 
+def test_a_split_that_an_editor_saved_with_a_bom_is_read(written: tuple[SegIndex, Path], tmp_path: Path) -> None:
+    index, path = written
+    (tmp_path / "saved.json").write_text("\ufeff" + path.read_text().replace("\n", "\r\n"), encoding="utf-8")
+    assert read_split(tmp_path / "saved.json", index) == read_split(path, index)
+
+
 def test_a_fold_tunes_and_the_others_train(written: tuple[SegIndex, Path]) -> None:
     index, path = written
     folds, whole = read_folds(path), read_split(path, index)

@@ -13,8 +13,8 @@ import yaml
 from pycocotools.coco import COCO
 
 from trainables.data.card import read_card
-from trainables.data.coco import read
 from trainables.data.raster import in_painting_order, segmentation_mask
+from trainables.data.reader import read
 from trainables.data.synthetic.dataset import MIN_IMAGES, PARTS, REAL_COUNTS, plan_images, write_synthetic
 from trainables.data.synthetic.scenes import Item, Scene, photograph
 
@@ -154,4 +154,4 @@ def test_too_small_a_set_is_refused(tmp_path: Path, num_images: int, image_px: i
 
 def test_what_was_drawn_on_top_is_labelled_on_top(card_path: Path) -> None:
     for image in read(read_card(card_path)).images:
-        assert in_painting_order(image) == list(image.annotations)
+        assert in_painting_order(image.annotations) == list(image.annotations)
