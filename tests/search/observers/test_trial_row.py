@@ -131,7 +131,9 @@ def test_observers_failure_is_kept_whole(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         rig.start("a")
     assert isinstance(rig.table.failure, OSError)
-    assert [row.state for row in study_rows(rig.search.study, rig.folder)] == ["RUNNING"]  # the trial goes on when it is resumed
+    assert [row.state for row in study_rows(rig.search.study, rig.folder)] == [
+        "RUNNING"
+    ]  # the trial goes on when it is resumed
 
 
 def test_observers_are_told_in_order(toy: Any, tmp_path: Path) -> None:
