@@ -5,8 +5,8 @@ from pathlib import Path
 from trainables.kernel_cache import use_own_folder
 
 __all__ = [
-    "data", "files", "fit", "kernel_cache", "logits", "metrics", "models", "ranks", "ray_trainable", "recipe",
-    "training", "worker_process",
+    "data", "files", "fit", "fit_fold", "kernel_cache", "logits", "metrics", "models", "ranks", "ray_trainable",
+    "recipe", "training", "worker_process",
 ]  # fmt: skip
 
 use_own_folder(Path(__file__).parents[1])

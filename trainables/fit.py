@@ -32,7 +32,7 @@ from trainables.data.reader import read
 from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.recipe.recipe import Recipe
 from trainables.training.attempt import DoesNotFit, EpochReport, Report, attempt
-from trainables.training.checkpoint import LAST
+from trainables.training.checkpoint import LAST, drop_older_epochs
 from trainables.training.epoch import Diverged
 from trainables.training.launch_ranks import attempt_on_ranks
 from trainables.training.trial import Trial
@@ -163,9 +163,7 @@ def _print_epoch(done: EpochReport) -> None:
         f"best {m['best/miou']:.4f} ({m['best/epoch']})  {m['images_per_s']:.1f} images/s",
         flush=True,
     )
-    for older in done.checkpoint_dir.parent.glob("epoch-*"):
-        if older.name < done.checkpoint_dir.name:
-            shutil.rmtree(older)
+    drop_older_epochs(done.checkpoint_dir)
 
 
 if __name__ == "__main__":

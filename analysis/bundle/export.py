@@ -1,5 +1,5 @@
-"""Exports the rule that the verdict chose as a bundle: bundle.json, and one safetensors file per member that the rule
-uses. The folder is written beside its name and renamed when whole."""
+"""Exports the rule that the verdict chose as a bundle: bundle.json, and the safetensors files (one per network) of the
+members that the rule uses. The folder is written beside its name and renamed when whole."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typing import Any
 import timm
 from pydantic import ValidationError
 
-from analysis.bundle.manifest import FORMAT, MANIFEST, Manifest, Member, Scores, read_bundle, sha256_of
+from analysis.bundle.manifest import FORMAT, MANIFEST, Manifest, Member, Scores, WeightsFile, read_bundle, sha256_of
 from analysis.ensembling.fitted_rule import FittedRule
 from analysis.ensembling.result import EnsembleResult, MemberResult
 from analysis.report.palette import palette
 from trainables.files import write_text
 from trainables.models.backbone_names import MIX_TRANSFORMERS
-from trainables.models.load import load_model
-from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS
+from trainables.models.load import load_network
 from trainables.recipe.recipe import Recipe
 
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
@@ -38,11 +37,12 @@ class BundleFacts:
     flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
 
 
-def export(facts: BundleFacts, ensemble: EnsembleResult, checkpoints: Mapping[str, Path], out: Path) -> Path:
+def export(facts: BundleFacts, ensemble: EnsembleResult, weights: Mapping[str, Sequence[Path]], out: Path) -> Path:
     """Write `out`, the bundle of the rule that the verdict chose; an older one there is replaced.
 
-    `checkpoints` maps a trial to its checkpoint folder; only members with a weight are read. Raises ValueError where a
-    checkpoint is missing, was cut short, or is of other classes, data or recipe than the ensemble says.
+    `weights` maps a trial to its files of weights, one per network, each described by a JSON file of the same stem;
+    only members with a weight in the rule are read. Raises ValueError where a file is missing, was cut short, or is of
+    other classes, data or recipe than the ensemble says.
     """
     fitted = ensemble.shipped.fitted
     rule, candidates = fitted.of_used(), [ensemble.members[m] for m in fitted.used]
@@ -52,9 +52,11 @@ def export(facts: BundleFacts, ensemble: EnsembleResult, checkpoints: Mapping[st
     try:
         members = []
         for m, candidate in enumerate(candidates):
-            source = _checkpoint_of(candidate.trial, checkpoints)
-            recipe = _checked_recipe(source / BEST_JSON, candidate, ensemble.classes, facts)
-            members.append(_copy_member(source, recipe, rule, m, temporary, candidate.trial))
+            sources = _weights_of(candidate.trial, weights)
+            recipes = [
+                _checked_recipe(path.with_suffix(".json"), candidate, ensemble.classes, facts) for path in sources
+            ]
+            members.append(_copy_member(sources, recipes[0], rule, m, temporary, candidate.trial))
         manifest = _manifest(facts, ensemble, members, rule)
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         write_text(temporary / MANIFEST, text + "\n")
@@ -89,11 +91,11 @@ def _manifest(facts: BundleFacts, ensemble: EnsembleResult, members: list[Member
     )
 
 
-def _checkpoint_of(trial: str, checkpoints: Mapping[str, Path]) -> Path:
-    if trial not in checkpoints:
-        known = ", ".join(sorted(checkpoints)) or "none"
+def _weights_of(trial: str, weights: Mapping[str, Sequence[Path]]) -> Sequence[Path]:
+    if trial not in weights:
+        known = ", ".join(sorted(weights)) or "none"
         raise ValueError(f"the ensemble needs a checkpoint of trial {trial}, got those of {known}; keep its folder")
-    return checkpoints[trial]
+    return weights[trial]
 
 
 def _checked_recipe(path: Path, candidate: MemberResult, classes: Sequence[str], facts: BundleFacts) -> Recipe:
@@ -115,19 +117,22 @@ def _checked_recipe(path: Path, candidate: MemberResult, classes: Sequence[str],
     return recipe
 
 
-def _copy_member(source: Path, recipe: Recipe, rule: FittedRule, m: int, folder: Path, trial: str) -> Member:
+def _copy_member(sources: Sequence[Path], recipe: Recipe, rule: FittedRule, m: int, folder: Path, trial: str) -> Member:
     """Prove that a member's weights load, and copy them; `m` is its place in the rule."""
-    model = load_model(recipe, len(rule.weights[m]), source / BEST_WEIGHTS)
-    target = folder / f"member-{m}.safetensors"
-    shutil.copyfile(source / BEST_WEIGHTS, target)
+    network = load_network(recipe, len(rule.weights[m]), sources)
+    names = [f"member-{m}.safetensors"] if len(sources) == 1 else [f"member-{m}-{path.name}" for path in sources]
+    files = []
+    for source, name in zip(sources, names, strict=True):
+        target = folder / name
+        shutil.copyfile(source, target)
+        files.append(WeightsFile(weights=name, num_bytes=target.stat().st_size, sha256=sha256_of(target)))
     return Member(
+        **files[0].model_dump(),
         trial=trial,
-        weights=target.name,
-        num_bytes=target.stat().st_size,
-        sha256=sha256_of(target),
+        more_weights=tuple(files[1:]),
         recipe=recipe,
-        mean=_three(model.mean),
-        std=_three(model.std),
+        mean=_three(network.mean),
+        std=_three(network.std),
         views=rule.views[m],
         short_px=recipe.augmentation.short_px,
         temperature=rule.temperatures[m],

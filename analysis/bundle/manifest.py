@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from analysis.ensembling.fitted_rule import FittedRule, VoteKind
 from analysis.ensembling.result import Score
@@ -39,19 +46,36 @@ class Scores(Config):
     holdout: Score
 
 
-class Member(Config):
-    """One network of the ensemble. `weights` is a file beside the manifest."""
+class WeightsFile(Config):
+    """A network's weights, a file beside the manifest."""
 
-    trial: str
     weights: PlainFileName
     num_bytes: Annotated[int, Field(ge=1)]
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Member(WeightsFile):
+    """One network of the ensemble, or several of one recipe that vote with the mean of their probabilities."""
+
+    trial: str
+    more_weights: tuple[WeightsFile, ...] = Field(default=(), description="of the further networks, one per fold")
     recipe: Recipe
     mean: tuple[float, float, float]  # of RGB in [0,1], subtracted before the network
     std: tuple[float, float, float]
     views: Annotated[tuple[str, ...], Field(min_length=1)]
     short_px: int | None
     temperature: Annotated[float, Field(gt=0.0)] = 1.0  # divides the logits of every view before the softmax
+
+    @property
+    def files(self) -> tuple[WeightsFile, ...]:
+        """The weights of all its networks."""
+        return self, *self.more_weights
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of one network, what every version of the format can read."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "more_weights" or value}
 
 
 class Manifest(Config):
@@ -120,15 +144,16 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def weights_path(self, member: Member) -> Path:
-        return self.folder / member.weights
+    def weights_paths(self, member: Member) -> list[Path]:
+        """The files of the member's networks."""
+        return [self.folder / file.weights for file in member.files]
 
 
 def read_bundle(folder: Path) -> Bundle:
     """Read bundle.json and verify every file it names. Raises BundleError naming the first file that is not whole."""
     manifest = _read_manifest(folder)
-    for member in manifest.members:
-        _verify(folder / member.weights, member)
+    for file in (file for member in manifest.members for file in member.files):
+        _verify(folder / file.weights, file)
     return Bundle(folder, manifest)
 
 
@@ -164,16 +189,16 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
-def _verify(path: Path, member: Member) -> None:
+def _verify(path: Path, file: WeightsFile) -> None:
     remedy = "copy the bundle again from its run"
     if not path.is_file():
         raise BundleError(f"every file of a bundle must be there, got no {path.name} in {path.parent}; {remedy}")
     num_bytes = path.stat().st_size
-    if num_bytes != member.num_bytes:
-        what = "it was cut short" if num_bytes < member.num_bytes else "it has grown"
-        raise BundleError(f"{path} must have {member.num_bytes} bytes, got {num_bytes}: {what}; {remedy}")
+    if num_bytes != file.num_bytes:
+        what = "it was cut short" if num_bytes < file.num_bytes else "it has grown"
+        raise BundleError(f"{path} must have {file.num_bytes} bytes, got {num_bytes}: {what}; {remedy}")
     digest = sha256_of(path)
-    if digest != member.sha256:
+    if digest != file.sha256:
         raise BundleError(
-            f"{path} must have the SHA-256 {member.sha256[:12]}..., got {digest[:12]}...: it was changed; {remedy}"
+            f"{path} must have the SHA-256 {file.sha256[:12]}..., got {digest[:12]}...: it was changed; {remedy}"
         )

@@ -20,8 +20,8 @@ from analysis.postprocess.label_map import postprocess
 from analysis.voting import probabilities, votes
 from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.view import View
-from trainables.models.load import load_model
-from trainables.models.segmentor import Segmentor
+from trainables.models.load import load_network
+from trainables.models.probability_mean import Network
 
 Image = NDArray[np.uint8]  # (H,W,3) RGB
 Label = NDArray[np.uint8]  # (H,W)
@@ -90,7 +90,7 @@ class Predictor:
                 probabilities.probabilities(store, views, name, out=q[m], temperature=temperature)
             yield name, q
 
-    def _logits(self, member: Member, model: Segmentor, images: Mapping[str, Image]) -> _HeldLogits:
+    def _logits(self, member: Member, model: Network, images: Mapping[str, Image]) -> _HeldLogits:
         amp = member.recipe.train.amp
         inference = Inference(model, member.short_px, self.device, self._batch_size, amp, self._flip_pairs)
         held = _HeldLogits(images, {})
@@ -166,9 +166,9 @@ class _HeldLogits:
         return height, width
 
 
-def _load(bundle: Bundle, member: Member) -> Segmentor:
+def _load(bundle: Bundle, member: Member) -> Network:
     try:
-        model = load_model(member.recipe, len(bundle.manifest.classes), bundle.weights_path(member))
+        model = load_network(member.recipe, len(bundle.manifest.classes), bundle.weights_paths(member))
     except ValueError as error:
         raise BundleError(str(error)) from error
     model.mean, model.std = member.mean, member.std  # the bundle's, whatever the installed timm says today

@@ -28,7 +28,7 @@ from analysis.ensembling.build_result import (
 from analysis.ensembling.crossfit_rules import Counts
 from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.result import FORMAT, EnsembleResult, HoldoutOpening
+from analysis.ensembling.result import FORMAT, EnsembleResult, FittedOn, HoldoutOpening
 from analysis.ensembling.select_on_val import ValSelection, decide_on_val
 from analysis.ensembling.verdict import absent_classes, make_verdict, never_predicted, too_few_groups
 from analysis.voting.executor import LOCAL, Executor, device_caveat
@@ -43,7 +43,8 @@ class Provenance:
 
     opening: HoldoutOpening
     notes: Sequence[str] = ()  # caveats of the split and the logits
-    ingredients: Mapping[str, Sequence[str]] = field(default_factory=dict)  # soup -> the checkpoints it is the mean of
+    ingredients: Mapping[str, Sequence[str]] = field(default_factory=dict)  # member -> the models it is the mean of
+    folds: int = 0  # of the models whose out-of-fold logits rules are fitted on
 
 
 def fit_ensemble(
@@ -94,6 +95,9 @@ def fit_ensemble(
         background=val.background,
         num_val=len(val.ids),
         num_holdout=len(holdout.ids),
+        fitted_on=FittedOn(
+            kind="out_of_fold" if provenance.folds else "val", images=len(val.ids), folds=provenance.folds
+        ),
         unit=opened.unit,
         caveats=caveats(said, ledger, verdict, scores, taken),
         members=member_results(

@@ -65,7 +65,7 @@ class MemberResult(Config):
     views: tuple[str, ...] = Field(description="the views that are best for it alone")
     val_miou: float = Field(description="of its plain view")
     costs: dict[str, float] = Field(description="by view, per image, in the file's cost_unit")
-    ingredients: tuple[str, ...] | None = Field(default=None, description="checkpoints of which a soup is the mean")
+    ingredients: tuple[str, ...] | None = Field(default=None, description="models whose mean it is, if any")
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -155,6 +155,16 @@ class ImageScore(Config):
     miou_shipped: float | None
 
 
+class FittedOn(Config):
+    """The images that rules were fitted and cross-fitted on, and who predicted them."""
+
+    kind: Literal["val", "out_of_fold"] = Field(
+        description="val: by models that were compared on it; out_of_fold: each by the fold models that never saw it"
+    )
+    images: int
+    folds: int = Field(default=0, description="of the models; 0: none")
+
+
 class EnsembleResult(Config):
     """ensemble.json."""
 
@@ -163,6 +173,7 @@ class EnsembleResult(Config):
     background: bool = Field(description="class 0 is 'under no annotation'")
     num_val: int
     num_holdout: int
+    fitted_on: FittedOn = Field(description="where a file has none, it was val")
     unit: Literal["image", "group"] = Field(description="what the hold-out's intervals resample")
     caveats: tuple[str, ...]
     members: tuple[MemberResult, ...] = Field(description="(M,), best first")
@@ -183,6 +194,13 @@ class EnsembleResult(Config):
 
     def rule(self, name: str) -> RuleResult:
         return next(rule for rule in self.rules if rule.name == name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_files(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "fitted_on" not in values:
+            return {**values, "fitted_on": {"kind": "val", "images": values.get("num_val", 0)}}
+        return values
 
     @model_validator(mode="after")
     def _check_shapes(self) -> EnsembleResult:

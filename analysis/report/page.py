@@ -122,6 +122,7 @@ def _ensemble_context(ensemble: EnsembleResult, single: RuleResult) -> dict[str,
         "forest": tables.forest(ensemble.rules),
         "absent": [name for name, iou in zip(ensemble.classes, shipped.holdout.iou, strict=True) if iou is None],
         "front": [(point, describe(point)) for point in ensemble.pareto if point.front],
+        "fitted_on": tables.write_fitted_on(ensemble.fitted_on),
         "cost_unit": UNITS[ensemble.cost_unit],
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.result import EnsembleResult, MemberResult, RuleResult, Score
+from analysis.ensembling.result import EnsembleResult, FittedOn, MemberResult, RuleResult, Score
 
 # The columns that lead the table, in this order; the others follow as they come, the error last.
 LEADING_COLUMNS = ("trial", "state", "best mIoU", "best epoch", "epochs", "backbone", "head")
@@ -161,6 +161,16 @@ def write_share(value: float) -> str:
     if math.isnan(value):
         return DASH
     return "<0.1%" if 0 < value < 0.0005 else f"{value:.1%}"
+
+
+def write_fitted_on(fitted_on: FittedOn) -> str:
+    """One sentence on the images that rules were fitted on."""
+    if fitted_on.kind == "val":
+        return f"Rules were fitted on the {fitted_on.images} images of val, which trials were compared on too."
+    return (
+        f"Rules were fitted out of fold on {fitted_on.images} images, all that are labelled outside the hold-out: each "
+        f"predicted by models that never saw it ({fitted_on.folds} folds). A member is the mean of its fold models."
+    )
 
 
 def write_moment(iso: str) -> str:

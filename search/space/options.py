@@ -1,4 +1,4 @@
-"""The options of a space besides the recipe: search, ensemble, views, split and resources. None is ever searched."""
+"""The options of a space besides the recipe: search, ensemble, folds, views, split, resources. None is searched."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ class Ensemble(EnsembleOptions):
     logits: Literal["float16", "uint8"] = "float16"  # how candidates' logits are kept; 8 bits take half the space
     max_logit_error: Annotated[float, Field(ge=0.0)] = 0.001  # mIoU that 8 bits may change on val, else float16
     logits_gb: Annotated[float, Field(gt=0.0)] | None = None  # GiB that all logits may take; None: what is free
+
+
+class Folds(Config):
+    """The best recipes, trained once per fold of all labelled images outside the hold-out. Rules are then fitted on the
+    logits of every such image, by models that never saw it; a candidate is the mean of a recipe's fold models."""
+
+    num: Annotated[int, Field(ge=0)] = 0  # 0: off; fewer where there are fewer groups
+    recipes: Annotated[int, Field(ge=1)] = 3  # at most ensemble.max_per_family of one backbone family
+
+    @field_validator("num")
+    @classmethod
+    def _none_or_two(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("folds are none or at least two, got 1; use 0 to turn them off, or 2 or more")
+        return value
 
 
 class Tta(Config):
@@ -119,6 +134,7 @@ class Options(Config):
 
     search: Search = Search()
     ensemble: Ensemble = Ensemble()
+    folds: Folds = Folds()
     tta: Tta = Tta()
     resources: Resources = Resources()
     split: SplitShares = SplitShares()

@@ -18,7 +18,7 @@ CLASSES = ["Background", "Paper", "Glass"]
 
 @dataclass(frozen=True)
 class TinyRun:
-    checkpoints: dict[str, Path]
+    weights: dict[str, tuple[Path, ...]]  # one file per network
     ensemble: EnsembleResult
     images: dict[str, NDArray[np.uint8]]
 
@@ -34,7 +34,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
 
     folder = tmp_path_factory.mktemp("run")
-    members, checkpoints = [], {}
+    members, weights = [], {}
     for n, (name, views) in enumerate(
         [
             ("test_convnext", ["s1.00-none", "s1.00-horizontal"]),
@@ -51,7 +51,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
         torch.manual_seed(n)
         model = build_segmentor(recipe, len(CLASSES), pretrained=False).eval()
         trial = f"{n:04d}"
-        checkpoints[trial] = folder / trial
+        weights[trial] = (folder / trial / "best.safetensors",)
         save_weights(folder / trial / "best.safetensors", model.state_dict())
         about = {
             "recipe": recipe.model_dump(mode="json"),
@@ -72,4 +72,4 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     rng = np.random.default_rng(0)
     sizes = {"a.png": (70, 90), "b/c.png": (70, 90), "b/d.png": (41, 64)}
     images = {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in sizes.items()}
-    return TinyRun(checkpoints, make_ensemble(CLASSES, members), images)
+    return TinyRun(weights, make_ensemble(CLASSES, members), images)

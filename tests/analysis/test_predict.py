@@ -12,7 +12,7 @@ import pytest
 from factories import make_header, with_shipped
 from PIL import Image
 from pycocotools.coco import COCO
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from analysis.bundle.export import BundleFacts, export
@@ -20,7 +20,7 @@ from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
 from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.result import HoldoutOpening
+from analysis.ensembling.result import FittedOn, HoldoutOpening
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
 from analysis.predict import NO_IMAGE, app, sort_files
@@ -52,7 +52,7 @@ def bundles(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("bundles")
     found = {}
     for name in JUDGED:
-        found[name] = export(FACTS, with_shipped(tiny_run.ensemble, name), tiny_run.checkpoints, folder / name)
+        found[name] = export(FACTS, with_shipped(tiny_run.ensemble, name), tiny_run.weights, folder / name)
     return found
 
 
@@ -90,7 +90,7 @@ def stores(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Logi
     """All members' logits through files, image by image, as the logits stage writes them."""
     root = tmp_path_factory.mktemp("logits")
     for member in tiny_run.ensemble.members:
-        folder = tiny_run.checkpoints[member.trial]
+        folder = tiny_run.weights[member.trial][0].parent
         recipe = Recipe.model_validate(json.loads((folder / "best.json").read_text(encoding="utf-8"))["recipe"])
         model = load_model(recipe, 3, folder / "best.safetensors")
         for view in member.views:
@@ -126,7 +126,7 @@ def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
     sizes = Postprocess(min_component=(2.0**-8, 0.0, 2.0**-6), max_hole=(2.0**-8, 2.0**-7, 0.0))
     row = of.model_copy(update={"name": "postprocessed", "of": rule, "postprocess": sizes})
     ensemble = tiny_run.ensemble.model_copy(update={"rules": (*tiny_run.ensemble.rules, row)})
-    bundle = export(FACTS, with_shipped(ensemble, "postprocessed"), tiny_run.checkpoints, tmp_path / "bundle")
+    bundle = export(FACTS, with_shipped(ensemble, "postprocessed"), tiny_run.weights, tmp_path / "bundle")
     assert run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out", "--batch-size", 1).exit_code == 0
     vote = Vote(of.vote, np.array(of.weights, dtype=np.float32))
     batch, changed = VoteBatch(ViewConfig(of.views, of.temperatures), (vote,)), 0
@@ -139,7 +139,24 @@ def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
     assert changed > 0
 
 
-def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path: Path) -> None:
+def of_folds(weights: Path, folder: Path, folds: Any) -> tuple[Path, ...]:
+    """Fold models with the weights of a member, each a little changed, and what they say they were trained on."""
+    about, rng = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")), np.random.default_rng(1)
+    for fold in range(len(folds)):
+        others = [name for f, names in enumerate(folds) if f != fold for name in names]
+        changed = {
+            name: tensor + rng.normal(0, 0.1, tensor.shape).astype(np.float32) if tensor.dtype == np.float32 else tensor
+            for name, tensor in load_file(weights).items()
+            if "running_var" not in name
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({**load_file(weights), **changed}, folder / f"fold-{fold}.safetensors")
+        (folder / f"fold-{fold}.json").write_text(json.dumps({**about, "train_ids": others}), encoding="utf-8")
+    return tuple(folder / f"fold-{fold}.safetensors" for fold in range(len(folds)))
+
+
+@pytest.mark.parametrize("num_folds", [0, 2])
+def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path: Path, num_folds: int) -> None:
     rng = np.random.default_rng(0)
     names = [f"{n}.png" for n in range(10)]
     images = {name: rng.integers(0, 256, (40, 56, 3), dtype=np.uint8) for name in names}
@@ -150,11 +167,14 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
     records = tuple(ImageRecord(name, Path(name), 40, 56, name, "train") for name in names)
     cache.index = SegIndex("tiny", records, tiny_run.ensemble.classes, "data", grouped=False)
     split = Split((), tuple(names[:5]), tuple(names[5:]), "split")
+    folds = (split.val_ids[:3], split.val_ids[3:])[:num_folds]
     stores: dict[str, list[LogitStore]] = {"val": [], "holdout": []}
-    for trial, folder in tiny_run.checkpoints.items():
-        recipe = Recipe.model_validate(json.loads((folder / "best.json").read_text(encoding="utf-8"))["recipe"])
+    weights = {}
+    for trial, [path] in tiny_run.weights.items():
+        recipe = Recipe.model_validate(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["recipe"])
         folders = {part: tmp_path / trial / part for part in stores}
-        candidate = Candidate(trial, recipe, folder, 0.5)
+        weights[trial] = of_folds(path, tmp_path / "folds" / trial, folds) if folds else (path,)
+        candidate = Candidate(trial, recipe, weights[trial][0].parent, 0.5, folds=folds)
         views = [View(), View(1.0, "horizontal")]
         write_logits(candidate, cache, split, views, folders, device="cpu")
         measure_costs(candidate, cache, names, views, folders["val"], device="cpu", clock=perf_counter)
@@ -168,12 +188,12 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         for part, ids in (("val", split.val_ids), ("holdout", split.holdout_ids))
     )
     opening = HoldoutOpening(at="2026-05-01T12:00:00+00:00", by="a test")
-    ensemble = fit_ensemble(val, judged, options, Provenance(opening), tmp_path)
+    ensemble = fit_ensemble(val, judged, options, Provenance(opening, folds=num_folds), tmp_path)
     assert ensemble.cost_unit == "ms"
+    assert ensemble.fitted_on == FittedOn(kind="out_of_fold" if folds else "val", images=5, folds=num_folds)
     for rule in map(ensemble.rule, JUDGED):
-        bundle = read_bundle(
-            export(FACTS, with_shipped(ensemble, rule.name), tiny_run.checkpoints, tmp_path / "bundle")
-        )
+        bundle = read_bundle(export(FACTS, with_shipped(ensemble, rule.name), weights, tmp_path / "bundle"))
+        assert all(len(member.files) == max(1, num_folds) for member in bundle.manifest.members)
         predicted = Predictor(bundle, device="cpu").predict_many({name: images[name] for name in split.holdout_ids})
         counts = sum(confusion(cache.label(name), label, 3) for name, label in predicted)
         assert float(miou(counts)) == pytest.approx(rule.holdout.miou, abs=1e-4), rule.name

@@ -2,6 +2,7 @@
 
 __all__ = [
     "latency",
+    "lineage",
     "predict_views",
     "quantise",
     "shard_format",

@@ -21,8 +21,7 @@ from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.sources import ImageSource
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate
-from trainables.models.load import load_model
-from trainables.models.weights_file import BEST_WEIGHTS
+from trainables.models.load import load_network
 
 COST_FILE = "cost.json"
 NUM_IMAGES = 5
@@ -44,7 +43,7 @@ def measure_costs(
     if {view.name for view in views} <= read_ms(folder)[1].keys():
         return
     recipe = candidate.recipe
-    model = load_model(recipe, cache.index.num_classes, candidate.checkpoint / BEST_WEIGHTS).to(device)
+    model = load_network(recipe, cache.index.num_classes, candidate.weights).to(device)
     inference = Inference.of(recipe, model, device, batch_size=1)
     by_scale: dict[float, list[float]] = {}  # a flip or a turn changes nothing: what differs between these is noise
     for view in views:

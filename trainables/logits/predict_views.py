@@ -23,8 +23,8 @@ from torch import Tensor
 from trainables.data.augment.pipeline import view_size
 from trainables.logits.sources import ImageSource
 from trainables.logits.view import View
+from trainables.models.probability_mean import Network
 from trainables.models.resize import resize
-from trainables.models.segmentor import Segmentor
 from trainables.recipe.recipe import Recipe
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
@@ -34,7 +34,7 @@ Amp = Literal["auto", "bf16", "fp16", "off"]
 class Inference:
     """A model, and how it is run on images."""
 
-    model: Segmentor
+    model: Network
     short_px: int | None  # shorter side of the image at scale 1; None: as it is
     device: str
     batch_size: int  # images of one size at a time, at most
@@ -45,7 +45,7 @@ class Inference:
     def of(
         cls,
         recipe: Recipe,
-        model: Segmentor,
+        model: Network,
         device: str,
         batch_size: int,
         flip_pairs: tuple[tuple[int, int], ...] = (),
@@ -97,7 +97,7 @@ def at_label_size(logits: Tensor, size: tuple[int, int]) -> Tensor:  # (B,K,h,w)
 
 @torch.no_grad()  # not inference_mode: what a backbone caches here must serve in training too
 def _forward(
-    model: Segmentor, images: Tensor, view: View, dtype: torch.dtype | None
+    model: Network, images: Tensor, view: View, dtype: torch.dtype | None
 ) -> Tensor:  # (B,3,H,W) uint8 -> (B,K,h,w)
     mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255.0 for v in (model.mean, model.std))
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):

@@ -35,6 +35,7 @@ class LogitHeader:
     data_fingerprint: str
     split_fingerprint: str
     checkpoint_fingerprint: str
+    lineage: str = ""  # fingerprint of lineage.json beside the shards, where several models predicted the images
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):

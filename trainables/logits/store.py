@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.files import write_atomically
+from trainables.logits.lineage import read_lineage
 from trainables.logits.quantise import Float, Levels, decode, encode
 from trainables.logits.shard_format import (
     FORMAT,
@@ -140,9 +141,10 @@ class LogitWriter:
 class LogitStore:
     """All views of one trial on one split. Opening reads headers only; `logits` maps the file's memory.
 
-    Raises ValueError where the folder holds no shard or shards that do not belong together, and `TruncatedShard`
-    where one was cut short; with `allow_missing`, what is left of such a shard is used, and `lost` names its images
-    that are not (none where its header is gone too). Travels between processes as its folder alone.
+    Raises ValueError where the folder holds no shard, shards that do not belong together, or an image that its model
+    was trained on (see `lineage`), and `TruncatedShard` where one was cut short; with `allow_missing`, what is left of
+    such a shard is used, and `lost` names its images that are not (none where its header is gone too). Travels between
+    processes as its folder alone.
     """
 
     def __init__(self, folder: Path, *, allow_missing: bool = False) -> None:
@@ -176,6 +178,8 @@ class LogitStore:
             what = "whole shard of logits" if self.lost else "logits (*.safetensors)"
             raise ValueError(f"{folder} holds no {what}; run the logits stage first")
         self._headers = headers
+        if self.header.lineage:
+            read_lineage(folder, self.header.lineage).check(self.header.split, self._sizes, folder)
 
     def __reduce__(self) -> tuple[Callable[..., LogitStore], tuple[Path]]:
         return partial(LogitStore, allow_missing=self.allow_missing), (self.folder,)

@@ -20,21 +20,24 @@ from numpy.typing import NDArray
 
 from trainables.data.augment.pipeline import view_size
 from trainables.data.cache import Cache
-from trainables.data.index import Split
+from trainables.data.index import SegIndex, Split
+from trainables.logits.lineage import FoldModel, Lineage, trained_on, write_lineage
 from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.quantise import decode, encode
 from trainables.logits.shard_format import Dtype, LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter, forecast_bytes
 from trainables.logits.view import View
 from trainables.metrics import confusion_torch, miou
-from trainables.models.load import load_model
+from trainables.models.load import load_network
+from trainables.models.probability_mean import Network, ProbabilityMean
 from trainables.models.segmentor import build_segmentor
-from trainables.models.weights_file import BEST_WEIGHTS, fingerprint
+from trainables.models.weights_file import BEST_WEIGHTS, fingerprint, fold_weights
 from trainables.recipe.recipe import Recipe
 
 SPARE_BYTES = 256 * 2**20  # what a run still writes after its logits: bundle, report, study
 SplitName = Literal["val", "holdout"]
 SPLITS: tuple[SplitName, ...] = ("val", "holdout")  # val first: it decides whether 8 bits will do
+Passes = Mapping[SplitName, Sequence[tuple[Inference, Sequence[str]]]]  # what is predicted by what, of each split
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,16 @@ class Candidate:
 
     trial: str
     recipe: Recipe
-    checkpoint: Path  # the folder that holds best.safetensors
+    checkpoint: Path  # the folder that holds best.safetensors, or a file of weights per fold
     miou: float  # of its best epoch on val
-    ingredients: tuple[str, ...] = ()  # of a soup: "00003 epoch 8"
+    ingredients: tuple[str, ...] = ()  # of a soup: "00003 epoch 8"; of the mean of fold models: "00003 fold 0"
+    folds: tuple[tuple[str, ...], ...] = ()  # of the mean of fold models: the images that each of them never saw
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The files of its weights, one per network. A JSON file of the same stem describes each."""
+        names = [fold_weights(fold) for fold in range(len(self.folds))] or [BEST_WEIGHTS]
+        return tuple(self.checkpoint / name for name in names)
 
 
 @dataclass(frozen=True)
@@ -106,52 +116,86 @@ def write_logits(
 ) -> list[str]:
     """Write the missing views of one candidate's logits. A view that is complete is kept.
 
-    Returns the mIoU that 8 bits change on val, one line per view. Raises ValueError where the checkpoint was cut
-    short or the logits are not finite.
+    Of a candidate with folds, each image of val is predicted by the model that never saw it, and the hold-out by the
+    mean of all of them. Returns the mIoU that 8 bits change on val, one line per view. Raises ValueError where the
+    checkpoint was cut short, a fold's model was trained on what it shall predict, or the logits are not finite.
     """
-    weights = candidate.checkpoint / BEST_WEIGHTS
-    inference = None
+    lineage = _lineage_of(candidate, split)
+    checkpoint = lineage.fingerprint if lineage else fingerprint(candidate.weights[0])
+    first = _header(candidate, cache, split, checkpoint)
+    passes: Passes | None = None
     lines: list[str] = []
     for view in views:
         dtype = storage.dtype
         for part in SPLITS:
-            ids = ids_of(split, part)
-            header = _header(candidate, cache, split, part, view, weights=weights, dtype=dtype)
-            kept = kept_as(folders[part], header, ids)
+            header = replace(first, split=part, view=view.name, dtype=dtype)
+            kept = kept_as(folders[part], header, ids_of(split, part))
             if kept is None:
-                if inference is None:
-                    model = load_model(candidate.recipe, cache.index.num_classes, weights).to(device)
-                    recipe, pairs = candidate.recipe, cache.index.flip_pairs
-                    inference = Inference.of(recipe, model, device, recipe.train.batch_size, pairs)
-                header = replace(header, stride=inference.model.stride)
-                kept, found = _write_view(inference, cache, ids, header, folders[part], storage.max_error)
+                if passes is None:
+                    passes = _passes_of(candidate, cache.index, split, device)
+                if lineage:
+                    write_lineage(folders[part], lineage)
+                header = replace(header, stride=passes[part][0][0].model.stride)
+                kept, found = _write_view(passes[part], cache, header, folders[part], storage.max_error)
                 lines += found
             dtype = kept
     return lines
 
 
+def _lineage_of(candidate: Candidate, split: Split) -> Lineage | None:
+    """What each fold's model was trained on, as it was written down then, and what it shall predict; None of a
+    candidate that is one model. Raises ValueError where a model was trained on what it shall predict."""
+    if not candidate.folds:
+        return None
+    models = [
+        FoldModel(weights=fingerprint(path), train_ids=trained_on(path), predicts=ids)
+        for path, ids in zip(candidate.weights, candidate.folds, strict=True)
+    ]
+    lineage = Lineage(models=tuple(models))
+    for part in SPLITS:
+        lineage.check(part, ids_of(split, part), candidate.checkpoint)
+    return lineage
+
+
+def _passes_of(candidate: Candidate, index: SegIndex, split: Split, device: str) -> Passes:
+    """One pass over val and one over the hold-out; with folds, a pass over val per model."""
+    recipe = candidate.recipe
+
+    def inference(network: Network) -> Inference:
+        return Inference.of(recipe, network.to(device), device, recipe.train.batch_size, index.flip_pairs)
+
+    network = load_network(recipe, index.num_classes, candidate.weights)
+    whole = inference(network)
+    val = [(whole, split.val_ids)]
+    if isinstance(network, ProbabilityMean):
+        of_folds = zip(network.networks, candidate.folds, strict=True)
+        val = [(inference(one), ids) for one, ids in of_folds]
+    return {"val": val, "holdout": [(whole, split.holdout_ids)]}
+
+
 def _write_view(
-    inference: Inference, cache: Cache, ids: Sequence[str], header: LogitHeader, folder: Path, max_error: float
+    passes: Sequence[tuple[Inference, Sequence[str]]], cache: Cache, header: LogitHeader, folder: Path, max_error: float
 ) -> tuple[Dtype, list[str]]:
     """Returns the type that was kept in the end, and of val in 8 bits a line with the mIoU that it changes.
 
     Beyond `max_error` the view is predicted again and kept as float16.
     """
-    device = inference.device
+    device = passes[0][0].device
     counts = torch.zeros((2, len(header.classes), len(header.classes)), dtype=torch.int64, device=device)
     measured = header.dtype == "uint8" and header.split == "val"
     with LogitWriter(folder, header) as writer:
-        for image_id, logits in view_logits(inference, cache, ids, View.parse(header.view)):
-            writer.add(image_id, logits, cache.size(image_id))
-            if measured:
-                counts += _counts_before_and_after(logits, cache.label(image_id), device)
+        for inference, ids in passes:
+            for image_id, logits in view_logits(inference, cache, ids, View.parse(header.view)):
+                writer.add(image_id, logits, cache.size(image_id))
+                if measured:
+                    counts += _counts_before_and_after(logits, cache.label(image_id), device)
     if not measured:
         return header.dtype, []
     before, after = miou(counts.cpu().numpy())
     change = f"8-bit logits of trial {header.trial}, {header.view}: mIoU {after - before:+z.4f} on val"
     if abs(after - before) <= max_error:
         return header.dtype, [change]
-    kept, _ = _write_view(inference, cache, ids, replace(header, dtype="float16"), folder, max_error)
+    kept, _ = _write_view(passes, cache, replace(header, dtype="float16"), folder, max_error)
     warning = f"warning: {change}, more than ensemble.max_logit_error {max_error:g}: the view is kept as float16"
     return kept, [warning]
 
@@ -203,28 +247,20 @@ def rounding_note(stores: Sequence[LogitStore]) -> list[str]:
     ]
 
 
-def _header(
-    candidate: Candidate,
-    cache: Cache,
-    split: Split,
-    part: SplitName,
-    view: View,
-    *,
-    weights: Path,
-    dtype: Dtype,
-) -> LogitHeader:
+def _header(candidate: Candidate, cache: Cache, split: Split, checkpoint: str) -> LogitHeader:
+    """Of the plain view of val; `checkpoint` is the fingerprint of the weights, with folds that of their lineage."""
     return LogitHeader(
         trial=candidate.trial,
         recipe_hash=candidate.recipe.hash,
         family=candidate.recipe.family,
-        split=part,
-        view=view.name,
+        split="val",
+        view=View().name,
         classes=cache.index.classes,
         stride=0,  # known when the network is built
-        dtype=dtype,
         data_fingerprint=cache.index.fingerprint,
         split_fingerprint=split.fingerprint,
-        checkpoint_fingerprint=fingerprint(weights),
+        checkpoint_fingerprint=checkpoint,
+        lineage=checkpoint if candidate.folds else "",
     )
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "mix_transformer",
     "plain_vit",
     "pretrained",
+    "probability_mean",
     "resize",
     "segmentor",
     "simple_pyramid",

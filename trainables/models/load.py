@@ -1,9 +1,11 @@
-"""Loads a trained network from its recipe and a safetensors file."""
+"""Loads a trained network from its recipe and its safetensors files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from trainables.models.probability_mean import Network, ProbabilityMean
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
 from trainables.recipe.recipe import Recipe
@@ -25,3 +27,9 @@ def load_model(recipe: Recipe, num_classes: int, weights: Path) -> Segmentor:
             f"({first}); use the versions of timm and segmentation-models-pytorch that wrote it"
         ) from error
     return model.eval()
+
+
+def load_network(recipe: Recipe, num_classes: int, weights: Sequence[Path]) -> Network:
+    """`load_model` of the one file; of several, the mean of their networks' probabilities. ValueError as there."""
+    models = [load_model(recipe, num_classes, path) for path in weights]
+    return models[0] if len(models) == 1 else ProbabilityMean(models).eval()

@@ -15,6 +15,11 @@ from trainables.files import write_atomically
 BEST_WEIGHTS, BEST_JSON = "best.safetensors", "best.json"
 
 
+def fold_weights(fold: int) -> str:
+    """The name of a fold model's weights. As with the best ones, a JSON file of the same stem describes them."""
+    return f"fold-{fold}.safetensors"
+
+
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors; `metadata` travels in the header."""
     # own memory each: safetensors refuses tensors that share storage or are not laid out row by row

@@ -110,6 +110,18 @@ def epoch_dir(out_dir: Path, epoch: int) -> Path:
     return folder
 
 
+def newest_epoch(out_dir: Path) -> Path | None:
+    """The folder of the last epoch under `out_dir` that can be resumed from; None where there is none."""
+    return max((path.parent for path in out_dir.glob(f"epoch-*/{STATE_NAME}")), default=None)
+
+
+def drop_older_epochs(folder: Path) -> None:
+    """Remove the folders of all epochs before this one."""
+    for older in folder.parent.glob("epoch-*"):
+        if older.name < folder.name:
+            shutil.rmtree(older)
+
+
 def take_weights(source: Path | None, target: Path) -> None:
     """Give `target` the best weights and the snapshots of `source`, and no others; none at all without a `source`.
 

@@ -36,7 +36,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_a_whole_bundle_is_read(bundle: Path) -> None:
     read = read_bundle(bundle)
     assert read.manifest.members[0].recipe.backbone.name == "test_resnet"
-    assert read.weights_path(read.manifest.members[0]).is_file()
+    assert [path.is_file() for path in read.weights_paths(read.manifest.members[0])] == [True]
 
 
 @pytest.mark.parametrize(

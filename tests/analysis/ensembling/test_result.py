@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from factories import as_json, make_ensemble, make_gain, make_member
 
-from analysis.ensembling.result import EnsembleResult
+from analysis.ensembling.result import EnsembleResult, FittedOn
 from analysis.postprocess.options import Postprocess
 
 CLASSES = ["Background", "Paper", "Glass"]
@@ -96,3 +96,9 @@ def test_reading_a_verdict_loads_no_arrays_and_no_networks() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_of_before_there_were_folds_was_fitted_on_val() -> None:
+    values = as_json(make_ensemble(["a", "b"], [make_member()]))
+    del values["fitted_on"]
+    assert EnsembleResult.model_validate(values).fitted_on == FittedOn(kind="val", images=values["num_val"], folds=0)

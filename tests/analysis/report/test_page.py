@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from factories import as_json, make_ensemble, make_member, with_shipped
 
-from analysis.ensembling.result import EnsembleResult
+from analysis.ensembling.result import EnsembleResult, FittedOn
 from analysis.report import charts, tables
 from analysis.report.gallery import MAX_SIDE_PX, GalleryItem, picture
 from analysis.report.page import ReportFacts, worst_images, write_report
@@ -260,3 +260,21 @@ def test_the_post_processed_row_says_of_which_rule_it_is_and_why(facts: ReportFa
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "A weight per member and class, post-processed <span" in text
     assert "kept, it gains +0.004 mIoU." in text
+
+
+@pytest.mark.parametrize(
+    ("fitted_on", "said"),
+    [
+        (FittedOn(kind="val", images=55), "fitted on the 55 images of val"),
+        (
+            FittedOn(kind="out_of_fold", images=797, folds=5),
+            "fitted out of fold on 797 images.*never saw it \\(5 folds\\)",
+        ),
+    ],
+)
+def test_what_rules_were_fitted_on_stands_in_one_line(
+    facts: ReportFacts, tmp_path: Path, fitted_on: FittedOn, said: str
+) -> None:
+    ensemble = facts.ensemble.model_copy(update={"fitted_on": fitted_on})
+    write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
+    assert re.search(f"<p>Rules were {said}.*</p>", (tmp_path / "report.html").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from search.space.options import Ensemble, Options, Resources, Search, SplitShares, Tta
+from search.space.options import Ensemble, Folds, Options, Resources, Search, SplitShares, Tta
 
 
 def test_defaults_hold_and_are_frozen() -> None:
@@ -30,6 +30,8 @@ def test_defaults_hold_and_are_frozen() -> None:
         (Resources, {"cpu": 0}, "greater than 0"),
         (SplitShares, {"val_share": 0.6, "holdout_share": 0.4}, "keep their sum under 1"),
         (Ensemble, {"folds": 1}, "greater than or equal to 2"),
+        (Folds, {"num": 1}, "use 0 to turn them off, or 2 or more"),
+        (Folds, {"num": -1}, "greater than or equal to 0"),
         (Options, {"trackers": ["mlflw"]}, "'wandb'"),
         (Options, {"seed": -1}, "greater than or equal to 0"),
     ],

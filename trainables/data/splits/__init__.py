@@ -1,3 +1,3 @@
 """Splits: stratified, grouped, near-duplicates together."""
 
-__all__ = ["make_split", "near_duplicates", "split_file", "stratify"]  # modules
+__all__ = ["folds", "make_split", "near_duplicates", "split_file", "stratify"]  # modules
