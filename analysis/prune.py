@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from trainables.command import DebugOption, errors_to_exit, new_app
+from trainables.command import DebugOption, errors_to_exit, new_app, run_command
 
 STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")
 COST_FILE = "cost.json"  # goes with its shards; trainables.logits.latency, which writes it, imports torch
@@ -51,7 +51,7 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
     if undone:
         raise ValueError(
             f"only a finished run can be pruned, got {run} without {', '.join(undone)}; finish it first: "
-            f"python search/run.py --resume {run}"
+            f"{run_command()} --resume {run}"
         )
     used = shipped_members(run)
     for root in (run / "logits", run / "soups"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,11 @@ DebugOption = Annotated[bool, typer.Option(help="Show tracebacks.")]
 def new_app() -> typer.Typer:
     """An application whose errors are the project's own."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def run_command() -> str:
+    """The search's command, as a script or a subcommand, whichever the user called of the others."""
+    return "python search/run.py" if sys.argv[0].endswith(".py") else "segsearch run"
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.bootstrap import Draws, bootstrap_draws, resample
+from analysis.ensembling.bootstrap import MIN_GROUPS, Draws, bootstrap_draws, resample
 from analysis.ensembling.verdict import select_rule
 from trainables.metrics import miou
 
@@ -40,9 +40,11 @@ class Images:
     num_resamples: int = 500
 
     def draws(self, of: NDArray[np.bool_]) -> Draws:
-        """Resamples of the images `of` (N,)."""
+        """Resamples of the images `of` (N,); of single ones where they are of few groups. What is chosen by them is no
+        claim: the ladder, which resamples groups, decides whether it is taken."""
         groups = [self.groups[i] for i in np.flatnonzero(of).tolist()]
-        return bootstrap_draws(groups, self.grouped, self.num_resamples, self.seed, "val")
+        grouped = self.grouped and len(set(groups)) >= MIN_GROUPS
+        return bootstrap_draws(groups, grouped, self.num_resamples, self.seed, "val")
 
 
 def make_folds(

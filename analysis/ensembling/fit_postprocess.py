@@ -249,6 +249,8 @@ def _fallen(after: Resampled, before: Resampled) -> dict[int, Gain]:
 
 def _words(change: Gain) -> str:
     """Four decimals: specks are few pixels."""
+    if change.low is None or change.high is None:
+        return f"{change.gain:+.4f} (no interval: one group)"
     return f"{change.gain:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 

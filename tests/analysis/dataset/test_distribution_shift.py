@@ -67,7 +67,7 @@ def test_its_json_has_every_number_of_the_comparison(shift: DistributionShift) -
 @pytest.mark.parametrize(
     ("auc", "words"),
     [
-        (Auc(0.52, 0.4, 0.6), "val cannot be told from the hold-out's images"),
+        (Auc(0.52, 0.4, 0.6), "val cannot be distinguished from the hold-out's images"),
         (Auc(0.3, 0.2, 0.4), "no difference between val and the hold-out's images that a classifier could use"),
         (Auc(0.6, 0.55, 0.7), "val differs slightly from the hold-out's images"),
         (Auc(0.8, 0.7, 0.9), "val differs from the hold-out's images"),

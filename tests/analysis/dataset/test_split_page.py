@@ -95,7 +95,7 @@ def test_every_finding_is_on_the_page_and_in_the_terminal(report: Report) -> Non
 
 
 def test_why_nothing_was_compared_is_said(report: Report) -> None:
-    assert report.facts["likeness"] is None
+    assert report.facts["shift"] is None
     reason = "The card names neither unlabelled images nor a hold-out of its own"
     assert reason in report.page
     assert reason in report.said

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from analysis.ensemble import app
-from analysis.ensembling.external_members import RasterLabels, collect, judge_members
+from analysis.ensembling.external_members import RasterLabels, collect, judge_members, read_labels
 from analysis.ensembling.external_predictions import names_of, read_folder
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult
@@ -182,7 +182,8 @@ def test_the_command_names_a_cut_shard_and_goes_on_where_that_is_allowed(
     assert said.strip().splitlines()[-1].startswith("ship the single")
 
 
-def test_three_calls_end_in_a_verdict(labels: RasterLabels, tmp_path: Path) -> None:
+def test_three_calls_end_in_a_verdict(tmp_path: Path) -> None:
+    labels = read_labels(write_synthetic(tmp_path / "data", num_images=72, image_px=64, seed=0))  # 3 and 4 groups
     folders = [write_member(tmp_path / str(s), labels, "npz", all_ids(labels), s) for s in (1, 2, 3)]
     members = collect(folders, labels, tmp_path / "out")
     result = judge_members(members, tmp_path / "out", OPTIONS, opened_at="2026-01-01T00:00:00+00:00")

@@ -228,12 +228,12 @@ def test_shuffled_holdout_labels_give_no_gain(members: Path, tmp_path: Path) -> 
     assert run(members, tmp_path, ["left", "right"], labels=Shuffled()).verdict.ship == "single"
 
 
-def test_few_groups_are_cross_fitted_in_blocks_and_said_so(members: Path, tmp_path: Path) -> None:
+def test_one_group_is_cross_fitted_in_blocks_ships_the_single_and_is_said(members: Path, tmp_path: Path) -> None:
     groups = {i: i.split("/")[0] for i in (*VAL, *HOLDOUT)}
     answer = run(members, tmp_path, ["left", "right"], grouped=True, groups=groups)
-    assert answer.unit == "image"
+    assert (answer.unit, answer.verdict.ship) == ("group", "single")
     assert any("blocks" in caveat for caveat in answer.caveats)
-    assert any("hold-out has 1 group" in caveat for caveat in answer.caveats)
+    assert any("hold-out is one group: no gain can be shown" in caveat for caveat in answer.caveats)
 
 
 def test_many_groups_are_the_unit_of_the_intervals(members: Path, tmp_path: Path) -> None:

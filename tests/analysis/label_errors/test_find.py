@@ -29,12 +29,14 @@ def test_the_list_is_that_of_the_models_mean_probabilities(judged: Any) -> None:
         i: np.mean([softmax(one[i].astype(np.float32), axis=0) for one in judged.logits.values()], axis=0) for i in ids
     }
     confidence = class_confidence(judged.index, ids, mean.__getitem__, labels.__getitem__)
-    suspects, images = find_suspects(judged.index, ids, mean.__getitem__, labels.__getitem__, confidence)
-    expected, found = (list(csv.DictReader(text.splitlines())) for text in (csv_rows(suspects), text_of(judged.out)))
+    ranking = find_suspects(judged.index, ids, mean.__getitem__, labels.__getitem__, confidence)
+    expected, found = (
+        list(csv.DictReader(text.splitlines())) for text in (csv_rows(ranking.suspects), text_of(judged.out))
+    )
     key = ("action", "image_id", "annotation_id", "suggested")
     assert {tuple(row[k] for k in key) for row in found} == {tuple(row[k] for k in key) for row in expected}
     facts = json.loads((judged.out / "suspects.json").read_text(encoding="utf-8"))
-    assert facts["images"] == pytest.approx(images, abs=2e-3)
+    assert facts["images"] == pytest.approx(ranking.image_scores, abs=2e-3)
     assert facts["num_images"] == len(ids)
     assert sum(facts["counts"].values()) == len(found)
 
@@ -58,7 +60,7 @@ def test_what_cannot_be_judged_is_refused_with_its_reason(judged: Any, tmp_path:
     make_store(tmp_path / "strange", strange, {"nowhere.jpg": label}, (64, 64))
     given = "--data", judged.card
     for asked, message in (
-        (given, "suspicion needs out-of-sample predictions"),
+        (given, "suspects are ranked by out-of-sample predictions, got none"),
         (("--run", tmp_path), "a run has a run.json"),
         (("--logits", judged.folders[0]), "the data card must be a file"),
         ((*given, "--logits", tmp_path / "strange"), "image 'nowhere.jpg', which is not in the data"),

@@ -145,8 +145,7 @@ def test_any_division_of_the_images_gives_the_same_sample(
 
 
 def test_the_job_that_travels_is_small(stores: list[LogitStore]) -> None:
-    fold_of = {image_id: i % 2 for i, image_id in enumerate(IDS)}
-    job = Scoring(tuple(stores), Blocks(), tuple(map(tuple, batches())), fold_of, None)
+    job = Scoring.of(data_of(stores), batches(), FOLDS, None)
     assert len(pickle.dumps(job)) < 8192
 
 
