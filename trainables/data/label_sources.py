@@ -37,7 +37,7 @@ class LabelSource(Protocol):
         """Those of them that have a pixel, though others may cover it; without decoding anything."""
 
     def class_areas(self) -> NDArray[np.float64]:
-        """Pixels of each class (K,), without decoding anything: exact or what the annotations claim."""
+        """Pixels of each class (K,), without decoding anything: exact, or the sum of the annotations' own masks."""
 
 
 @dataclass(frozen=True)

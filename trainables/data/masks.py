@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from trainables.data.card import Findings
 from trainables.data.class_table import ClassTable, shown
+from trainables.data.image_file import BITS, BROKEN, FORMATS, ORIENTATION
 from trainables.data.index import IGNORE_INDEX, MaskFile, MaskValues
 
 MASK_FORMATS = ("PNG", "BMP", "TIFF")  # what keeps every value as it is
@@ -28,8 +29,6 @@ ONE_CHANNEL = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 SCALED_GREY = ("L;2", "L;4")  # PNGs whose values Pillow spreads over 0 to 255
 DEFAULT_IGNORED = 255
 NO_CLASS = -1
-ORIENTATION_TAG = 0x0112
-UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError)
 MAX_NAMED = 5
 NUM_THREADS = 4
 
@@ -142,16 +141,20 @@ def _lookup(values: MaskValues) -> NDArray[np.int16]:
 
 def _decode(path: Path, content: bytes, values: MaskValues) -> Raw:
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            _refuse_changed_values(path, image)
+        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+            _refuse_changed_values(path, image, content)
             if values.colours:
                 return _colours(path, image)
             return _one_channel(path, image, values)
-    except UNREADABLE as error:
+    except UnidentifiedImageError as error:  # its text names the buffer
+        raise ValueError(f"{path.name}: the mask cannot be read as an image; write it again as PNG") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path.name}: the mask is too large ({error}); cut it and its image into tiles") from error
+    except BROKEN as error:
         raise ValueError(f"{path.name}: the mask cannot be read ({error}); write it again as PNG") from error
 
 
-def _refuse_changed_values(path: Path, image: Image.Image) -> None:
+def _refuse_changed_values(path: Path, image: Image.Image, content: bytes) -> None:
     """Formats and forms in which a pixel's value is not what was written, or not where."""
     if image.format not in MASK_FORMATS:
         raise ValueError(
@@ -160,8 +163,19 @@ def _refuse_changed_values(path: Path, image: Image.Image) -> None:
         )
     if image.format == "PNG" and any(tile[3] in SCALED_GREY for tile in getattr(image, "tile", [])):
         raise ValueError(f"{path.name}: a grey mask must have 1, 8 or 16 bits, got fewer than 8; save it with 8 bits")
-    if image.format == "TIFF" and image.getexif().get(ORIENTATION_TAG, 1) != 1:
+    if len(image.getbands()) > 1 and _bits(image, content) > 8:  # Pillow keeps the high byte alone
+        raise ValueError(
+            f"{path.name}: a mask in colours must have 8 bits a channel, got 16; save it with 8, or as one channel"
+        )
+    if image.format == "TIFF" and image.getexif().get(ORIENTATION, 1) != 1:
         raise ValueError(f"{path.name}: a mask must be stored upright, got a TIFF orientation; save it as PNG")
+
+
+def _bits(image: Image.Image, content: bytes) -> int:
+    """Of the first channel, as stored."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2.get(BITS, (1,))[0])
+    return content[24] if image.format == "PNG" else 8
 
 
 def _colours(path: Path, image: Image.Image) -> Raw:

@@ -143,17 +143,20 @@ def _classes(
 
 def _refuse_number_of_classes(card: DataCard, classes: Sequence[str], findings: Findings) -> None:
     if not 2 <= len(classes) <= IGNORE_INDEX:
-        remedy = "check the categories" if card.background else "set background: true, or check the categories"
+        remedy = "check the categories"
+        if not card.background:
+            named = "name the value that means the background" if card.classes is not None else "set background: true"
+            remedy = f"{named}, or {remedy}"
         shown = f" ({', '.join(classes)})" if len(classes) == 1 else ""
         findings.error(f"a data set needs 2 to {IGNORE_INDEX} classes, got {len(classes)}{shown}; {remedy}")
 
 
 def _unused_roots(card: DataCard, parts: Sequence[LoadedPart], findings: Findings) -> set[str]:
     """Names of categories that exporters put above the classes: the `supercategory` of others, without an annotation
-    in any part."""
+    in any part. What the card names as a class of its masks is one."""
     uses = [part.category_use() for part in parts]
     above = {name for use in uses for name in use.above} - {name for use in uses for name in use.used}
-    roots = {name for use in uses for name in use.listed} & above - set(card.ignore)
+    roots = {name for use in uses for name in use.listed} & above - {*card.ignore, *card_classes(card)}
     for name in sorted(roots):
         first = next(part.name for part, use in zip(parts, uses, strict=True) if name in use.listed)
         findings.warn(first, "supercategory of others without an annotation, no class", name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from mask_sets import card, made_label, write_images, write_mask
@@ -156,6 +158,34 @@ def test_forms_that_change_values_are_refused(tmp_path: Path) -> None:
     assert "must be opaque" in problems(tmp_path, clear, COLOURS)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_read_whole_from_one_channel_and_refused_in_colours(tmp_path: Path, suffix: str) -> None:
+    write_images(tmp_path, ["images/a.jpg"])
+    (tmp_path / "masks").mkdir()
+    rules = "train: {images: images, masks: masks}\nclasses: {0: background, 1: paper, 300: glass}\n"
+    label = np.array([0, 1, 300], np.uint16)[LABEL]
+    cv2.imwrite(str(tmp_path / "masks" / f"a{suffix}"), label)
+    np.testing.assert_array_equal(label_of(read(read_card(card(tmp_path, "data.yaml", rules)))), LABEL)
+    cv2.imwrite(str(tmp_path / "masks" / f"a{suffix}"), np.dstack([label] * 3))  # 300 would be read as 1
+    with pytest.raises(DataProblems, match="a mask in colours must have 8 bits a channel, got 16"):
+        read(read_card(tmp_path / "data.yaml"))
+
+
+def test_a_mask_too_large_to_decode_and_one_that_is_no_image_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_bytes(b"none")
+    assert "a.png: the mask cannot be read as an image; write it again as PNG" in problems_as_they_lie(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert "the mask is too large" in problems(tmp_path, Image.fromarray(LABEL))
+
+
+def test_one_class_of_masks_is_refused_with_what_would_be_a_second(tmp_path: Path) -> None:
+    found = problems(tmp_path, Image.fromarray(LABEL), "classes: {0: cell, 1: cell, 2: cell}")
+    assert "got 1 (cell); name the value that means the background" in found
+
+
 def problems_as_they_lie(root: Path) -> str:
     write_images(root, ["images/a.jpg"])
     with pytest.raises(DataProblems) as caught:
@@ -180,6 +210,19 @@ def test_masks_and_coco_join_by_name(tmp_path: Path) -> None:
     assert index.classes == ("Background", "glass", "paper")
     joined = label_source(index, index.images[1]).label()
     np.testing.assert_array_equal(joined, np.where(made_label(1) > 0, 3 - made_label(1), 0))
+
+
+def test_a_class_of_the_masks_that_is_a_supercategory_of_coco_stays_a_class(tmp_path: Path) -> None:
+    from mask_sets import write_coco
+
+    write_images(tmp_path, ["images/a.jpg", "more/b.jpg"])
+    write_mask(tmp_path / "masks" / "a.png", LABEL)
+    write_coco(tmp_path / "more.json", {"b.jpg": np.where(made_label(1) == 1, 0, made_label(1))})
+    content = json.loads((tmp_path / "more.json").read_text())
+    content["categories"][1]["supercategory"] = "paper"  # of which the file has no annotation
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    parts = "train: {images: images, masks: masks}\nval: {coco: more.json, images: more}"
+    assert read(read_card(card(tmp_path, "data.yaml", f"{parts}\n{NAMED}\n"))).classes[1:] == ("paper", "glass")
 
 
 def test_a_folder_of_unlabelled_images(tmp_path: Path) -> None:
