@@ -25,6 +25,7 @@ from analysis.voting.votes import Labels
 
 Counts = NDArray[np.int64]
 ABSENT = -(2**60)
+SLIVER = np.float32(2.0**-21)  # of u: eight steps of float32 below 1
 LOSE_HIT, LOSE_FALSE, GAIN_HIT, GAIN_FALSE = 0, 1, 2, 3
 
 
@@ -194,7 +195,9 @@ def _walk(hist, flagged, u, old, new, truth, weight, hits, union, low_u, end_u, 
             continue
         while i < u.size and row_of(u[i], low_u, scale, last) == b:
             here = u[i]
-            while i < u.size and u[i] == here:  # one point of the line: nothing lies between its events
+            # one point of the line: what lies between events that rounding alone keeps apart cannot be reached, and a
+            # sliver there that looks best would hide the plateau that is
+            while i < u.size and u[i] - here <= SLIVER:
                 j, k, num = old[i], new[i], weight[i]
                 if truth[i] == j:
                     hits[j] -= num

@@ -159,6 +159,15 @@ def test_probabilities_of_exactly_zero_and_one_are_searched_too(hard: float) -> 
     assert result.miou == score(q, result.weights, truth) >= score(q, np.ones((3, 4)), truth)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_weight_is_a_mere_trace(seed: int) -> None:
+    q, truth = problem(seed, num_members=4, num_classes=6, num_pixels=4000)
+    result = fit(q, truth, "member_class")
+    kept = result.weights[result.weights > 0]
+    assert kept.min() >= 1e-3 * result.weights.max(0).min()
+    assert result.miou == score(q, result.weights, truth) >= result.trace[-1]
+
+
 def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
     q, truth = problem(7, num_pixels=800)
     truth[truth == 3] = 2

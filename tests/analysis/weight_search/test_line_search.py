@@ -126,6 +126,26 @@ def test_pixels_that_count_thrice_are_three_pixels() -> None:
     assert best_plateau(histogram(thrice), flagged, thrice, 3 * hits, 3 * union, SPAN) == once
 
 
+def test_what_rounding_alone_keeps_apart_is_no_plateau() -> None:
+    """Two pixels that change at nearly one weight: the mIoU between them is the line's best, and out of reach."""
+    truth, label = np.array([0, 0, 1, 1, 2, 3], np.uint8), np.array([1, 0, 1, 1, 2, 3], np.uint8)
+    u = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(1))], np.float32)
+    ones = np.ones(2, np.int32)
+    events = Events(u, np.array([1, 1], np.uint8), np.array([0, 0], np.uint8), np.array([0, 1], np.uint8), ones)
+    hist, (hits, union) = histogram(events), hits_union(confusion_of(truth, label))
+    between = truth.copy()
+    assert miou(confusion_of(truth, between)) == 1  # after the first event alone
+    found = best_plateau(hist, np.ones(SPAN.num_bins + 1, bool), events, hits, union, SPAN)
+    assert found.miou == pytest.approx(max(miou(confusion_of(truth, label)), miou(confusion_of(truth, ends(label)))))
+
+
+def ends(label: np.ndarray) -> np.ndarray:
+    """The labels after both events."""
+    after = label.copy()
+    after[[0, 2]] = 0
+    return after
+
+
 def test_merged_events_are_sorted_and_lose_none() -> None:
     events = line(0)[2]
     order = np.random.default_rng(0).permutation(events.u.size)
