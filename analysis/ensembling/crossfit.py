@@ -39,6 +39,11 @@ class Images:
     seed: int
     num_resamples: int = 500
 
+    @property
+    def num_units(self) -> int:
+        """How many groups, or images where the card names no groups."""
+        return len(set(self.groups)) if self.grouped else len(self.groups)
+
     def draws(self, of: NDArray[np.bool_]) -> Draws:
         """Resamples of the images `of` (N,); of single ones where they are of few groups. What is chosen by them is no
         claim: the ladder, which resamples groups, decides whether it is taken."""

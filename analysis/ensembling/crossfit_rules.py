@@ -22,6 +22,7 @@ from analysis.voting.view_config import ViewConfig, Views, VoteBatch
 from analysis.voting.votes import Vote
 
 Counts = NDArray[np.int64]
+MIN_TO_CHOOSE = 5  # groups: with fewer, a share of shrinkage chosen by cross-fitting flips between none and all of it
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,16 @@ class RuleCandidates:
     rules: tuple[tuple[str, ...], ...]
     tiers: tuple[int, ...]
 
-    def of(self, name: str) -> list[list[tuple[int, int]]]:
-        """Where the candidates of a rule are: (batch, vote), by tier."""
-        found = [
-            [(b, v) for b, names in enumerate(self.rules) for v in range(len(names))
-             if self.tiers[b] == tier and names[v] == name]
-            for tier in range(max(self.tiers) + 1)
-        ]  # fmt: skip
-        return [places for places in found if places]
+    def of(self, name: str, *, halfway: bool = False) -> list[list[tuple[int, int]]]:
+        """Where the candidates of a rule are: (batch, vote), by tier. `halfway`: of each batch, of candidates shrunk to
+        different shares the one in the middle alone."""
+        tiers: list[list[tuple[int, int]]] = [[] for _ in range(max(self.tiers) + 1)]
+        for b, names in enumerate(self.rules):
+            places = [(b, v) for v, one in enumerate(names) if one == name]
+            if halfway and places:
+                places = [places[len(places) // 2]]
+            tiers[self.tiers[b]] += places
+        return [places for places in tiers if places]
 
     def choice(self, place: tuple[int, int]) -> Choice:
         batch = self.batches[place[0]]
@@ -106,8 +109,9 @@ def crossfit_rules(
     crossed = [fitted.batches for fitted in fits.without]
     counts = score_images(data, crossed, "rules on val, cross-fitted", fold_of=folds.of_image, executor=executor)
     results = RuleResults({}, {}, {})
+    halfway = images.num_units < MIN_TO_CHOOSE
     for name in RULES:
-        tiers = fits.whole.of(name)
+        tiers = fits.whole.of(name, halfway=halfway)
         found = nested([[counts[b][:, v].astype(np.int64) for b, v in places] for places in tiers], folds, images)
         results.crossfitted[name] = found.counts
         results.choices[name] = fits.whole.choice(tiers[found.whole[0]][found.whole[1]])

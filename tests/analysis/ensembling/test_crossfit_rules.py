@@ -52,6 +52,15 @@ def test_every_rule_has_its_candidates_in_its_own_views(
             assert set(choice.vote.used) <= set(config.members)
 
 
+def test_halfway_are_the_middle_candidates_of_each_batch(fitted: RuleCandidates) -> None:
+    for rule in RULES:
+        every, middle = fitted.of(rule), fitted.of(rule, halfway=True)
+        assert [len(tier) for tier in middle] == [1] * len(every)  # without calibrated ones a tier is one batch
+        assert all(some[0] == all_of[len(all_of) // 2] for some, all_of in zip(middle, every, strict=True))
+    whole, half = (fitted.choice(fitted.of("soft_class")[0][v]).vote.weights for v in (0, 2))
+    np.testing.assert_allclose(half, (whole * half.size / whole.sum() + 1) / 2, rtol=1e-5)
+
+
 def test_labels_of_images_that_are_left_out_have_no_say(fitted: RuleCandidates, selected: SelectedViews) -> None:
     out = ~KEPT[SAMPLE.image]
     truth = np.where(out, (SAMPLE.truth + 1) % K, SAMPLE.truth).astype(np.uint8)
