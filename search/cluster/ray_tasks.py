@@ -21,6 +21,8 @@ def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str 
             result = ray.get(ready)
         except ray.exceptions.RayTaskError as error:
             yield work, None, str(error.cause)
+        except ray.exceptions.RayError as error:  # its worker or node was lost too often, or it was called off
+            yield work, None, f"{type(error).__name__}: {error}"
         else:
             yield work, result, None
 

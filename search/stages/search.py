@@ -28,7 +28,8 @@ def run(context: Context) -> None:
         build_progress(sys.stdout, clock=clock),
     ]
     gate = open_gate(context)
-    snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs
+    no_soups = options.ensemble.soups == "off" or options.folds.num > 0  # fold models are candidates alone
+    snapshots = 0 if no_soups else options.ensemble.soup_epochs
     if snapshots:
         context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB per million parameters")
     run_search(
