@@ -1,13 +1,13 @@
-"""Delete the logits and soups that a finished run no longer needs.
+"""Delete the logits, soups and fold models that a finished run no longer needs.
 
     python analysis/prune.py --run RUN            # lists what would go
     python analysis/prune.py --run RUN --yes      # deletes it
     python analysis/prune.py --run RUN --all      # the logits of the shipped members too; with --yes, deletes them
 
 What ships needs none of them: the bundle has its own copies. Kept are the logits of the members that the shipped rule
-uses (analysis/cleanse.py reads them; with --all they go too) and everything that is not a shard or a soup's weights. No
-link is followed. A new verdict over all candidates needs the logits stage again. Exit code 2 where the run is
-unfinished or broken.
+uses (analysis/cleanse.py reads them; with --all they go too) and everything that is not a shard or weights of a soup or
+fold model. No link is followed. A new verdict over all candidates needs the logits stage again. Exit code 2 where
+the run is unfinished or broken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 
 from trainables.command import DebugOption, errors_to_exit, new_app, run_command
 
-STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")
+STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")  # runs of before there were folds lack those
 COST_FILE = "cost.json"  # goes with its shards; trainables.logits.latency, which writes it, imports torch
 
 app = new_app()
@@ -54,7 +54,7 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
             f"{run_command()} --resume {run}"
         )
     used = shipped_members(run)
-    for root in (run / "logits", run / "soups"):
+    for root in (run / "logits", run / "soups", run / "folds"):
         if root.is_symlink():
             raise ValueError(
                 f"{root} must be a folder of the run, got a link, which is not followed; prune where it leads"
@@ -71,10 +71,11 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
                     left[path] = "no shard"
                 elif unused or half_written:
                     unneeded.setdefault(trial.name, []).append(path)
-    for soup in _folders(run / "soups", left):
-        weights = [path for path in sorted(soup.glob("*.safetensors")) if not path.is_symlink()]
-        if weights and soup.name not in used:
-            unneeded[f"soups/{soup.name}"] = weights
+    for kind in ("soups", "folds"):
+        for member in _folders(run / kind, left):
+            weights = [path for path in sorted(member.glob("*.safetensors")) if not path.is_symlink()]
+            if weights and member.name not in used:
+                unneeded[f"{kind}/{member.name}"] = weights
     return Plan(unneeded, left)
 
 
@@ -124,7 +125,7 @@ def main(
     members_too: Annotated[bool, typer.Option("--all", help="Also the logits of the shipped members.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Delete the logits and soups that a finished run no longer needs."""
+    """Delete the logits, soups and fold models that a finished run no longer needs."""
     with errors_to_exit(debug=debug):
         found = plan(run, members_too=members_too)
         lines = [

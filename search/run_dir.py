@@ -51,6 +51,14 @@ class RunDir:
         return self.root / "soups"
 
     @property
+    def folds_json(self) -> Path:
+        return self.root / "folds.json"
+
+    def fold_models(self, member: str) -> Path:
+        """The folder of a recipe's fold models."""
+        return self.root / "folds" / member
+
+    @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
 

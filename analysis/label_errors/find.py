@@ -83,7 +83,7 @@ def _stores_of_run(folder: Path) -> list[LogitStore]:
     if not found:
         raise ValueError(f"{folder} has no logits of val; let its logits stage finish, or resume the run")
     for store in found:
-        seen = trained & set(store.image_ids)
+        seen = set() if store.header.lineage else trained & set(store.image_ids)  # a lineage is checked by the store
         if seen:
             raise ValueError(
                 f"{store.folder} has image {min(seen)!r}, which its model trained on; write the logits again"

@@ -4,6 +4,7 @@ __all__ = [
     "bundle",
     "candidates",
     "ensemble",
+    "folds",
     "logits",
     "pipeline",
     "report",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis.bundle.export import BundleFacts, export
 from analysis.ensembling.result import EnsembleResult
-from search.stages.logits import chosen_candidates
+from search.stages.folds import chosen_candidates
 from search.stages.stage import Context
 
 

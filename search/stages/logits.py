@@ -11,7 +11,7 @@ import ray
 from search.cluster.ray_tasks import as_they_end, portable_errors
 from search.run_dir import RunDir
 from search.space.options import Options, Resources
-from search.stages.candidates import competitors
+from search.stages.folds import chosen_candidates, judged_split
 from search.stages.stage import Context
 from trainables.data.cache import Cache
 from trainables.data.index import Split
@@ -29,11 +29,11 @@ def run(context: Context) -> None:
     Raises ValueError where all fail.
     """
     folder, data, options = context.run, context.data, context.space.options
-    chosen, views = chosen_candidates(context), offered_views(options)
+    chosen, split, views = chosen_candidates(context), judged_split(context), offered_views(options)
     kept = options.ensemble
     storage = candidate_logits.Storage(kept.logits, kept.max_logit_error, kept.logits_gb)
     folders = [folders_of(folder, c) for c in chosen]
-    needed, free = candidate_logits.check_space(chosen, data.cache, data.split, views, folder.root, folders, storage)
+    needed, free = candidate_logits.check_space(chosen, data.cache, split, views, folder.root, folders, storage)
     context.say(
         f"{len(chosen)} candidates x {len(views)} views: about {needed / 2**20:.0f} MiB of logits, "
         f"{free / 2**20:.0f} MiB free"
@@ -42,7 +42,7 @@ def run(context: Context) -> None:
     num_gpus = min(1.0, resources.gpu)  # an image needs one device
     task = ray.remote(num_cpus=resources.cpu, num_gpus=num_gpus, max_retries=2)(_write_one)
     cache = ray.put(data.cache)
-    waiting = {task.remote(c, cache, data.split, views, folders_of(folder, c), storage, resources): c for c in chosen}
+    waiting = {task.remote(c, cache, split, views, folders_of(folder, c), storage, resources): c for c in chosen}
     failed: dict[str, str] = {}
     for candidate, lines, error in as_they_end(waiting):
         if error is None:
@@ -74,11 +74,6 @@ def _write_one(
     return said
 
 
-def chosen_candidates(context: Context) -> list[Candidate]:
-    """The candidates of the ensemble, soups among them. Raises ValueError where no trial ended with a checkpoint."""
-    return competitors(context.run, context.space.options.ensemble)
-
-
 def offered_views(options: Options) -> list[View]:
     """The views of `tta`, no two of the same pose. The plain view is always included, so that all members can be
     compared in it."""
@@ -97,7 +92,7 @@ def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.Split
 
 def has_logits(context: Context, candidate: Candidate) -> bool:
     """Whether all logits of a candidate are there: every image of val and hold-out in every view."""
-    folders, split = folders_of(context.run, candidate), context.data.split
+    folders, split = folders_of(context.run, candidate), judged_split(context)
     return all(
         any(folders[part].glob("*.safetensors"))
         and all(

@@ -64,6 +64,12 @@ def split_data(index: SegIndex, cache: Cache, options: Options, say: Callable[[s
         )
     for note in split.notes:
         say(f"split: {note}")
+    num_open = len(split.train_ids) + len(split.val_ids)
+    if options.folds.num > num_open:
+        raise ValueError(
+            f"folds.num must not exceed the labelled images outside the hold-out, got {options.folds.num} and "
+            f"{num_open}; use 2 to {num_open}, or 0 for none"
+        )
     say(
         f"data {index.name}: {index.num_classes} classes, {len(split.train_ids)} images to train on, "
         f"{len(split.val_ids)} to tune on, {len(split.holdout_ids)} sealed until the verdict"

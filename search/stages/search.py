@@ -28,7 +28,8 @@ def run(context: Context) -> None:
         Guarded("the progress display", build_progress(sys.stdout, clock=clock)),
     ]
     policy = admission_check(context)
-    snapshots = 0 if options.ensemble.soups == "off" else options.ensemble.soup_epochs
+    no_soups = options.ensemble.soups == "off" or options.folds.num > 0  # fold models are candidates alone
+    snapshots = 0 if no_soups else options.ensemble.soup_epochs
     if snapshots:
         context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB per million parameters")
     trainable = make_trainable(data.index, data.split, data.cache_root, snapshots)

@@ -35,6 +35,9 @@ Found = TypeVar("Found")
 def run(context: Context) -> None:
     """Average the weights of the chosen trials' epochs and of similar trials, as further candidates."""
     folder, data, options = context.run, context.data, context.space.options
+    if options.folds.num:
+        context.say("soups: none where folds are on, whose members are the candidates")
+        return
     trials = scored_trials(folder)
     chosen = choose_of(trials, options.ensemble)
     make_soups(trials, chosen, data.cache, data.split, folder.soups, options, context.say)

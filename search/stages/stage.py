@@ -19,6 +19,7 @@ class Stage(StrEnum):
 
     search = "search"
     soups = "soups"
+    folds = "folds"
     logits = "logits"
     ensemble = "ensemble"
     bundle = "bundle"

@@ -268,7 +268,7 @@ def test_the_post_processed_row_says_of_which_rule_it_is_and_why(facts: ReportFa
         (FittedOn(kind="val", images=55), "fitted on the 55 images of val"),
         (
             FittedOn(kind="out_of_fold", images=797, folds=5),
-            "fitted out of fold on 797 images.*never saw it \\(5 folds\\)",
+            "fitted out of fold on 797 .*never saw it \\(5 folds\\)",
         ),
     ],
 )

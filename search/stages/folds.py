@@ -1,0 +1,191 @@
+"""The folds stage: trains the best recipes once per fold of all labelled images outside the hold-out.
+
+Each (recipe, fold) is a Ray task that writes fold-<k>.safetensors under folds/<member>/, see `trainables.fit_fold`.
+The next stages take the members from there, and every such image has logits of a model that never saw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from search.cluster.ray_tasks import as_they_end, portable_errors
+from search.engine.admission import resources_of
+from search.engine.study_file import open_study
+from search.observers.trial_row import TrialRow, study_rows
+from search.run_dir import RunDir
+from search.space.options import Options
+from search.stages.candidates import choose, competitors, scored_trials
+from search.stages.stage import Context
+from trainables.data.cache import Cache
+from trainables.data.index import SegIndex, Split
+from trainables.data.splits.folds import Folds, deal_folds, read_folds, write_folds
+from trainables.data.splits.make_split import decode_facts
+from trainables.fit_fold import FoldJob, FoldRecord, fit_fold, read_done
+from trainables.logits.write_logits import Candidate
+from trainables.recipe.recipe import Recipe
+from trainables.worker_process import prepare_worker
+
+OFFERED = 5  # folds, in what is said where they are off
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """A trial of the search whose recipe is trained once per fold, for as many epochs as it took to its best one."""
+
+    trial: Candidate
+    recipe: Recipe  # the trial's, with that number of epochs
+    epoch_s: float  # device-seconds that an epoch of the trial took
+    device: str  # what `epoch_s` counts
+
+    @property
+    def member(self) -> str:
+        return f"folds-{self.trial.trial}"
+
+
+def run(context: Context) -> None:
+    """Train the fold models. A recipe of which one fails is reported and left out; ValueError where all are."""
+    run_dir, data, options = context.run, context.data, context.space.options
+    plans = plan_folds(run_dir, options)
+    if not options.folds.num:
+        context.say(offer(plans, data.split))
+        return
+    folds = _folds_of(context)
+    for note in folds.notes:
+        context.say(f"folds: {note}")
+    context.say(announce(plans, folds.num, data.split))
+    jobs = [job for plan in plans for job in jobs_of(plan, folds, data.index, data.split)]
+    undone = [job for job in jobs if read_done(job, run_dir.fold_models(job.member)) is None]
+    if len(undone) < len(jobs):
+        context.say(f"folds: {len(jobs) - len(undone)} of {len(jobs)} models were trained before")
+    failed = _train(undone, context)
+    members = fold_members(context)
+    if not members:
+        raise ValueError(
+            f"folds need at least one recipe that trains on all of them, got none of {len(plans)}: "
+            + "; ".join(f"{member}: {reason}" for member, reason in sorted(failed.items()))
+        )
+    context.say(f"folds: {len(members)} members, rules are fitted on {folds.num_images} images out of fold")
+
+
+def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
+    """Run the jobs as Ray tasks; returns why members failed. The other folds of such a member are called off."""
+    data, options = context.data, context.space.options
+    cache = ray.put(data.cache)
+    waiting: dict[Any, FoldJob] = {}
+    for job in jobs:
+        held = resources_of(options.resources, job.recipe, data.index.num_classes)
+        task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=options.search.max_failures)(_fit_one)
+        waiting[task.remote(job, cache, context.run.fold_models(job.member), held["cpu"], held["gpu"])] = job
+    failed: dict[str, str] = {}
+    for job, record, error in as_they_end(waiting):
+        name = f"{job.member} fold {job.fold}"
+        if error is None:
+            context.say(
+                f"{name}: mIoU {record.miou:.4f} on its {len(job.split.val_ids)} images, {record.epoch} epochs on "
+                f"{len(job.split.train_ids)}"
+            )
+        elif job.member not in failed:
+            failed[job.member] = f"fold {job.fold}: {error}"
+            context.say(f"warning: {job.member} is left out of the ensemble: its fold {job.fold} failed: {error}")
+            for ref in (ref for ref, other in waiting.items() if other.member == job.member):
+                ray.cancel(ref)
+    return failed
+
+
+@portable_errors
+def _fit_one(job: FoldJob, cache: Cache, folder: Path, cpu: float, gpu: float) -> FoldRecord:
+    """A Ray task: train one recipe on all folds but one."""
+    prepare_worker(cpu)
+    device, num_ranks = "cuda" if gpu else "cpu", max(1, int(gpu))
+    return fit_fold(job, cache, folder, device=device, num_ranks=num_ranks)
+
+
+def plan_folds(run_dir: RunDir, options: Options) -> list[FoldPlan]:
+    """The best recipes by their trials' scores, at most `ensemble.max_per_family` of one backbone family. Raises
+    ValueError where no trial ended with a checkpoint."""
+    rows = {row.trial: row for row in study_rows(open_study(run_dir.study_db), run_dir.root)}
+    limits = {"limit": options.folds.recipes, "max_per_family": options.ensemble.max_per_family}
+    return [_plan(trial, rows[trial.trial]) for trial in choose(scored_trials(run_dir), **limits)]
+
+
+def _plan(trial: Candidate, row: TrialRow) -> FoldPlan:
+    assert row.best_epoch, "a trial with a score has an epoch that it is of"
+    train = trial.recipe.train.model_copy(update={"num_epochs": row.best_epoch})
+    recipe = trial.recipe.model_copy(update={"train": train})
+    return FoldPlan(trial, recipe, row.device_s / max(1, row.epochs), row.device)
+
+
+def jobs_of(plan: FoldPlan, folds: Folds, index: SegIndex, split: Split) -> Iterator[FoldJob]:
+    """A job per fold."""
+    for fold in range(folds.num):
+        yield FoldJob(plan.member, plan.recipe, fold, folds.split_of(fold, index, split), split.fingerprint)
+
+
+def forecast_h(plans: Sequence[FoldPlan], num_folds: int, split: Split) -> float:
+    """Device-hours of all fold models, by what the trials' epochs took and the number of images: each image outside
+    the hold-out is trained on in all folds but one."""
+    images = (num_folds - 1) * (len(split.train_ids) + len(split.val_ids)) / len(split.train_ids)
+    return sum(plan.epoch_s * plan.recipe.train.num_epochs for plan in plans) * images / 3600
+
+
+def announce(plans: Sequence[FoldPlan], num_folds: int, split: Split) -> str:
+    """What is about to be trained, and how long that may take."""
+    named = ", ".join(f"{plan.trial.trial} ({plan.recipe.train.num_epochs} epochs)" for plan in plans)
+    return (
+        f"folds: {len(plans)} recipes x {num_folds} folds, about {forecast_h(plans, num_folds, split):.2f} "
+        f"{plans[0].device.upper()}-hours: {named}"
+    )
+
+
+def offer(plans: Sequence[FoldPlan], split: Split) -> str:
+    """What folds would give and cost, where they are off."""
+    num_open = len(split.train_ids) + len(split.val_ids)
+    return (
+        f"folds: off; with folds.num={OFFERED}, rules would be fitted on {num_open} images instead of "
+        f"{len(split.val_ids)} and members be means of {OFFERED} models, for about "
+        f"{forecast_h(plans, OFFERED, split):.2f} {plans[0].device.upper()}-hours of training"
+    )
+
+
+def _folds_of(context: Context) -> Folds:
+    """The run's folds: those of folds.json, or dealt now and written there."""
+    path, data, options = context.run.folds_json, context.data, context.space.options
+    if not path.exists():
+        known = decode_facts(data.index, data.cache)
+        write_folds(path, deal_folds(data.index, data.split, options.folds.num, seed=options.seed, known=known))
+    return read_folds(path, data.split)
+
+
+def fold_members(context: Context) -> list[Candidate]:
+    """The recipes of which every fold's model is there, best first."""
+    run_dir, data = context.run, context.data
+    folds, found = _folds_of(context), []
+    for plan in plan_folds(run_dir, context.space.options):
+        folder = run_dir.fold_models(plan.member)
+        if all(read_done(job, folder) for job in jobs_of(plan, folds, data.index, data.split)):
+            names = tuple(f"{plan.trial.trial} fold {fold}" for fold in range(folds.num))
+            found.append(Candidate(plan.member, plan.recipe, folder, plan.trial.miou, names, folds.folds))
+    return found
+
+
+def chosen_candidates(context: Context) -> list[Candidate]:
+    """The candidates of the ensemble: the means of fold models where folds are on, else trials and soups. Raises
+    ValueError where no trial ended with a checkpoint."""
+    options = context.space.options
+    return fold_members(context) if options.folds.num else competitors(context.run, options.ensemble)
+
+
+def judged_split(context: Context) -> Split:
+    """The images that rules are fitted on, as `val`, and those that they are judged on: with folds, all labelled ones
+    outside the hold-out are fitted on."""
+    index, split = context.data.index, context.data.split
+    if not context.space.options.folds.num:
+        return split
+    known = {*split.train_ids, *split.val_ids}
+    every = tuple(image.image_id for image in index.images if image.image_id in known)
+    return replace(split, train_ids=(), val_ids=every)
