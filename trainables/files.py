@@ -1,4 +1,4 @@
-"""Atomic writes: a file appears whole or not at all. Light to import, as everything writes files."""
+"""Atomic writes (a file appears whole or not at all) and paths that users wrote. Light to import."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+MAX_NAME_BYTES = 255  # of every file system in use
+MAX_PATH_BYTES = 3500  # Linux has 4096 for the whole, with what it is relative to
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -26,6 +29,38 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(f"{path} could not be written, {free_gib:.2f} GiB free there ({error}); free some") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote, with `~` expanded.
+
+    Raises ValueError, with the rule, for text that can name no file here, and for the home of an unknown user.
+    """
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"a path must be text that can name a file, got {text!r:.80}, half a surrogate pair") from None
+    if "\0" in text:
+        raise ValueError(f"a path must be text that can name a file, got {text!r:.80}, with a NUL")
+    longest = max(map(len, encoded.split(b"/")))
+    if longest > MAX_NAME_BYTES or len(encoded) > MAX_PATH_BYTES:
+        raise ValueError(
+            f"a path must have at most {MAX_PATH_BYTES} bytes, and {MAX_NAME_BYTES} between its slashes, got "
+            f"{text!r:.80} with {len(encoded)} and {longest}"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"a path must begin with a folder that is known, got {text!r:.80}: {error}") from error
+
+
+def can_name_file(text: str) -> bool:
+    """Whether `user_path` takes it as a name under some folder."""
+    try:
+        user_path(f"./{text}")
+    except ValueError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

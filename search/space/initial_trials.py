@@ -70,7 +70,7 @@ def _read_point(
 
 def _holds(node: Searched, value: Any) -> bool:
     if isinstance(node, Branches):
-        return value in node.bodies
+        return isinstance(value, str) and value in node.bodies
     if isinstance(node, Choice):
         return value in node.items
     whole = node.kind != "int" or isinstance(value, int)

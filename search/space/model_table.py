@@ -11,7 +11,7 @@ from typing import Any
 
 from search.space.allowed_keys import Section
 from search.space.nodes import Branches, Choice, Group, Node, Path
-from search.space.parser import parse_section
+from search.space.parser import MAX_ITEMS, parse_section
 from trainables.models.compatibility import check_pair
 from trainables.recipe.recipe import backbone_family
 
@@ -28,9 +28,17 @@ def parse_model(section: Section, tree: Any, problems: list[str]) -> dict[str, N
     if not isinstance(rows, dict) or not rows:
         problems.append(f"model.choice: must map the name of each row to its backbone and head, got {rows!r}")
         return {}
+    if len(rows) > MAX_ITEMS:
+        problems.append(f"model.choice: must have at most {MAX_ITEMS} rows, got {len(rows)}; leave some out")
+        return {}
     parsed = {row: _parse_one(section, body, (*path, "choice", row), problems) for row, body in rows.items()}
-    bodies = {part: {row: nodes[part] for row, nodes in parsed.items() if part in nodes} for part in PARTS}
-    return {part: Branches((*path, "choice"), PARAMETER, bodies[part]) for part in PARTS if bodies[part]}
+    whole = {row: nodes for row, nodes in parsed.items() if all(part in nodes for part in PARTS)}  # others: reported
+    if not whole:
+        return {}
+    return {
+        part: Branches((*path, "choice"), PARAMETER, {row: nodes[part] for row, nodes in whole.items()})
+        for part in PARTS
+    }
 
 
 def _parse_one(section: Section, tree: Any, path: Path, problems: list[str]) -> dict[str, Node]:

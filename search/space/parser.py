@@ -17,6 +17,8 @@ from search.space.nodes import Branches, Choice, Fixed, Group, Node, Path, Range
 from search.space.problems import nearest, nearest_three
 from search.space.space_file import SEARCH_KEYS, is_search
 
+MAX_ITEMS = 500  # of a choice: each of them is checked
+
 
 def parse_section(section: Section, tree: Any, path: Path, problems: list[str]) -> Group | Branches | None:
     """Nodes of a section. Problems go to `problems`; what is faulty is left out, so that the rest is still checked."""
@@ -89,6 +91,9 @@ def _parse_choice(items: Any, path: Path, problems: list[str]) -> Choice | None:
     if not isinstance(items, list) or not items:
         _add(problems, path, f"a choice must be a list with one item or more, got {items!r}")
         return None
+    if len(items) > MAX_ITEMS:
+        _add(problems, path, f"a choice must have at most {MAX_ITEMS} items, got {len(items)}; give a range, or fewer")
+        return None
     flat = [inner for item in items for inner in (item if isinstance(item, list) else [item])]
     if any(isinstance(inner, dict | list) for inner in flat):
         _add(problems, path, f"a choice is between values or lists of values, got {items!r}")
@@ -134,6 +139,9 @@ def _parse_named_choice(section: Section, tree: Any, path: Path, problems: list[
         return Group(path, {"name": choice}) if all(known) else None
     if not options:
         _add(problems, path, "a choice must have one branch or more, got {}")
+    if len(options) > MAX_ITEMS:
+        _add(problems, path, f"a choice must have at most {MAX_ITEMS} branches, got {len(options)}; leave some out")
+        return None
     bodies: dict[str, Group] = {}
     for name, body in options.items():
         if not _name_is_known(section, name, (*path, "choice"), problems):

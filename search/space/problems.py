@@ -5,18 +5,29 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+MAX_LISTED = 50
+MAX_LINE = 1000  # characters: a value is shown whole where that is short
+
 
 class SpaceProblems(ValueError):
-    """Everything that is wrong with a space, one line each in `.problems`."""
+    """Everything that is wrong with a space, one line each in `.problems`; `str()` lists the first."""
 
     def __init__(self, name: str, problems: Sequence[str]) -> None:
         self.name = name
         self.problems = list(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n  ".join([f"space {name}: {count}", *problems]))
+        listed = [_shortened(line) for line in self.problems[:MAX_LISTED]]
+        left = len(self.problems) - len(listed)
+        more = [f"... and {left} more"] if left else []
+        super().__init__("\n  ".join([f"space {name}: {count}", *listed, *more]))
 
     def __reduce__(self) -> tuple[type[SpaceProblems], tuple[str, list[str]]]:
         return SpaceProblems, (self.name, self.problems)
+
+
+def _shortened(line: str) -> str:
+    """The rule at the beginning and the remedy at the end, where the value between them is long."""
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 300]} ... {line[-300:]}"
 
 
 def nearest_three(word: object, known: Iterable[str]) -> str:

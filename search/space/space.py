@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -25,6 +24,7 @@ from search.space.problems import SpaceProblems, nearest
 from search.space.recipe_checks import middle, recipe_problems, slow_operators
 from search.space.space_file import NOT_OVERRIDDEN, is_search, read_space_file
 from search.space.yaml_format import dump_yaml
+from trainables.files import user_path
 from trainables.recipe.recipe import Recipe, backbone_family
 
 if TYPE_CHECKING:
@@ -207,7 +207,11 @@ def _absolute_weights(tree: Any, path: tuple[str, ...], problems: list[str]) -> 
         return {key: _absolute_weights(value, (*path, key), problems) for key, value in tree.items()}
     if "weights_file" not in path or not isinstance(tree, str):
         return tree
-    file = Path(tree).expanduser().absolute()
+    try:
+        file = user_path(tree).absolute()
+    except ValueError as error:
+        problems.append(f"{'.'.join(path)}: {error}; correct it")
+        return tree
     if not file.is_file():
         problems.append(f"{'.'.join(path)}: no such file, got {tree!r}; paths are relative to the current folder")
     return str(file)

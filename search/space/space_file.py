@@ -15,6 +15,8 @@ from typing import Any
 
 from search.space.problems import SpaceProblems, nearest
 from search.space.yaml_format import parse_yaml
+from trainables.bounded_yaml import read_bounded
+from trainables.files import user_path
 
 SEARCH_KEYS = ("choice", "float", "int", "log")
 NOT_OVERRIDDEN = ("extends", "profiles")
@@ -83,7 +85,12 @@ def shipped_spaces() -> list[str]:
 
 
 def _find(spec: str, beside: Traversable | None) -> Traversable:
-    path = Path(spec).expanduser()
+    try:
+        path = user_path(spec)
+    except ValueError as error:
+        raise SpaceProblems(
+            f"{spec!r:.80}", [f"{error}; give a path, or one of {', '.join(shipped_spaces())}"]
+        ) from error
     local = beside.parent / path if isinstance(beside, Path) else path
     shipped = resources.files("spaces")
     candidates: list[Traversable] = [local]
@@ -99,11 +106,13 @@ def _find(spec: str, beside: Traversable | None) -> Traversable:
 
 def _read(source: Traversable, name: str) -> dict[str, Any]:
     try:
-        text = source.read_bytes().decode("utf-8-sig")
+        text = read_bounded(source)
     except UnicodeDecodeError as error:
         raise SpaceProblems(name, [f"{source}: must be UTF-8 text, got {error}"]) from error
     except OSError as error:
         raise SpaceProblems(name, [f"{source}: cannot be read: {error.strerror}"]) from error
+    except ValueError as error:
+        raise SpaceProblems(name, [f"{source}: cannot be read: {error}"]) from error
     tree = parse_yaml(text, str(source))
     if tree is None:
         return {}

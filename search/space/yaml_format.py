@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from search.space.problems import SpaceProblems
+from trainables.bounded_yaml import BoundedLoader, load_yaml
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -21,17 +22,14 @@ def parse_yaml(text: str, where: str) -> Any:
         column = unprintable.start() - text.rfind("\n", 0, unprintable.start())
         at = f"{where}:{line}:{column}"
         raise SpaceProblems(where, [f"{at}: not valid YAML: character {unprintable.group()!r}; remove it"])
-    loader = _Loader(text)
     try:
-        data = loader.get_single_data()
+        data = load_yaml(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise SpaceProblems(where, [f"{at}: not valid YAML: {error.problem or error.context}"]) from error
-    finally:
-        loader.dispose()
     problems: list[str] = []
-    _check_plain(data, (), (), problems)
+    _check_plain(data, (), problems)
     if problems:
         raise SpaceProblems(where, problems)
     return data
@@ -42,23 +40,21 @@ def dump_yaml(tree: dict[str, Any]) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _check_plain(value: Any, path: tuple[str, ...], above: tuple[int, ...], problems: list[str]) -> None:
+def _check_plain(value: Any, path: tuple[str, ...], problems: list[str]) -> None:
     here = ".".join(path) or "top"
-    if id(value) in above:
-        problems.append(f"{here}: an alias must not contain itself; write the value out")
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 problems.append(f"{here}: keys must be text, got {key!r}; put it in quotes")
-            _check_plain(item, (*path, str(key)), (*above, id(value)), problems)
+            _check_plain(item, (*path, str(key)), problems)
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            _check_plain(item, (*path, str(position)), (*above, id(value)), problems)
+            _check_plain(item, (*path, str(position)), problems)
     elif not isinstance(value, str | int | float | None):
         problems.append(f"{here}: must be text, a number, true, false, null, a list or a mapping, got {value!r}")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML 1.2's scalars (1e-5 is a number, `off` is a word), and no key twice."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's contract)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from trainables.bounded_yaml import load_yaml, read_bounded, why_not_yaml
 from trainables.data.class_table import MAX_VALUE, ClassTable, read_table
+from trainables.data.groups import check_pattern
 from trainables.data.index import BACKGROUND
+from trainables.files import user_path
 from trainables.recipe.config import Config
 
 MAX_LISTED = 50
@@ -124,10 +127,7 @@ class DataCard(Config):
     @field_validator("group")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"group must be a regular expression: {error}") from error
+        check_pattern(pattern or "")
         return pattern
 
     def parts(self) -> dict[str, tuple[Part, ...]]:
@@ -145,18 +145,6 @@ class DataCard(Config):
         if self.classes is not None:
             values["classes"] = list(self.classes.names) if self.reduce_zero_label else self.classes.as_mapping()
         return values
-
-    def group_of(self, image_id: str) -> str | None:
-        """The group of an image: what the first brackets of `group` match, or all of its match.
-
-        The image_id itself where the card has no `group`; None where `group` does not match.
-        """
-        if self.group is None:
-            return image_id
-        match = re.search(self.group, image_id)
-        if match is None:
-            return None
-        return (match.group(1) if match.re.groups else None) or match.group(0)
 
 
 def read_card(path: Path) -> DataCard:
@@ -188,14 +176,15 @@ def read_card(path: Path) -> DataCard:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise ValueError(f"{path}: a data card is a YAML file, got a folder; give its data.yaml")
+    if path.exists() and not path.is_file():
+        what = "a folder; give its data.yaml" if path.is_dir() else "a device or pipe; check the path"
+        raise ValueError(f"{path}: a data card is a YAML file, got {what}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: the data card cannot be read ({error}); check the path") from error
+        values = load_yaml(read_bounded(path))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: the data card is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: the data card is not valid YAML: {why_not_yaml(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: the data card cannot be read ({error}); check the path") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a data card is a mapping such as 'train: train.json', got {type(values).__name__}")
     return {str(key): value for key, value in values.items() if value is not None}  # `val:` alone means absent
@@ -219,8 +208,11 @@ def near(name: str, known: list[str]) -> str:
 
 def _folder_of(path: Path, value: Any) -> Path:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{path}: root must be a path, got {value!r}")
-    return (path.parent / Path(value).expanduser()).resolve()
+        raise ValueError(f"{path}: root must be a path, got {value!r:.80}")
+    try:
+        return (path.parent / user_path(value)).resolve()
+    except (ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise ValueError(f"{path}: root: {error}; correct it") from error
 
 
 def _parts(key: str, given: Any, root: Path, faults: list[str]) -> tuple[Part, ...]:
@@ -232,7 +224,7 @@ def _parts(key: str, given: Any, root: Path, faults: list[str]) -> tuple[Part, .
     for number, one in enumerate(listed):
         where = f"{key}[{number}]" if isinstance(given, list) else key
         values = {"coco": one} if isinstance(one, str) else one
-        if isinstance(one, str) and key == "unlabelled" and (root / Path(one).expanduser()).is_dir():
+        if isinstance(one, str) and key == "unlabelled" and _is_dir(root, one):
             values = {"images": one}
         form = PART_KEYS.get(frozenset(values)) if isinstance(values, dict) else None
         if form is None:
@@ -240,10 +232,20 @@ def _parts(key: str, given: Any, root: Path, faults: list[str]) -> tuple[Part, .
         elif form is ImagePart and key != "unlabelled":
             faults.append(f"{where} has images and no labels, got {one!r:.80}; add masks: folder, or coco: file")
         elif bad := [name for name, value in values.items() if not isinstance(value, str) or not value]:
-            faults.append(f"{where}: {' and '.join(bad)} must be a path, got {values[bad[0]]!r}")
+            faults.append(f"{where}: {' and '.join(bad)} must be a path, got {values[bad[0]]!r:.80}")
         else:
-            parts.append(form.model_validate({name: _under(root, value) for name, value in values.items()}))
+            try:
+                parts.append(form.model_validate({name: _under(root, value) for name, value in values.items()}))
+            except ValueError as error:
+                faults.append(f"{where}: {error}; correct it")
     return tuple(parts)
+
+
+def _is_dir(root: Path, text: str) -> bool:
+    try:
+        return _under(root, text).is_dir()
+    except ValueError:  # of no path at all, which is reported with the part
+        return False
 
 
 PART_KEYS: Mapping[frozenset[str], type[Part]] = {
@@ -256,7 +258,7 @@ PART_KEYS: Mapping[frozenset[str], type[Part]] = {
 
 def _under(root: Path, value: str) -> Path:
     """Links are kept: the names of images begin where the card says, wherever a linked folder leads."""
-    return Path(os.path.normpath(root / Path(value).expanduser()))
+    return Path(os.path.normpath(root / user_path(value)))
 
 
 def _read_mask_rules(values: dict[str, Any], root: Path, faults: list[str]) -> None:
@@ -303,7 +305,7 @@ def _in_words(path: Path, error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
-        lines.append(f"{path}: {where}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}")
+        lines.append(f"{path}: {where}: {fault['msg'].removeprefix('Value error, ')}, got {short(fault['input'])}")
     return "\n".join(lines)
 
 

@@ -6,13 +6,15 @@ colour is written '#804080' or '128, 64, 128'; several values may have one name.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from trainables.bounded_yaml import load_yaml, read_bounded, why_not_yaml
+from trainables.files import user_path
+from trainables.plain_json import parse_json
 from trainables.recipe.config import Config
 
 MAX_VALUE = 2**16 - 1  # of a mask of one channel
@@ -50,7 +52,10 @@ def read_table(given: Any, base: Path, *, first: int = 0) -> ClassTable:
     """
     source = "classes"
     if isinstance(given, str):
-        path = base / Path(given).expanduser()
+        try:
+            path = base / user_path(given)
+        except ValueError as error:
+            raise ValueError(f"classes: {error}; {EXAMPLE}") from error
         source, given = f"classes: {path}", _from_file(path)
     if isinstance(given, list):
         faults = [f"{source}: {name!r} is there twice; keep one" for name in _repeated(given)]
@@ -111,13 +116,15 @@ def _repeated(names: list[Any]) -> list[str]:
 def _from_file(path: Path) -> Any:
     """A list or mapping: YAML or JSON by the suffix, CVAT's labelmap.txt, else a name a line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if not path.is_file():
+            raise ValueError("no such file")
+        text = read_bounded(path)
         if path.suffix.lower() == ".json":
-            return json.loads(text)
+            return parse_json(text)
         if path.suffix.lower() in (".yaml", ".yml"):
-            return yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+            return load_yaml(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = why_not_yaml(error) if isinstance(error, yaml.YAMLError) else str(error)
         raise ValueError(f"classes: the file {path} cannot be read ({reason}); correct classes in the card") from error
     lines = [line.strip() for line in text.splitlines()]
     coloured = [CVAT_LINE.fullmatch(line) for line in lines if line and not line.startswith("#")]

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,8 @@ from trainables.data.image_folder import ImageFolder
 from trainables.data.index import BACKGROUND, Annotation, ImageRecord, MaskValues, Role
 from trainables.data.loaded_part import CategoryUse
 from trainables.data.raster import check_segmentation
+from trainables.files import can_name_file
+from trainables.plain_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,12 @@ class CocoFile:
 
     def records(
         self,
-        card: DataCard,
         class_of: Mapping[object, int],
         values: MaskValues | None,  # noqa: ARG002
         findings: Findings,
     ) -> list[ImageRecord]:
         """The images of the file in its order."""
-        return _records(card, self, class_of, findings)
+        return _records(self, class_of, findings)
 
     def digest(self, records: Sequence[ImageRecord]) -> str:  # noqa: ARG002
         """Of the file's bytes, and of the folder that the ids of its images begin with."""
@@ -75,10 +75,10 @@ def load_coco(role: Role, part: CocoPart, card: DataCard) -> CocoFile:
     path, name = part.coco, card.shown(part.coco)
     try:
         raw = path.read_bytes()
-        content = json.loads(raw)
+        content = parse_json(raw)
     except OSError as error:
         raise ValueError(f"{name}: cannot be read ({error.strerror}); correct {role} in the card") from error
-    except (ValueError, RecursionError) as error:  # broken JSON, or bytes that are no text
+    except ValueError as error:
         raise ValueError(f"{name}: is not valid JSON ({error}); write it again") from error
     needed = ["images"] if role == "unlabelled" else ["images", "annotations", "categories"]
     lists: dict[str, list[dict[str, Any]]] = {}
@@ -105,7 +105,7 @@ def _folder_of(part: CocoPart, card: DataCard, images: list[dict[str, Any]]) -> 
     has any of the images."""
     if part.images is not None:
         return part.images
-    names = [name for entry in images if isinstance(name := entry.get("file_name"), str) and "\0" not in name]
+    names = [name for entry in images if isinstance(name := entry.get("file_name"), str) and can_name_file(name)]
     own = part.coco.parent
     if own == card.root or any((card.root / name).is_file() for name in names):
         return card.root
@@ -139,7 +139,7 @@ def coco_id(value: object) -> int | str | None:
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
-def _records(card: DataCard, file: CocoFile, class_of: Mapping[object, int], findings: Findings) -> list[ImageRecord]:
+def _records(file: CocoFile, class_of: Mapping[object, int], findings: Findings) -> list[ImageRecord]:
     """The images of one file in its order."""
     images: dict[object, ImageRecord | None] = {}
     for entry in file.images:
@@ -150,7 +150,7 @@ def _records(card: DataCard, file: CocoFile, class_of: Mapping[object, int], fin
             )
             continue
         try:
-            images[key] = _record(card, file, entry, findings)
+            images[key] = _record(file, entry)
         except ValueError as error:
             images[key] = None  # known, so that its annotations are not reported as well
             findings.error(f"{file.name}: image {key!r} ({entry.get('file_name')}): {error}")
@@ -162,17 +162,14 @@ def _records(card: DataCard, file: CocoFile, class_of: Mapping[object, int], fin
     ]
 
 
-def _record(card: DataCard, file: CocoFile, entry: dict[str, Any], findings: Findings) -> ImageRecord:
+def _record(file: CocoFile, entry: dict[str, Any]) -> ImageRecord:
     name, height, width = entry.get("file_name"), coco_id(entry.get("height")), coco_id(entry.get("width"))
     if not isinstance(name, str) or not name:
         raise ValueError(f"needs a file_name, got {name!r}")
     if type(height) is not int or type(width) is not int or height < 1 or width < 1:
         raise ValueError(f"needs a height and a width in px, got {entry.get('height')!r} and {entry.get('width')!r}")
     path, image_id = file.folder.path_of(name), file.folder.image_id(name)
-    group = card.group_of(image_id)
-    if group is None:
-        findings.warn(file.name, "file_name without a match of group, a group of its own", name)
-    return ImageRecord(image_id, path, height, width, group or image_id, file.role)
+    return ImageRecord(image_id, path, height, width, image_id, file.role)
 
 
 def _annotations(

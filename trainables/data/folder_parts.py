@@ -44,14 +44,14 @@ class MaskFolder:
         return {name: name for name in card_classes(card)}
 
     def records(
-        self, card: DataCard, class_of: Mapping[object, int], values: MaskValues | None, findings: Findings
+        self, class_of: Mapping[object, int], values: MaskValues | None, findings: Findings
     ) -> list[ImageRecord]:
         """One record for every sound mask, with the mask's size."""
         assert values is not None, "a card with masks has classes"
         num_classes = len(set(class_of.values()) - {IGNORE_INDEX})
         scans = scan_masks(self.name, list(self.masks.values()), values, num_classes, findings)
         return [
-            _record(self.role, self.folder, name, (scan.height, scan.width), card, scan.file)
+            _record(self.role, self.folder, name, (scan.height, scan.width), scan.file)
             for name, scan in zip(self.masks, scans, strict=True)
             if scan is not None
         ]
@@ -86,7 +86,6 @@ class UnlabelledFolder:
 
     def records(
         self,
-        card: DataCard,
         class_of: Mapping[object, int],  # noqa: ARG002
         values: MaskValues | None,  # noqa: ARG002
         findings: Findings,  # noqa: ARG002
@@ -94,9 +93,7 @@ class UnlabelledFolder:
         """One record per image; one that cannot be read has size 0, and is reported when all images are checked."""
         with ThreadPoolExecutor(max_workers=NUM_THREADS) as pool:
             sizes = list(pool.map(_size, (self.folder.folder / name for name in self.images)))
-        return [
-            _record(self.role, self.folder, name, size, card) for name, size in zip(self.images, sizes, strict=True)
-        ]
+        return [_record(self.role, self.folder, name, size) for name, size in zip(self.images, sizes, strict=True)]
 
     def digest(self, records: Sequence[ImageRecord]) -> str:
         """Of the images' ids."""
@@ -172,12 +169,10 @@ def _record(
     folder: ImageFolder,
     name: str,
     size: tuple[int, int],
-    card: DataCard,
     mask: MaskFile | None = None,
 ) -> ImageRecord:
     image_id = folder.image_id(name)
-    group = card.group_of(image_id) or image_id
-    return ImageRecord(image_id, folder.folder / name, *size, group, role, mask=mask)
+    return ImageRecord(image_id, folder.folder / name, *size, image_id, role, mask=mask)
 
 
 def _size(path: Path) -> tuple[int, int]:

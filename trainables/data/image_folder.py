@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
 from trainables.data.image_file import SUFFIXES
+from trainables.files import user_path
 
 MAX_WALKED = 500_000  # files that are looked at for one whose name nearly matches
 
@@ -31,8 +32,10 @@ class ImageFolder:
 
     def path_of(self, name: str) -> Path:
         """The path of an image, whether it is there or not. Raises ValueError for a name that leads elsewhere."""
-        if "\0" in name or not _encodes(name):
-            raise ValueError(f"file_name must be text that can name a file, got {name!r}; rename the image")
+        try:
+            user_path(f"./{name}")
+        except ValueError as error:
+            raise ValueError(f"file_name: {error}; rename the image") from error
         path = self.folder / name
         if Path(name).is_absolute() or PureWindowsPath(name).drive:
             inside = Path(name).is_absolute() and path.is_relative_to(self.folder)
@@ -147,11 +150,3 @@ def _difference(name: str, there: str) -> str:
     if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", there):
         return "its Unicode form (accents as one character or two)"
     return "upper and lower case" if name.casefold() == there.casefold() else "spaces or escaped characters"
-
-
-def _encodes(name: str) -> bool:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -46,9 +46,10 @@ class LoadedPart(Protocol):
         """The part's own key of each class, in order, without `roots`; None where it has no labels."""
 
     def records(
-        self, card: DataCard, class_of: Mapping[object, int], values: MaskValues | None, findings: Findings
+        self, class_of: Mapping[object, int], values: MaskValues | None, findings: Findings
     ) -> list[ImageRecord]:
-        """Its images and labels, as far as these are sound; `class_of` takes the part's keys to class indices."""
+        """Its images and labels, as far as these are sound, each a group of its own. `class_of` takes the part's keys
+        to class indices."""
 
     def digest(self, records: Sequence[ImageRecord]) -> str:
         """Of everything that makes the ids and labels of its own records."""

@@ -28,6 +28,7 @@ from trainables.data.card import (
 from trainables.data.coco import load_coco
 from trainables.data.flip_pairs import flip_pairs
 from trainables.data.folder_parts import card_classes, load_images, load_masks
+from trainables.data.groups import groups_of
 from trainables.data.image_file import ImageFile, probe_image
 from trainables.data.index import BACKGROUND, IGNORE_INDEX, ImageRecord, MaskValues, Role, SegIndex
 from trainables.data.label_sources import label_source
@@ -58,9 +59,10 @@ def read(card: DataCard) -> SegIndex:
     sound_roles = set(LABELLED)
     for part, keys in zip(parts, class_of, strict=True):
         before = len(findings.errors)
-        found.append((part, part.records(card, keys, values, findings)))
+        found.append((part, part.records(keys, values, findings)))
         if len(findings.errors) > before:
             sound_roles.discard(part.role)  # labels may be missing because they are wrong, which was said
+    found = _with_groups(card, found, findings)
     _refuse_doubles(found, findings)
     digests = _check_images(found, findings)
     if not findings.errors:  # the sizes are the files' own
@@ -94,6 +96,25 @@ def _load_parts(card: DataCard, findings: Findings) -> list[LoadedPart]:
     if len(loaded) < sum(map(len, card.parts().values())):
         raise DataProblems(findings.errors)
     return loaded
+
+
+def _with_groups(card: DataCard, found: Found, findings: Findings) -> Found:
+    """The records with the groups that the card gives them."""
+    if card.group is None:
+        return found
+    try:
+        groups = iter(groups_of(card.group, [record.image_id for _, records in found for record in records]))
+    except ValueError as error:
+        findings.error(str(error))
+        return found
+    grouped: Found = []
+    for part, records in found:
+        named = [(record, next(groups)) for record in records]
+        for record, group in named:
+            if group is None:
+                findings.warn(part.name, "image without a match of group, a group of its own", record.image_id)
+        grouped.append((part, [replace(record, group=group or record.image_id) for record, group in named]))
+    return grouped
 
 
 def _mask_values(card: DataCard, classes: Sequence[str]) -> MaskValues | None:

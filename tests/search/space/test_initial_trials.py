@@ -80,3 +80,24 @@ def test_points_that_an_override_makes_impossible_are_left_out_and_said() -> Non
     fixed = load_space("vit.yaml", profile="cpu", overrides=["model.head={name: setr_naive, channels: 64}"])
     assert len(whole.points) > len(fixed.points)
     assert any("left out, since --set changed the space: points[0]" in line for line in fixed.warnings())
+
+
+@pytest.mark.parametrize("value", ["{a: 1}", "[conv]", "1"])
+def test_a_value_that_is_no_name_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SpaceProblems, match=r"points\[0\]: model/name must be one of conv, res, got"):
+        load(tmp_path, SPACE.replace("{model: res, model/res/head/channels: 128,", f"{{model: {value},"))
+
+
+def test_a_row_that_lacks_a_part_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(SpaceProblems, match=r"1 problem\n  model.choice.b.head: missing"):
+        load(tmp_path, "model: {choice: {a: {backbone: resnet18, head: upernet}, b: {backbone: resnet18}}}")
+
+
+def test_long_choices_are_refused_and_pairs_of_them_take_no_minutes(tmp_path: Path) -> None:
+    def choices(num: int) -> str:
+        items = f"{{choice: [{', '.join(f'{n + 1}.0e-6' for n in range(num))}]}}"
+        return f"model: {{backbone: resnet18, head: upernet}}\noptimizer: {{lr: {items}, weight_decay: {items}}}"
+
+    load(tmp_path, choices(200))
+    with pytest.raises(SpaceProblems, match="at most 500 items, got 501"):
+        load(tmp_path, choices(501))

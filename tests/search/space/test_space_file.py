@@ -89,7 +89,7 @@ def test_an_override_that_means_nothing_is_a_problem(tmp_path: Path, override: s
         ("seed: 1\nname: a\x00b", r"s.yaml:2:8: not valid YAML: character"),
         ("- 1\n- 2", r"must be a mapping at the top, got a list"),
         ("seed: !!python/name:os.system", r"s.yaml:1:7: not valid YAML"),
-        ("a: &a [*a]", r"a.0: an alias must not contain itself"),
+        ("a: &a [*a]", r"an alias must not contain itself"),
         ("a: {1: 2}", r"a: keys must be text, got 1"),
         ("a: !!binary aGk=", r"a: must be text, a number"),
     ],
@@ -130,3 +130,18 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpaceProblems, match="must be UTF-8 text"):
         read_space_file(str(tmp_path / "s.yaml"))
+
+
+def test_a_bomb_of_aliases_and_a_deep_one_are_one_problem_each(tmp_path: Path) -> None:
+    bomb = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))])
+    for text in (bomb, "a: " + "[" * 999, "search: {max_epochs: 1e999}", f"resources: {{cpu: {'9' * 400}}}"):
+        with pytest.raises(SpaceProblems, match="not valid YAML") as error:
+            read_space_file(write(tmp_path, "s.yaml", text))
+        assert len(str(error.value)) < 500
+
+
+def test_a_long_value_is_shortened_between_rule_and_remedy() -> None:
+    (line,) = str(SpaceProblems("s", ["must be short, got " + "x" * 5000 + "; write less"])).splitlines()[1:]
+    assert line.strip().startswith("must be short")
+    assert line.endswith("; write less")
+    assert len(line) < 1100

@@ -39,6 +39,11 @@ def test_paths_are_absolute_and_relative_to_root(tmp_path: Path) -> None:
         ("train: a.json\ngroup: '('", "group must be a regular expression"),
         ("train: a.json\nbackground: perhaps", "background: .* got 'perhaps'"),
         ("train: 3", "train must be a COCO file, .* got 3"),
+        ("train: a.json\nname: 2026-13-45", "'2026-13-45' is no timestamp"),
+        ("train: ~nobody.at.all/a.json", "must begin with a folder that is known"),
+        ('train: "a\\0.json"', "with a NUL; correct it"),
+        (f"train: {'a' * 300}", "255 between its slashes"),
+        (f"train: {'[' * 500}", "nested at most 60 deep"),
     ],
 )
 def test_a_bad_card_is_one_clear_message(tmp_path: Path, text: str, message: str) -> None:
@@ -51,15 +56,6 @@ def test_a_missing_card_and_a_folder_are_named(tmp_path: Path) -> None:
         read_card(tmp_path / "data.yaml")
     with pytest.raises(ValueError, match=r"got a folder; give its data\.yaml"):
         read_card(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "group"),
-    [(None, "batch_01/7.jpg"), (r"^(batch_\d+)", "batch_01"), (r"batch_\d+/", "batch_01/"), (r"^other", None)],
-)
-def test_group_of_a_file_name(tmp_path: Path, pattern: str | None, group: str | None) -> None:
-    line = "" if pattern is None else f"group: '{pattern}'"
-    assert read_card(write(tmp_path, f"train: a.json\n{line}")).group_of("batch_01/7.jpg") == group
 
 
 def test_problems_are_listed_up_to_fifty_and_travel_between_processes() -> None:

@@ -125,9 +125,9 @@ def test_the_nearest_file_is_named(tmp_path: Path, there: str, asked: str, messa
 
 def test_an_absolute_name_is_told_what_to_write(tmp_path: Path) -> None:
     write_images(tmp_path, ["images/a.jpg"])
-    coco_of(tmp_path / "train.json", str(tmp_path / "images" / "a.jpg"), "C:\\images\\a.jpg", "../a.jpg", "\ud800.jpg")
+    coco_of(tmp_path / "train.json", str(tmp_path / "images" / "a.jpg"), "C:\\images\\a.jpg", "../a.jpg", "a" * 300)
     found = problems(tmp_path, "train: train.json\n")
-    expected = ["absolute path; write 'images/a.jpg'", "absolute path; move", "leaves the folder", "text that can name"]
+    expected = ["absolute path; write 'images/a.jpg'", "absolute path; move", "leaves the folder", "255 between"]
     assert all(text in line for text, line in zip(expected, found, strict=True))
 
 
@@ -161,3 +161,9 @@ def test_a_name_is_unique_by_its_folder(tmp_path: Path) -> None:
     assert ImageFolder(tmp_path / "train2017", tmp_path).image_id("1.jpg") == "train2017/1.jpg"
     assert ImageFolder(tmp_path, tmp_path).image_id("1.jpg") == "1.jpg"
     assert ImageFolder(Path("/elsewhere/val"), tmp_path).image_id("1.jpg") == "val/1.jpg"
+
+
+def test_half_a_surrogate_pair_names_no_file(tmp_path: Path) -> None:
+    coco_of(tmp_path / "train.json", "\ud800.jpg")
+    (line,) = problems(tmp_path, "train: train.json\n")
+    assert "half a surrogate pair" in line
