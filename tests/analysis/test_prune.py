@@ -80,7 +80,7 @@ def test_links_are_not_followed_and_strangers_stay(run: Path, tmp_path: Path) ->
     assert "logits/3/holdout/notes.txt" in files(run)
 
 
-@pytest.mark.parametrize("name", ["logits", "soups"])
+@pytest.mark.parametrize("name", ["logits", "soups", "folds"])
 def test_a_folder_that_is_a_link_is_refused(run: Path, tmp_path: Path, name: str) -> None:
     (run / name).mkdir(exist_ok=True)
     (run / name).rename(tmp_path / "elsewhere")
@@ -123,14 +123,15 @@ def test_after_a_single_model_verdict_only_its_logits_stay(run: Path) -> None:
     assert kept == {f"logits/1/val/{shard}", f"logits/1/holdout/{shard}", "logits/1/val/cost.json"}
 
 
-def test_soups_that_do_not_ship_lose_their_weights(run: Path) -> None:
-    for name in ("soup-1", "2"):
-        (run / "soups" / name).mkdir(parents=True)
-        (run / "soups" / name / "best.safetensors").write_bytes(b"x" * 10)
-        (run / "soups" / name / "soup.json").write_text("{}")
+@pytest.mark.parametrize(("kind", "stem"), [("soups", "best"), ("folds", "fold-0")])
+def test_soups_and_fold_models_that_do_not_ship_lose_their_weights(run: Path, kind: str, stem: str) -> None:
+    for name in ("other", "2"):
+        (run / kind / name).mkdir(parents=True)
+        (run / kind / name / f"{stem}.safetensors").write_bytes(b"x" * 10)
+        (run / kind / name / f"{stem}.json").write_text("{}")
     carry_out(plan(run))
-    assert {name for name in files(run) if name.startswith("soups/")} == {
-        "soups/soup-1/soup.json",
-        "soups/2/soup.json",
-        "soups/2/best.safetensors",
+    assert {name for name in files(run) if name.startswith(kind)} == {
+        f"{kind}/other/{stem}.json",
+        f"{kind}/2/{stem}.json",
+        f"{kind}/2/{stem}.safetensors",
     }

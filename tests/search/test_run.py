@@ -233,6 +233,32 @@ def test_a_run_a_fold_judges_every_label_and_leaves_the_holdout_sealed(tmp_path:
     read(read_card(tmp_path / "corrected" / "data.yaml"))
 
 
+@pytest.mark.slow
+def test_folds_fit_on_every_label_outside_the_hold_out_and_ship_their_mean(tmp_path: Path) -> None:
+    """Two trials, the better one on two folds; what ships reproduces the verdict, and every label is judged."""
+    card = write_synthetic(tmp_path / "data", num_images=40, image_px=64, seed=4)
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    few = ("--set", "search.num_trials=2", "--set", "folds={num: 2, recipes: 1}")
+    output = finish(
+        start("--space", "convnext.yaml", "--data", str(card), *TINY, *few, "--run-dir", str(run), cache=cache)
+    )
+    assert "folds: 1 recipes x 2 folds, about 0." in output
+    data, folds = json.loads((run / "data.json").read_text()), json.loads((run / "folds.json").read_text())["folds"]
+    every = sorted((*data["train"], *data["val"]))
+    assert sorted(image_id for fold in folds for image_id in fold) == every
+    ensemble = json.loads((run / "ensemble.json").read_text())
+    assert ensemble["fitted_on"] == {"kind": "out_of_fold", "images": len(every), "folds": 2}
+    [member] = ensemble["members"]
+    assert member["trial"].startswith("folds-0000")
+
+    tool("predict", "--bundle", str(run / "bundle"), "--images", str(card.parent), "--out", str(tmp_path / "out"))
+    shipped = next(rule for rule in ensemble["rules"] if rule["name"] == ensemble["verdict"]["rule"])
+    assert miou_of_pngs(card, tmp_path / "out") == pytest.approx(shipped["holdout"]["miou"], abs=1e-4)
+    tool("cleanse", "--run", str(run), "--out", str(tmp_path / "suspects"), "--cache-dir", str(cache))
+    assert sorted(json.loads((tmp_path / "suspects" / "suspects.json").read_text())["images"]) == every
+    assert "Rules were fitted out of fold on" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def tool(name: str, *arguments: str) -> str:
     command = [sys.executable, f"analysis/{name}.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
