@@ -158,7 +158,7 @@ def test_a_run_without_a_member_says_why(local_ray: None, context: Context, monk
 def test_more_folds_than_images_are_refused_before_a_trial(context: Context, tmp_path: Path) -> None:
     options = with_options(context, folds={"num": 40}, split={"val_share": 0.3})
     data = context.data
-    cache = SimpleNamespace(class_pixels_by_image=lambda ids: [np.array([1, 1])] * len(ids), image=None)
+    cache = SimpleNamespace(class_pixels_by_image=lambda ids: np.ones((len(ids), 2), np.int64), image=None)
     index = SegIndex("tiny", data.index.images, ("a", "b"), "data", grouped=True)
     with pytest.raises(ValueError, match=r"folds\.num must not exceed .* got 40 and \d+; use 2 to \d+, or 0"):
         run_data.split_data(index, cache, options, print)  # type: ignore[arg-type]
