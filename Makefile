@@ -13,7 +13,7 @@ READY_DEV := checked-dev
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 endif
 
-.PHONY: help run test quick lint bench setup lock clean checked checked-dev
+.PHONY: help run test quick fuzz lint bench setup lock clean checked checked-dev
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
@@ -27,6 +27,9 @@ test: $(READY_DEV)  ## the whole suite; the slow, real-data runs come last
 
 quick: $(READY_DEV)  ## the suite without the slow runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+fuzz: $(READY_DEV)  ## every reader against 10,000 new hostile inputs; hours
+	SEGSEARCH_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz
 
 lint: $(READY_DEV)  ## style, types, import contracts
 	$(BIN)/python -m ruff check .

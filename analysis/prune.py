@@ -12,7 +12,6 @@ the run is unfinished or broken.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Annotated
 import typer
 
 from trainables.command import DebugOption, errors_to_exit, new_app, run_command
+from trainables.plain_json import read_object
 
 STAGES = ("search", "soups", "logits", "ensemble", "bundle", "report")  # runs of before there were folds lack those
 COST_FILE = "cost.json"  # goes with its shards; trainables.logits.latency, which writes it, imports torch
@@ -109,12 +109,9 @@ def _folders(parent: Path, left: dict[Path, str]) -> Iterator[Path]:
 
 def _stages(path: Path) -> Mapping[str, str]:
     """The stages of a run that are done. Raises ValueError where run.json is broken."""
-    try:
-        stages: Mapping[str, str] = json.loads(path.read_bytes())["stages"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"pruning needs a finished run, got no valid {path} ({type(error).__name__}); give the directory of one"
-        ) from None
+    stages = read_object(path, "give the directory of a finished run").get("stages")
+    if not isinstance(stages, dict):
+        raise ValueError(f"pruning needs a finished run, got no stages in {path}; give the directory of one")
     return stages
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from trainables.command import DebugOption, errors_to_exit, new_app
+from trainables.plain_json import parse_json
 
 LEDGER = "submissions.jsonl"
 FEWEST = 4  # submissions from which a rank correlation is printed
@@ -57,8 +58,8 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            rows.append(parse_json(line))
+        except ValueError as error:
             raise ValueError(
                 f"{path}, line {number}, must be JSON, got a broken one ({error}); correct or delete it"
             ) from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainables.files import write_text
+from trainables.plain_json import read_object
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,4 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises ValueError that names a broken file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
-        raise ValueError(f"{path} must be JSON, got a broken file ({error}); restore it or start a new run") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold an object, got {type(value).__name__}; restore it or start a new run")
-    return value
+    return read_object(path, "restore it or start a new run")

@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ValidationError
+
 from search.run_arguments import RunArguments
 from search.run_dir import RunDir, read_json, write_json
 from trainables.files import write_text
@@ -33,8 +35,30 @@ PACKAGES = (
     "albumentations",
     "optuna",
 )
-CLAIMED = ("asked", "card", "data_fingerprint", "versions", "stages")
 BEGUN = ("space", "profile", "split_fingerprint")
+
+
+class _Asked(BaseModel):
+    """What the command line said."""
+
+    space: str | None
+    data: str | None
+    assignments: list[str]
+    profile: str | None
+
+
+class _Record(BaseModel):
+    """What every run.json holds; the keys of BEGUN come later."""
+
+    asked: _Asked
+    card: str
+    data_fingerprint: str
+    versions: dict[str, str | None]
+    stages: dict[str, str]
+    started: datetime
+    space: str = ""
+    profile: str | None = None
+    split_fingerprint: str = ""
 
 
 def claim(run: RunDir, asked: RunArguments, card: Path, fingerprint: str, now: datetime, argv: tuple[str, ...]) -> None:
@@ -76,11 +100,17 @@ def has_begun(record: Mapping[str, Any]) -> bool:
 def read_record(run: RunDir) -> dict[str, Any]:
     """The run.json of a claimed run. Raises ValueError where it is none."""
     record = read_json(run.run_json)
-    missing = [key for key in CLAIMED if key not in record]
-    if missing:
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        lacks = [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == "missing"]
+        places = [(".".join(map(str, fault["loc"])), fault) for fault in faults if fault["type"] != "missing"]
+        wrong = [f"got {fault['input']!r:.60} for {where}: {fault['msg']}" for where, fault in places]
+        found = "; ".join([*([f"lacks {', '.join(lacks)}"] if lacks else []), *wrong])
         raise ValueError(
-            f"{run.run_json} must be a run's record, lacks {', '.join(missing)}; restore it or start a new run"
-        )
+            f"{run.run_json} must be a run's record, {found:.500}; restore it or start a new run"
+        ) from error
     return record
 
 

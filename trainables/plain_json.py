@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # what may be one: the escape of a surrogate
@@ -28,6 +29,19 @@ def parse_json(raw: Text) -> Any:
         raise ValueError("a number of thousands of digits") from error
     if HALF_A_PAIR.search(raw.encode(errors="replace") if isinstance(raw, str) else raw):
         _refuse_half_pairs(value)
+    return value
+
+
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The object that a file holds. Raises ValueError that names the file and the reason, and ends with `remedy`."""
+    try:
+        value = parse_json(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} must be a JSON file, got none ({error.strerror}); {remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got a broken file ({error}); {remedy}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold an object, got {type(value).__name__}; {remedy}")
     return value
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from pydantic import ValidationError
 
 from analysis.bundle.manifest import FORMAT, MANIFEST, Manifest, Member, Scores, WeightsFile, read_bundle, sha256_of
 from analysis.ensembling.fitted_rule import FittedRule
@@ -21,6 +20,7 @@ from analysis.report.palette import palette
 from trainables.files import write_text
 from trainables.models.backbone_names import MIX_TRANSFORMERS
 from trainables.models.load import load_network
+from trainables.plain_json import parse_json
 from trainables.recipe.recipe import Recipe
 
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
@@ -108,7 +108,7 @@ def _checked_recipe(path: Path, candidate: MemberResult, classes: Sequence[str],
         "recipe_hash": candidate.recipe_hash,
     }
     for key, value in expected.items():
-        found = recipe.hash if key == "recipe_hash" else card[key]
+        found = recipe.hash if key == "recipe_hash" else card.get(key)
         if found != value:
             raise ValueError(
                 f"{path} must have the ensemble's {key} {value!r}, got {found!r}; "
@@ -141,9 +141,9 @@ def _copy_member(sources: Sequence[Path], recipe: Recipe, rule: FittedRule, m: i
 
 def _read_card(path: Path) -> tuple[Recipe, dict[str, Any]]:
     try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        card: dict[str, Any] = parse_json(path.read_bytes())
         return Recipe.model_validate(card["recipe"]), card
-    except (OSError, json.JSONDecodeError, KeyError, ValidationError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} must describe its checkpoint (recipe, classes, fingerprints), got {type(error).__name__}: "
             f"{error}; restore the checkpoint folder or run the trial again"

@@ -7,8 +7,6 @@ nor timm, so that a broken bundle is reported in a fraction of a second.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +16,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -25,12 +24,21 @@ from pydantic import (
 from analysis.ensembling.fitted_rule import FittedRule, VoteKind
 from analysis.ensembling.result import Score
 from analysis.postprocess.options import Postprocess
+from trainables.plain_json import parse_json
 from trainables.recipe.config import Config
-from trainables.recipe.recipe import Recipe
+from trainables.recipe.recipe import MAX_SIDE_PX, Recipe
 
 FORMAT: Literal["segsearch-bundle/1"] = "segsearch-bundle/1"
 MANIFEST = "bundle.json"
-Rgb = tuple[int, int, int]
+MAX_BYTES = 2**24  # of the manifest
+Channel = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[Channel, Channel, Channel]
+Mean = Annotated[float, Field(ge=-10.0, le=10.0)]
+Std = Annotated[float, Field(ge=1e-3, le=10.0)]
+ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
+ViewName = Annotated[str, StringConstraints(pattern=r"^s\d\.\d\d-(r(90|180|270)-)?(none|horizontal|vertical)$")]
+MAX_WEIGHT = 1e6  # of votes, which are summed in float32
+SCALES = 0.25, 4.0  # of views, as in a space
 PlainFileName = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*\.safetensors$")]  # so: no folder, no ".."
 
 
@@ -60,11 +68,21 @@ class Member(WeightsFile):
     trial: str
     more_weights: tuple[WeightsFile, ...] = Field(default=(), description="of the further networks, one per fold")
     recipe: Recipe
-    mean: tuple[float, float, float]  # of RGB in [0,1], subtracted before the network
-    std: tuple[float, float, float]
-    views: Annotated[tuple[str, ...], Field(min_length=1)]
-    short_px: int | None
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0  # divides the logits of every view before the softmax
+    mean: tuple[Mean, Mean, Mean]  # of RGB in [0,1], subtracted before the network
+    std: tuple[Std, Std, Std]
+    views: Annotated[tuple[ViewName, ...], Field(min_length=1)]
+    short_px: Annotated[int, Field(ge=32, le=MAX_SIDE_PX)] | None
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0  # divides the logits of every view before the softmax
+
+    @field_validator("views")
+    @classmethod
+    def _each_once(cls, views: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(views)) < len(views):
+            raise ValueError(f"views must differ, got {len(views)} of which {len(set(views))} differ; export again")
+        odd = [view for view in views if not SCALES[0] <= float(view[1:5]) <= SCALES[1]]
+        if odd:
+            raise ValueError(f"views must have scales from {SCALES[0]} to {SCALES[1]}, got {odd[0]}; export again")
+        return views
 
     @property
     def files(self) -> tuple[WeightsFile, ...]:
@@ -86,13 +104,13 @@ class Manifest(Config):
     data: str
     data_fingerprint: str
     split_fingerprint: str
-    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=255)]  # (K,)
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=255)]  # (K,)
     background: bool  # class 0 is "under no annotation"
     flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
     palette: tuple[Rgb, ...]  # (K,3)
     rule: str
     vote: VoteKind
-    members: Annotated[tuple[Member, ...], Field(min_length=1)]  # (M,)
+    members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=256)]  # (M,)
     weights: tuple[tuple[float, ...], ...]  # (M,K)
     postprocess: Postprocess | None = None  # of the label map; off where None
     scores: Scores
@@ -122,8 +140,10 @@ class Manifest(Config):
         if sizes and not len(sizes.min_component) == len(sizes.max_hole) == num_classes:
             found = f"{len(sizes.min_component)} and {len(sizes.max_hole)}"
             raise ValueError(f"postprocess must have two sizes per class, got {found} for {num_classes} classes")
-        if not all(math.isfinite(weight) and weight >= 0 for row in self.weights for weight in row):
-            raise ValueError(f"weights must be numbers of 0 or more, got {self.weights}; export the run again")
+        if not all(0 <= weight <= MAX_WEIGHT for row in self.weights for weight in row):
+            raise ValueError(
+                f"weights must be numbers of 0 or more, to {MAX_WEIGHT:g}, got {self.weights!r:.200}; export again"
+            )
         sides = [k for pair in self.flip_pairs for k in pair]
         if len(set(sides)) < len(sides) or not all(0 <= k < num_classes for k in sides):
             raise ValueError(f"flip_pairs must name classes 0 to {num_classes - 1}, each once, got {self.flip_pairs}")
@@ -166,12 +186,19 @@ def sha256_of(path: Path) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        raw: Any = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise BundleError(
             f"a bundle is a folder that holds {MANIFEST}, got {folder}; give the bundle/ folder of a finished run"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BundleError(f"{path} must be a file that can be read, got none ({error.strerror}); check it") from None
+    if len(text) > MAX_BYTES:
+        raise BundleError(f"{path} must have at most {MAX_BYTES} bytes, got more; copy the bundle again")
+    try:
+        raw: Any = parse_json(text)
+    except ValueError as error:
         raise BundleError(
             f"{path} must be JSON, got a broken file ({error}); it was cut short or edited: copy the bundle again"
         ) from None
@@ -184,7 +211,7 @@ def _read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = "/".join(str(part) for part in first["loc"]) or "the whole"
         raise BundleError(
-            f"{path} does not keep the format {FORMAT}: {where}: {first['msg']} "
+            f"{path} does not keep the format {FORMAT}: {where}: {first['msg']:.300} "
             f"({error.error_count()} problems in all); copy the bundle again or use the segsearch that wrote it"
         ) from None
 

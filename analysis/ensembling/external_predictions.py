@@ -14,8 +14,9 @@ are taken as probabilities. Hidden files (macOS leaves `._a.npz` beside a.npz) a
 
 from __future__ import annotations
 
-import json
+import math
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from analysis.ensembling.external_classes import checked_names, class_names, class_order
 from trainables.logits.shard_format import FORMAT
 from trainables.logits.store import LogitStore
+from trainables.plain_json import parse_json
 
 Float = NDArray[np.float32]
 PLAIN = "s1.00-none"
@@ -46,6 +48,10 @@ BROKEN = (
     SafetensorError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,  # numpy reads the header of an array as Python's text
+    SyntaxError,
+    RecursionError,
+    MemoryError,
 )
 SizeOf = Callable[[str], tuple[int, int]]  # image_id -> (H,W) of its label
 
@@ -97,8 +103,9 @@ def read_folder(
         yield from _from_stores(sorted({path.parent for path in files}), classes, names, size_of, allow_missing, say)
         return
     of_folder = class_names(folder)
+    most = 2**20 + 8 * len(classes) * sum(math.prod(size_of(image_id)) for image_id in set(names.values()))
     for path in files:
-        for name, array, own_names in _arrays(path, folder):
+        for name, array, own_names in _arrays(path, folder, most):
             image_id = names.get(name) or names.get(PurePosixPath(name).name)
             if image_id is not None:
                 order = class_order(path if own_names else folder, own_names or of_folder, classes)
@@ -142,8 +149,8 @@ def _from_stores(
                     yield ExternalPrediction(view, names[image_id], _as_logits(array, order, what, None))
 
 
-def _arrays(path: Path, folder: Path) -> Iterator[tuple[str, NDArray[np.generic], list[str] | None]]:
-    """Name, array and, where the file has them, the class names."""
+def _arrays(path: Path, folder: Path, most: int) -> Iterator[tuple[str, NDArray[np.generic], list[str] | None]]:
+    """Name, array and, where the file has them, the class names; a .npz may unpack to at most `most` bytes."""
     name = path.relative_to(folder).with_suffix("").as_posix()
     names: list[str] | None = None
     ids: Sequence[str] | None = None
@@ -152,11 +159,12 @@ def _arrays(path: Path, folder: Path) -> Iterator[tuple[str, NDArray[np.generic]
             with safe_open(path, framework="numpy") as file:
                 keys = list(file.keys())
                 stated = (file.metadata() or {}).get("classes")
-                names = checked_names(json.loads(stated), path) if stated is not None else None
+                names = checked_names(parse_json(stated), path) if stated is not None else None
                 for key in keys:
                     yield (key if len(keys) > 1 or key not in NPZ_KEYS else name), file.get_tensor(key), names
             return
         if path.suffix == ".npz":
+            _check_unpacked(path, most)
             with np.load(path, allow_pickle=False) as held:
                 key = next((key for key in NPZ_KEYS if key in held), held.files[0])
                 array = held[key]
@@ -177,6 +185,14 @@ def _arrays(path: Path, folder: Path) -> Iterator[tuple[str, NDArray[np.generic]
     if array.ndim != 4 or len(ids) != len(array):
         raise ValueError(f"{path} must be (N,K,h,w) with an id for each of N images, got {array.shape} and {len(ids)}")
     yield from ((one, each, names) for one, each in zip(ids, array, strict=True))
+
+
+def _check_unpacked(path: Path, most: int) -> None:
+    """Raises ValueError for a file that would unpack to more than all labels have in float64."""
+    with zipfile.ZipFile(path) as packed:
+        num_bytes = sum(item.file_size for item in packed.infolist())
+    if num_bytes > most:
+        raise ValueError(f"it unpacks to {num_bytes} bytes, where all images of the data card come to at most {most}")
 
 
 def _as_logits(array: NDArray[np.generic], order: Sequence[int], what: str, label_px: tuple[int, int] | None) -> Float:

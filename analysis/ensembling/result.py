@@ -15,6 +15,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from analysis.ensembling.fitted_rule import FittedRule, Temperatures, ViewNames, VoteKind, Weights
 from analysis.postprocess.options import Postprocess
 from trainables.files import write_text
+from trainables.plain_json import parse_json
 from trainables.recipe.config import Config
 
 FORMAT: Literal["segsearch-ensemble/1"] = "segsearch-ensemble/1"
@@ -218,8 +219,8 @@ class EnsembleResult(Config):
         """Read ensemble.json. Raises ValueError naming the file where it is missing, cut short or of another format."""
         remedy = "give the directory of a run whose ensemble stage is done, or run that stage again"
         try:
-            raw = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
+            raw = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"{path} must be a run's ensemble result, got no whole file ({reason}); {remedy}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trainables.plain_json import read_object
 
 if TYPE_CHECKING:
     from analysis.label_errors.confident_learning import Float
     from trainables.data.index import SegIndex
     from trainables.logits.store import LogitStore
+
+REMEDY = "give the folder of a run"
 
 
 def rank_suspects(
@@ -36,7 +39,7 @@ def rank_suspects(
     runs = [one for folder in runs for one in _runs_in(folder)]
     if not runs and not folders:
         raise ValueError("suspects are ranked by out-of-sample predictions, got none; give --run DIR or --logits DIR")
-    card = data or Path(json.loads(_text(runs[0] / "run.json"))["card"] if runs else "")
+    card = data or (_card_of(runs[0]) if runs else Path())
     if not card.is_file():
         raise ValueError(f"the data card must be a file, got {str(card)!r}; give --data data.yaml")
     index = read(read_card(card))
@@ -77,8 +80,10 @@ def _runs_in(folder: Path) -> list[Path]:
 
 def _stores_of_run(folder: Path) -> list[LogitStore]:
     """Val logits of the run's candidates. Raises ValueError where an image of them was trained on."""
-    split = json.loads(_text(folder / "data.json"))
-    trained = set(split["train"])
+    listed = read_object(folder / "data.json", REMEDY).get("train")
+    if not isinstance(listed, list) or not all(isinstance(image_id, str) for image_id in listed):
+        raise ValueError(f"{folder / 'data.json'} must list the images under train, got {listed!r:.60}; {REMEDY}")
+    trained = set(listed)
     found = [_store(each) for each in sorted((folder / "logits").glob("*/val"))]
     if not found:
         raise ValueError(f"{folder} has no logits of val; let its logits stage finish, or resume the run")
@@ -118,10 +123,8 @@ def _holders(stores: list[LogitStore], index: SegIndex) -> dict[str, list[LogitS
     return holders
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(
-            f"a run has a {path.name}, got none at {path} ({error.strerror}); give the run's folder"
-        ) from error
+def _card_of(run: Path) -> Path:
+    card = read_object(run / "run.json", REMEDY).get("card")
+    if not isinstance(card, str):
+        raise ValueError(f"{run / 'run.json'} must name the data card, got {card!r:.60}; {REMEDY}")
+    return Path(card)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 STUDY_NAME = "segsearch"
 
@@ -17,9 +19,11 @@ def open_storage(path: Path) -> RDBStorage:
     """The SQLite storage that optuna-dashboard opens too; waits where that one holds the lock.
 
     Uses a write-ahead log: a tenth of a rollback journal's time per epoch, consistent after SIGKILL and power loss.
-    While it is open, `study.db-wal` belongs to it, and other readers must be on the same machine.
+    While it is open, `study.db-wal` belongs to it, and other readers must be on the same machine. Raises ValueError for
+    a file that is no study, or not whole.
     """
     location = path.resolve()
+    _check_file(location)
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(location, timeout=60, check_same_thread=False)
@@ -27,17 +31,43 @@ def open_storage(path: Path) -> RDBStorage:
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    return RDBStorage(f"sqlite:///{location}", engine_kwargs={"creator": connect})
+    try:
+        return RDBStorage(f"sqlite:///{location}", engine_kwargs={"creator": connect})
+    except (SQLAlchemyError, RuntimeError, AssertionError) as error:  # RuntimeError: of another version of Optuna
+        raise ValueError(_broken(location, error)) from error
 
 
 def open_study(path: Path) -> optuna.Study:
     """The study of an earlier or running search, for reading.
 
-    Raises ValueError where there is none.
+    Raises ValueError where there is none, or a broken one.
     """
     if not path.is_file():
         raise ValueError(f"the study of a run must exist, got no file {path}; give the folder of an earlier run")
-    return optuna.load_study(study_name=STUDY_NAME, storage=open_storage(path))
+    try:
+        return optuna.load_study(study_name=STUDY_NAME, storage=open_storage(path))
+    except KeyError as error:
+        raise ValueError(_broken(path, f"no study named {STUDY_NAME}")) from error
+
+
+def _check_file(path: Path) -> None:
+    """Raises ValueError where there is a file that SQLite cannot read from end to end."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise ValueError(_broken(path, error)) from error
+    if found != "ok":
+        raise ValueError(_broken(path, found))
+
+
+def _broken(path: Path, reason: object) -> str:
+    return (
+        f"the study of a run must be a whole SQLite file of Optuna, got {path} ({str(reason).splitlines()[0]:.200}); "
+        "restore it from a copy, with its -wal file where there is one, or start a new run"
+    )
 
 
 def root_of(storage: RDBStorage) -> Path:

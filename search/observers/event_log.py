@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from search.observers.trial_row import Observer, TrialRow, finite
+from trainables.plain_json import parse_json
 
 EVENT_KEYS = ("epoch", "lr", "images_per_s", "diverged", "failed", "time_this_iter_s")
 
@@ -75,8 +76,21 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
+            event = parse_json(line)
+        except ValueError as error:
             cut_short = not line.rstrip().endswith("}")
             if not cut_short:
                 raise ValueError(f"{path}:{position} must be one JSON object per line; remove that line") from error
+            continue
+        if not _is_event(event):
+            raise ValueError(f"{path}:{position} must be one event of a search per line; remove that line")
+        yield event
+
+
+def _is_event(value: Any) -> bool:
+    """An object; of an epoch with its trial and number."""
+    if not isinstance(value, dict):
+        return False
+    return value.get("event") != "epoch" or (
+        isinstance(value.get("trial"), str) and isinstance(value.get("epoch"), int)
+    )

@@ -111,11 +111,21 @@ def checkpoint_path(root: Path, stored: str) -> Path:
 
 
 def study_rows(study: optuna.Study, root: Path) -> list[TrialRow]:
-    """Every trial of the study of the run in `root`, by number."""
-    attrs = study.user_attrs
-    return [
-        row_of(frozen, attrs, root) for frozen in study.get_trials(deepcopy=False) if "identity" in frozen.user_attrs
-    ]
+    """Every trial of the study of the run in `root`, by number. Raises ValueError where its records are broken."""
+    number: int | None = None
+    try:
+        attrs, rows = study.user_attrs, []
+        for frozen in study.get_trials(deepcopy=False):
+            number = frozen.number
+            if "identity" in frozen.user_attrs:
+                rows.append(row_of(frozen, attrs, root))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        where = "" if number is None else f", trial {number}"
+        raise ValueError(
+            f"the study of {root} must hold this program's own records, got others{where} ({type(error).__name__}: "
+            f"{error}); restore study.db or start a new run"
+        ) from error
+    return rows
 
 
 def finite(value: Any) -> Any:

@@ -5,12 +5,12 @@ A soup is a folder under soups/, see `trainables.training.soup`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import ray
+from pydantic import ValidationError
 
 from search.cluster.ray_tasks import as_they_end, portable_errors
 from search.space.options import Options, Resources
@@ -20,10 +20,13 @@ from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.logits.write_logits import Candidate
 from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, weight_shapes
+from trainables.plain_json import read_object
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import read_snapshot, snapshots
 from trainables.training.soup import Ingredient, Plan, Soup, make_soup
 from trainables.worker_process import prepare_worker
+
+REMEDY = "restore the checkpoint's folder, or start a new run"
 
 MAX_TRIALS = 8  # of one architecture that are tried together, the best ones: each but the first needs a validation
 
@@ -146,9 +149,12 @@ def architecture_and_best(candidate: Candidate) -> tuple[tuple[object, ...], Ing
 
 def best_of(candidate: Candidate) -> Ingredient:
     """The best epoch of a trial."""
-    about = json.loads((candidate.checkpoint / BEST_JSON).read_text(encoding="utf-8"))
-    weights = candidate.checkpoint / BEST_WEIGHTS
-    return Ingredient(trial=candidate.trial, epoch=about["epoch"], miou=about["miou"], weights=weights)
+    path, weights = candidate.checkpoint / BEST_JSON, candidate.checkpoint / BEST_WEIGHTS
+    about = read_object(path, REMEDY)
+    try:
+        return Ingredient(trial=candidate.trial, epoch=about["epoch"], miou=about["miou"], weights=weights)
+    except (KeyError, ValidationError) as error:
+        raise ValueError(f"{path} must have the epoch and the mIoU of its weights, got {error}; {REMEDY}") from error
 
 
 def epochs_of(candidate: Candidate) -> tuple[Ingredient, ...]:

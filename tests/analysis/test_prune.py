@@ -109,7 +109,7 @@ def test_an_unfinished_run_is_refused(run: Path, stage: str) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     code, said = command("--run", str(tmp_path), "--yes")
     assert code == 2
-    assert "run.json (FileNotFoundError)" in said
+    assert "run.json must be a JSON file, got none" in said
 
 
 def test_after_a_single_model_verdict_only_its_logits_stay(run: Path) -> None:

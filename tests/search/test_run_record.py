@@ -39,8 +39,18 @@ def test_a_run_that_has_begun_is_not_started_anew(claimed: RunDir, sign: dict[st
 
 def test_a_record_that_lacks_keys_names_them(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"stages": {}, "asked": {}})
-    with pytest.raises(ValueError, match="lacks card, data_fingerprint, versions"):
+    with pytest.raises(ValueError, match=r"lacks asked.space, .* card, data_fingerprint, versions, started; restore"):
         read_record(RunDir(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("asked", []), ("card", 3), ("stages", [1]), ("versions", {"torch": 2}), ("started", "soon"), ("space", None)],
+)
+def test_a_record_with_a_value_of_another_kind_names_it(claimed: RunDir, key: str, value: object) -> None:
+    write_json(claimed.run_json, read_json(claimed.run_json) | {key: value})
+    with pytest.raises(ValueError, match=rf"run.json must be a run's record, got .* for {key}.*; restore it"):
+        read_record(claimed)
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:

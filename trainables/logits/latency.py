@@ -22,6 +22,7 @@ from trainables.logits.sources import ImageSource
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate
 from trainables.models.load import load_network
+from trainables.plain_json import read_object
 
 COST_FILE = "cost.json"
 NUM_IMAGES = 5
@@ -73,5 +74,11 @@ def read_ms(folder: Path) -> tuple[str, dict[str, float]]:
     path = folder / COST_FILE
     if not path.is_file():
         return "", {}
-    found = json.loads(path.read_text())
-    return str(found["device"]), {str(view): float(ms) for view, ms in found["ms_an_image"].items()}
+    remedy = "delete it: costs are then counted in views"
+    found = read_object(path, remedy)
+    try:
+        return str(found["device"]), {str(view): float(ms) for view, ms in found["ms_an_image"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{path} must have a device, and ms_an_image by view, got {type(error).__name__}: {error}; {remedy}"
+        ) from error

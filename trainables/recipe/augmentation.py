@@ -93,8 +93,8 @@ class Augmentation(Config):
     """
 
     preset: Literal["none", "convnext_knet", "swin_knet", "beit", "copy_paste"] = "none"  # what is not given below
-    short_px: Annotated[int, Field(ge=32)] | None = None  # resize so that the short side has this many pixels
-    crop_px: Annotated[int, Field(ge=32)] = 512
+    short_px: Annotated[int, Field(ge=32, le=2**14)] | None = None  # resize so that the short side has this many pixels
+    crop_px: Annotated[int, Field(ge=32, le=2**14)] = 512
     scale_min: Annotated[float, Field(gt=0.0, le=4.0)] = 0.5
     scale_max: Annotated[float, Field(gt=0.0, le=4.0)] = 2.0
     cat_max_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # crops are drawn anew while one class has more

@@ -10,6 +10,6 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Config(BaseModel):
-    """A frozen section of a recipe; unknown keys are errors."""
+    """A frozen section of a recipe; unknown keys are errors, and so are NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

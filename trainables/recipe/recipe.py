@@ -16,6 +16,9 @@ from trainables.recipe.augmentation import Augmentation as Augmentation
 from trainables.recipe.config import Config as Config
 from trainables.recipe.config import Probability
 
+MAX_SIDE_PX = 2**14
+Channels = Annotated[int, Field(ge=8, le=4096)]
+
 
 class Backbone(Config):
     """A timm model that gives features, and where its weights come from."""
@@ -37,15 +40,15 @@ class Backbone(Config):
 
 class UPerNetHead(Config):
     name: Literal["upernet"] = "upernet"
-    channels: Annotated[int, Field(ge=8)] = 512
+    channels: Channels = 512
     dropout: Probability = 0.1
     aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # 0 leaves the auxiliary FCN head out
-    aux_channels: Annotated[int, Field(ge=8)] = 256
+    aux_channels: Channels = 256
 
 
 class SegFormerHead(Config):
     name: Literal["segformer"] = "segformer"
-    channels: Annotated[int, Field(ge=8)] = 256
+    channels: Channels = 256
     dropout: Probability = 0.1
 
 
@@ -53,11 +56,11 @@ class KNetHead(Config):
     """K-Net's stages over a UPerNet, which makes the first kernels and the map that all stages read."""
 
     name: Literal["knet"] = "knet"
-    channels: Annotated[int, Field(ge=8)] = 512
-    num_stages: Annotated[int, Field(ge=1)] = 3
+    channels: Channels = 512
+    num_stages: Annotated[int, Field(ge=1, le=16)] = 3
     dropout: Probability = 0.1
     aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # 0 leaves the auxiliary FCN head out
-    aux_channels: Annotated[int, Field(ge=8)] = 256
+    aux_channels: Channels = 256
 
     @model_validator(mode="after")
     def _channels_divide(self) -> KNetHead:
@@ -74,7 +77,7 @@ class SegmenterHead(Config):
     """Segmenter's mask transformer, as wide as the plain transformer that it reads."""
 
     name: Literal["segmenter"] = "segmenter"
-    num_layers: Annotated[int, Field(ge=1)] = 2
+    num_layers: Annotated[int, Field(ge=1, le=32)] = 2
     dropout: Probability = 0.1
 
 
@@ -82,7 +85,7 @@ class SetrHead(Config):
     """SETR's convolutions over a plain transformer: one at its stride (naive), or four with upsampling (pup)."""
 
     name: Literal["setr_naive", "setr_pup"]
-    channels: Annotated[int, Field(ge=8)] = 256
+    channels: Channels = 256
     aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # of each of three; 0 leaves them out
 
 
@@ -90,7 +93,7 @@ class DptHead(Config):
     """DPT's reassembly of a plain transformer's features, and its convolutional fusion."""
 
     name: Literal["dpt"] = "dpt"
-    channels: Annotated[int, Field(ge=8)] = 256
+    channels: Channels = 256
     dropout: Probability = 0.1
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from trainables.data.index import SegIndex, Split
 from trainables.files import write_atomically, write_text
 from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, save_weights
+from trainables.plain_json import parse_json
 from trainables.recipe.recipe import Recipe
 
 STATE_NAME = "state.pt"
@@ -89,10 +90,10 @@ def read_snapshot(path: Path) -> tuple[int, float]:
     """The epoch and the val mIoU of a snapshot. ValueError where the file was cut short or is not a snapshot."""
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call, unused-ignore]
-            about = json.loads((file.metadata() or {})["snapshot"])
-    except (SafetensorError, KeyError) as error:
+            about = parse_json((file.metadata() or {})["snapshot"])
+        return int(about["epoch"]), float(about["miou"])
+    except (SafetensorError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read as a snapshot ({error}); it was cut short; delete it") from error
-    return int(about["epoch"]), float(about["miou"])
 
 
 def snapshots(folder: Path) -> list[Path]:

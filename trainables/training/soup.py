@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
@@ -28,6 +29,7 @@ from trainables.files import write_text
 from trainables.logits.predict_views import Inference, autocast_dtype
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
+from trainables.plain_json import read_object
 from trainables.recipe.config import Config
 from trainables.recipe.recipe import Loss, Recipe
 from trainables.training.checkpoint import about_best, save_best
@@ -124,7 +126,15 @@ def make_soup(plan: Plan, cache: Cache, split: Split, folder: Path, *, device: s
 def read_soup(folder: Path) -> Soup | None:
     """The soup that `make_soup` wrote to `folder`; None where it did not finish."""
     path = folder / SOUP_JSON
-    return Soup.model_validate_json(path.read_bytes()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Soup.model_validate(read_object(path, "delete its folder and resume the run"))
+    except ValidationError as error:
+        raise ValueError(
+            f"{path} must be what the soup stage wrote, got {error.error_count()} faults (the first: "
+            f"{error.errors()[0]['msg']}); delete its folder and resume the run"
+        ) from error
 
 
 def greedy(

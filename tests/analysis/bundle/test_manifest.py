@@ -67,7 +67,18 @@ def test_a_damaged_file_is_told_by_name(bundle: Path, damage: Any, message: str)
         (["weights"], [[1.0, 1.0], [1.0, 1.0]], "must be 1 x 2"),
         (["postprocess"], {"min_component": [0.1, 0.0], "max_hole": [0.1]}, "got 2 and 1 for 2 classes"),
         (["postprocess"], {"min_component": [0.1, 1.0], "max_hole": [0.1, 0.1]}, "postprocess/min_component/1"),
-        (["weights"], [[1.0, float("nan")]], "numbers of 0 or more"),
+        (["weights"], [[1.0, float("nan")]], "weights/0/1: Input should be a finite number"),
+        (["weights"], [[1.0, 1e39]], "numbers of 0 or more, to 1e"),
+        (["palette"], [[0, 0, 256], [0, 0, 0]], "palette/0/2: Input should be less than or equal to 255"),
+        (["classes"], ["a", ""], "classes/1"),
+        (["members", 0, "views"], ["s1.00-none"] * 5000, "views must differ, got 5000 of which 1 differ"),
+        (["members", 0, "views"], ["s9.99-none"], "scales from 0.25 to 4.0, got s9.99-none"),
+        (["members", 0, "views"], ["../x"], "members/0/views/0"),
+        (["members", 0, "std"], [0.2, 0.2, 0.0], "members/0/std/2"),
+        (["members", 0, "short_px"], 10**9, "members/0/short_px"),
+        (["members", 0, "temperature"], 1e-300, "members/0/temperature"),
+        (["members", 0, "recipe", "head", "channels"], 10**12, "members/0/recipe/head/segformer/channels"),
+        (["data"], "\ud800", "half a surrogate pair"),
         (["weights"], [[1.0, -1.0]], "numbers of 0 or more"),
         (["weights"], [[0.0, 0.0]], "must not sum to 0 for a class in a soft vote, got that for a, b"),
         (["surprise"], 1, "surprise"),
@@ -102,3 +113,15 @@ def test_a_manifest_cut_short_and_a_folder_without_one(bundle: Path, tmp_path: P
         read_bundle(bundle)
     with pytest.raises(BundleError, match="give the bundle/ folder of a finished run"):
         read_bundle(tmp_path / "nowhere")
+
+
+def test_a_deep_a_long_and_a_linked_manifest_are_refused(bundle: Path) -> None:
+    path = bundle / "bundle.json"
+    for raw, message in ((b"[" * 10**5, "nested too deep"), (b" " * (2**24 + 1), "at most 16777216 bytes")):
+        path.write_bytes(raw)
+        with pytest.raises(BundleError, match=message):
+            read_bundle(bundle)
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(BundleError, match="symbolic links"):
+        read_bundle(bundle)

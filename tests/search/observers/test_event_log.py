@@ -70,7 +70,7 @@ def test_line_that_a_kill_cut_short_is_left_out_and_the_next_writer_goes_on(tmp_
 
 
 def test_broken_line_that_no_kill_explains_is_named(tmp_path: Path) -> None:
-    (tmp_path / "events.jsonl").write_text('{"event": "epoch"}\n{"event": oops}\n')
+    (tmp_path / "events.jsonl").write_text('{"event": "search_started"}\n{"event": oops}\n')
     with pytest.raises(ValueError, match=r"events.jsonl:2 must be one JSON object"):
         list(read_events(tmp_path / "events.jsonl"))
 
@@ -162,3 +162,10 @@ def test_every_trial_is_a_wandb_run_with_its_history(offline: None, tmp_path: Pa
     assert [step["val/miou"] for step in history(folders[1])] == [0.5, 0.5]
     assert [step["epoch"] for step in history(folders[1])] == [1, 2]
     assert "wandb sync" in said[0]
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"event": "epoch", "trial": 3}', '{"a": "\\ud800"}', "[" * 9999 + "}"])
+def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "events.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"events.jsonl:1 must be one"):
+        list(read_events(tmp_path / "events.jsonl"))

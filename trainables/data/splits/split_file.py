@@ -20,6 +20,7 @@ from trainables.data.splits.make_split import (
     units_of,
 )
 from trainables.files import write_text
+from trainables.plain_json import parse_json
 
 FORMAT = "segsearch-split/1"
 
@@ -50,19 +51,19 @@ def read_split(path: Path, index: SegIndex, fold: int | None = None, *, known: D
     content = _load(path)
     ids = {part: _strings(path, content, part) for part in PARTS}
     if fold is not None:
-        folds = content.get("folds") or []
+        folds = _folds(path, content)
         if not 0 <= fold < len(folds):
             raise ValueError(
                 f"{path}: split.fold must name one of the file's {len(folds)} folds, counted from 0, got {fold}; "
                 "write the file with --folds K"
             )
-        parts = [_strings(path, {"fold": one}, "fold") for one in folds]
+        parts = [list(one) for one in folds]
         ids["val"] = parts[fold]
         ids["train"] = [image_id for f, part in enumerate(parts) if f != fold for image_id in part]
     _check(path, index, ids)
     order = {image.image_id: n for n, image in enumerate(index.images)}
     kept = {part: tuple(sorted(ids[part], key=order.__getitem__)) for part in PARTS}
-    notes = [str(note) for note in content.get("notes", [])]
+    notes = _strings(path, content, "notes") if "notes" in content else []
     if fold is not None:  # those of the file are about its own val
         part_of = {image_id: part for part in PARTS for image_id in kept[part]}
         notes = straddling(index, part_of, units_of(index, None)) + absent_classes(index, part_of, PARTS, known)
@@ -73,12 +74,19 @@ def read_split(path: Path, index: SegIndex, fold: int | None = None, *, known: D
 
 def read_folds(path: Path) -> tuple[tuple[str, ...], ...]:
     """The folds of a file, as image_ids; none where it has none."""
-    return tuple(tuple(_strings(path, {"fold": one}, "fold")) for one in _load(path).get("folds") or [])
+    return _folds(path, _load(path))
+
+
+def _folds(path: Path, content: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    given = content.get("folds") or []
+    if not isinstance(given, list):
+        raise ValueError(f"{path}: folds must be a list of lists of image_ids, got {given!r:.60}; write the file again")
+    return tuple(tuple(_strings(path, {"fold": one}, "fold")) for one in given)
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: the split file cannot be read ({error}); write it with analysis/split.py") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

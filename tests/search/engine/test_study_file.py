@@ -1,0 +1,47 @@
+"""A study that is not whole, or not ours, is one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+from search.engine.study_file import STUDY_NAME, open_storage, open_study
+from search.observers.trial_row import study_rows
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    storage = open_storage(tmp_path / "study.db")
+    optuna.create_study(study_name=STUDY_NAME, storage=storage).ask().set_user_attr("identity", {"hash": "x"})
+    storage.engine.dispose()
+    return tmp_path / "study.db"
+
+
+def cut(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def blotted(raw: bytes) -> bytes:
+    return raw[:4096] + b"\xff" * 8192 + raw[4096 + 8192 :]
+
+
+@pytest.mark.parametrize("damage", [cut, blotted, lambda _: b"no database", lambda raw: raw[:100]])
+def test_a_broken_file_is_named(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(damage(path.read_bytes()))
+    for each in (open_study, open_storage):
+        with pytest.raises(ValueError, match=r"must be a whole SQLite file of Optuna, got .*study\.db \(.* restore it"):
+            each(path)
+
+
+def test_a_database_without_the_study_is_named(tmp_path: Path) -> None:
+    open_storage(tmp_path / "study.db").engine.dispose()
+    with pytest.raises(ValueError, match="no study named segsearch"):
+        open_study(tmp_path / "study.db")
+
+
+def test_a_trial_with_another_record_is_named(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"this program's own records, got others, trial 0 \(KeyError: 'recipe'\)"):
+        study_rows(open_study(path), path.parent)
