@@ -7,6 +7,7 @@ is seen of it. All other shapes stay as they are, so most polygons stay polygons
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -30,8 +31,17 @@ def cut_hidden(stack: Sequence[Segmentation], height: int, width: int) -> list[S
     largest_above = np.zeros((height, width), np.int64, order="F")  # area of the largest shape above each pixel
     for n in reversed(range(len(stack))):
         mask = coco_mask.decode(rles[n]).view(np.bool_)
-        if areas[n] < largest_above.max(where=mask, initial=0):
-            seen = mask & (largest_above == 0)
+        box = _box(rles[n])  # most shapes are small
+        inside, above = mask[box], largest_above[box]
+        if areas[n] < above.max(where=inside, initial=0):
+            seen = np.zeros_like(mask)
+            seen[box] = inside & (above == 0)
             kept[n] = mask_rle(seen) if seen.any() else None
-        np.maximum(largest_above, areas[n], out=largest_above, where=mask)
+        np.maximum(above, areas[n], out=above, where=inside)
     return kept
+
+
+def _box(rle: dict[str, Any]) -> tuple[slice, slice]:
+    """Rows and columns of the box around a mask."""
+    left, top, columns, rows = (int(value) for value in coco_mask.toBbox(rle))
+    return slice(top, top + rows), slice(left, left + columns)

@@ -29,6 +29,7 @@ from trainables.data.raster import check_segmentation, segmentation_rle
 from trainables.data.reader import read
 
 HIDDEN = "shape of which nothing is seen, left out"
+NO_SHAPE = "image without a label"
 
 
 class CocoStream:
@@ -116,7 +117,9 @@ def _write(given: InputFolder, found: SourceSet, out: Path) -> list[str]:
     (out / "data.yaml").write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True), encoding="utf-8")
     left = sorted(set(given.images()) - set(sources))
     if left:
-        lines.append(f"left out, without labels: {len(left)} of {len(given.images())} images ({first_few(left)})")
+        lines.append(
+            f"left out, unlisted or without labels: {len(left)} of {len(given.images())} images ({first_few(left)})"
+        )
     return lines
 
 
@@ -132,10 +135,12 @@ def _add(
             sound.append(shape)
         except ValueError as error:
             given.findings.error(f"{image.source}: {image.name}: {shape.where}: {error}")
+    if not image.shapes:
+        given.findings.warn(f"{image.role}.json", NO_SHAPE, image.name)
     kept = [shape.segmentation for shape in sound]
     for shape, seen in zip(sound, cut_hidden(kept, *size) if found.stacked else kept, strict=True):
         if seen is None:
-            given.findings.warn(image.source, HIDDEN, shape.where)
+            given.findings.warn(f"{image.role}.json", HIDDEN, f"{image.name}: {shape.where}")
             continue
         category = categories.setdefault(shape.label, len(categories) + 1)
         file.add(number, category, Shape(shape.label, seen, shape.where), size)

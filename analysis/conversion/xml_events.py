@@ -10,11 +10,13 @@ from xml.parsers import expat
 
 CHUNK_BYTES = 64 * 1024
 MAX_DEPTH = 50
+MAX_TEXT = 4096  # characters of an element that are kept: names of labels
 
 
 @dataclass
 class Element:
-    """An element that has begun or ended. `text` is what stood between its tags, once it has ended."""
+    """An element that has begun or ended. `text` is what stood between its tags, once it has ended,
+    as far as its first MAX_TEXT characters."""
 
     path: tuple[str, ...]  # from the root to its own tag
     attributes: dict[str, str]
@@ -40,7 +42,9 @@ class _Events:
         self.done.append(element)
 
     def characters(self, text: str) -> None:
-        self.open[-1].text += text
+        element = self.open[-1]
+        if len(element.text) < MAX_TEXT:
+            element.text += text[: MAX_TEXT - len(element.text)]
 
 
 def elements(path: Path) -> Iterator[Element]:

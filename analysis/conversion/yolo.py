@@ -23,7 +23,6 @@ TABLES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
 KEYS: Mapping[str, Role] = {"train": "train", "val": "val", "valid": "val", "test": "holdout"}
 TOLERANCE = 0.02  # how far beyond the image's rim a polygon may lie
-NO_LABELS = "image without a line of labels, all background"
 
 
 def read_yolo(given: InputFolder) -> SourceSet:
@@ -36,6 +35,7 @@ def read_yolo(given: InputFolder) -> SourceSet:
     else:
         under = "images/" if (given.root / "images").is_dir() else ""
         roles = roles_of(name for name in given.images() if name.startswith(under))
+    _refuse_lone_labels(given)
     if not roles and not given.findings.errors:
         raise ValueError(f"{given.root}: holds no image; name the folder that holds images and labels")
     return SourceSet(_images(given, roles, names), labels=tuple(names.values()), stacked=False)
@@ -140,10 +140,16 @@ def _images(given: InputFolder, roles: Mapping[str, Role], names: Mapping[int, s
                 lines = [line for line in given.text(source).splitlines() if line.strip()]
             except ValueError as error:
                 given.findings.error(f"{source}: {error}")
-        if not lines:
-            given.findings.warn("labels", NO_LABELS, name)
         size = file.height, file.width
         yield SourceImage(name, source, role, *size, tuple(_shapes(given, source, lines, names, size)))
+
+
+def _refuse_lone_labels(given: InputFolder) -> None:
+    """Text files in folders called `labels` that belong to no image."""
+    known = {_label_file(name) for name in given.images()} | set(NAME_LISTS)
+    for name in given.files({".txt"}):
+        if "labels" in PurePosixPath(name).parts[:-1] and name not in known:
+            given.findings.error(f"{name}: has no image; add the image, or take the labels out")
 
 
 def _label_file(image: str) -> str:

@@ -91,13 +91,21 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write_images(root / "images", ["a.jpg", "b.jpg"])
     write(root / "labels/a.txt", "\n".join(REFUSED))
+    write(root / "labels/lone.txt", "0 0 0 1 0 1 1")
     (root / "labels/b.txt").write_bytes(b"\xff\xfe0 1")
     write(root / "data.yaml", "train: list.txt\nval: nowhere\ntest: ../../\nnames: [paper, glass]")
     write(root / "list.txt", "images/a.jpg\nimages/b.jpg\n../secret.jpg\n/etc/passwd")
     with pytest.raises(DataProblems) as caught:
         converted("yolo", root)
     said = "\n".join(caught.value.problems)
-    others = ["is not UTF-8", "leaves the folder", "an absolute path", "val: nothing at", "test: nothing at"]
+    others = [
+        "lone.txt: has no image",
+        "is not UTF-8",
+        "leaves the folder",
+        "an absolute path",
+        "val: nothing at",
+        "test: nothing at",
+    ]
     assert [each for each in [*REFUSED.values(), *others] if each not in said] == []
     assert len(caught.value.problems) == len(REFUSED) + len(others)
 
