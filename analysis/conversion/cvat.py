@@ -26,9 +26,8 @@ NOT_SHAPES = frozenset({"tag", "attribute"})
 
 
 def read_cvat(given: InputFolder) -> SourceSet:
-    """annotations.xml in the folder, or else every XML file right in it. Raises ValueError where there is none."""
+    """Every XML file right in the folder. Raises ValueError where there is none."""
     xml = [name for name in given.files({".xml"}) if "/" not in name]
-    xml = ["annotations.xml"] if "annotations.xml" in xml else xml
     if not xml:
         raise ValueError(f"{given.root}: CVAT for images 1.1 has an annotations.xml; name the folder that holds it")
     labels: dict[str, None] = {}

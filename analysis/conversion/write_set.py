@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +25,7 @@ from trainables.data.index import Role
 from trainables.data.masks import first_few
 from trainables.data.raster import check_segmentation, segmentation_rle
 from trainables.data.reader import read
+from trainables.files import folder_made_whole
 
 HIDDEN = "shape of which nothing is seen, left out"
 NO_SHAPE = "image without a label"
@@ -63,34 +62,24 @@ class CocoStream:
 
 
 def convert(kind: str, root: Path, out: Path, *, boxes: bool, follow_links: bool) -> list[str]:
-    """Convert a folder, or the file in it that is named, to `out`, which appears whole or not at all; returns the
-    summary, line by line. Raises ValueError with everything that is wrong with the folder."""
+    """Convert a folder to `out`, which appears whole or not at all; returns the summary, line by line.
+
+    Raises ValueError with everything that is wrong with the folder.
+    """
     root = root.expanduser()
-    if not root.exists():
-        raise ValueError(f"IN must be a folder, got {root}, which is not there; correct the path")
+    if not root.is_dir():
+        remedy = f"give the file's folder {root.parent}" if root.exists() else "correct the path"
+        raise ValueError(f"IN must be a folder, got {root}; {remedy}")
     if out.exists():
         raise ValueError(f"--out must name a folder that does not exist yet, got {out}; remove it or name another")
-    given = InputFolder((root if root.is_dir() else root.parent).absolute(), boxes=boxes, follow_links=follow_links)
+    given = InputFolder(root.absolute(), boxes=boxes, follow_links=follow_links)
     found = READERS[kind](given)
-    with _folder_made_whole(out) as temporary:
+    with folder_made_whole(out) as temporary:
         lines = _write(given, found, temporary)
         index = read(read_card(temporary / "data.yaml"))
     lines += [f"{index.num_classes} classes: {', '.join(index.classes)}"]
     counts = given.findings.counted() | dict(index.warnings)
     return [*lines, *(f"warning: {rule}: {count}" for rule, count in counts.items())]
-
-
-@contextmanager
-def _folder_made_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, renamed to it at the end; nothing is left behind where that is not reached."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(given: InputFolder, found: SourceSet, out: Path) -> list[str]:

@@ -53,7 +53,8 @@ def test_both_folders_may_move_together(photos: Path, tmp_path: Path) -> None:
 
 def test_what_exists_is_kept(photos: Path, tmp_path: Path) -> None:
     assert "does not exist yet" in run("--from", "labelme", photos, "--out", photos, code=2)
-    assert "not there" in run("--from", "labelme", tmp_path / "none", "--out", tmp_path / "out", code=2)
+    assert "correct the path" in run("--from", "labelme", tmp_path / "none", "--out", tmp_path / "out", code=2)
+    assert "give the file's folder" in run("--from", "labelme", photos / "a.json", "--out", tmp_path / "out", code=2)
     assert "annotations.xml" in run("--from", "cvat", photos, "--out", tmp_path / "out", code=2)
     assert not (tmp_path / "out").exists()
 
