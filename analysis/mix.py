@@ -11,7 +11,6 @@ epoch, under `augmentation` in a space.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainables.command import DebugOption, errors_to_exit, new_app
+from trainables.files import folder_made_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,9 +129,7 @@ def write_mixed(
     index = read(read_card(card))
     cache = Cache.open(index, cache_dir)
     train_ids = sources.image_ids(index, cache, settings.seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with folder_made_whole(out) as temporary:
         written = OfflineSet(temporary, index, card.stem if card.stem != "data" else index.name)
         previews: list[NDArray[np.uint8]] = []
         for mixed in mixed_images(cache, train_ids, kinds, settings, num_images):
@@ -139,12 +137,7 @@ def write_mixed(
             if len(previews) < PREVIEW_IMAGES:
                 previews.append(_preview(mixed.image, mixed.label, index))
         cv2.imwrite(str(temporary / "preview.jpg"), cv2.cvtColor(_sheet(previews), cv2.COLOR_RGB2BGR))
-        counts = written.close(settings)
-        temporary.chmod(0o755)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return counts
+        return written.close(settings)
 
 
 def _preview(image: NDArray[np.uint8], label: NDArray[np.uint8], index: SegIndex) -> NDArray[np.uint8]:

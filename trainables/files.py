@@ -1,10 +1,12 @@
-"""Atomic writes (a file appears whole or not at all) and paths that users wrote. Light to import."""
+"""Atomic writes (a file or folder appears whole or not at all) and paths that users wrote. Light to import."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -66,3 +68,20 @@ def can_name_file(text: str) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8, whole or not at all."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def folder_made_whole(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it at the end; nothing is left behind where that is not reached.
+    Missing folders above are made.
+
+    Raises OSError where `path` is a folder that holds something by then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's 0700 would shut out the others who share the machine
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from search.cli import app
 
-COMMANDS = ["run", "eda", "split", "mix", "cleanse", "ensemble", "predict", "prune", "submission", "schema"]
+COMMANDS = ["run", "convert", "eda", "split", "mix", "cleanse", "ensemble", "predict", "prune", "submission", "schema"]
 HEAVY = {"torch", "ray", "numba", "cv2", "timm", "optuna", "albumentations", "sklearn", "scipy", "plotly", "numpy"}
 HELP = """
 import sys
@@ -37,6 +37,7 @@ def test_every_command_is_listed() -> None:
     "argv",
     [
         ["run", "--space", "nowhere.yaml"],
+        ["convert", "--from", "labelme", "nowhere", "--out", "out"],
         ["eda", "--data", "nowhere.yaml"],
         ["split", "--data", "nowhere.yaml", "--out", "split.json"],
         ["mix", "--data", "nowhere.yaml", "--out", "mixed"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from trainables.files import write_atomically, write_text
+from trainables.files import folder_made_whole, write_atomically, write_text
 
 
 def test_a_text_file_is_replaced_and_folders_are_made(tmp_path: Path) -> None:
@@ -45,3 +45,13 @@ def test_errors_of_tensor_writers_become_oserror_with_the_free_space(tmp_path: P
 def test_neither_torch_nor_numpy_is_imported() -> None:
     code = "import sys, trainables.files; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with folder_made_whole(tmp_path / "a/b") as folder:
+        (folder / "c").write_text("d")
+        assert not (tmp_path / "a/b").exists()
+    assert (tmp_path / "a/b/c").read_text() == "d"
+    with pytest.raises(ValueError, match="stop"), folder_made_whole(tmp_path / "e"):
+        raise ValueError("stop")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

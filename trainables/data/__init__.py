@@ -15,6 +15,7 @@ __all__ = [
     "coco_writer",
     "flip_pairs",
     "folder_parts",
+    "foreign_formats",
     "image_file",
     "image_folder",
     "index",

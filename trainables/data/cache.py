@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +32,7 @@ from trainables.data.card import DataProblems
 from trainables.data.image_file import read_image
 from trainables.data.index import Annotation, ImageRecord, MaskFile, MaskValues, SegIndex
 from trainables.data.label_sources import label_source
-from trainables.files import write_atomically
+from trainables.files import folder_made_whole, write_atomically
 
 FORMAT = 3  # 1: painted by the area that the JSON claims; TIFFs turned by their tag. 2: no fingerprint of the labels
 NUM_THREADS = 4
@@ -147,8 +146,7 @@ def _build(index: SegIndex, folder: Path) -> None:
             f"the cache of {len(index.images)} images needs {needed_bytes / 2**30:.2f} GiB under {folder.parent}, "
             f"which has {free_bytes / 2**30:.2f} GiB free; free some, or put the cache on a larger disk"
         )
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with folder_made_whole(folder) as temporary:
         np.save(temporary / "layout.npy", layout)
         class_pixels, label_digests = _write_pixels(index, layout, temporary)
         np.save(temporary / "class_pixels.npy", class_pixels)
@@ -160,10 +158,6 @@ def _build(index: SegIndex, folder: Path) -> None:
             "label_fingerprint": _label_fingerprint(index, label_digests),
         }
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp's 0700 would shut out the others who share the machine
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _layout(index: SegIndex) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from trainables.bounded_yaml import load_yaml, read_bounded, why_not_yaml
 from trainables.data.class_table import MAX_VALUE, ClassTable, read_table
+from trainables.data.foreign_formats import foreign_hint
 from trainables.data.groups import check_pattern
 from trainables.data.index import BACKGROUND
 from trainables.files import user_path
@@ -149,8 +150,8 @@ class DataCard(Config):
 
 def read_card(path: Path) -> DataCard:
     """Read and check a card; ValueError names the file, the rule, the value and the remedy."""
-    path = path.expanduser().absolute()
-    values = _load(path)
+    written, path = str(path), path.expanduser().absolute()
+    values = _load(path, written)
     _refuse_unknown_keys(path, values)
     if "train" not in values:
         raise ValueError(f"{path}: train is required; name the COCO file to train on, e.g. train: train.json")
@@ -175,18 +176,21 @@ def read_card(path: Path) -> DataCard:
     return card
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, written: str) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         what = "a folder; give its data.yaml" if path.is_dir() else "a device or pipe; check the path"
-        raise ValueError(f"{path}: a data card is a YAML file, got {what}")
+        raise ValueError(f"{path}: a data card is a YAML file, got {what}{foreign_hint(path, written)}")
     try:
         values = load_yaml(read_bounded(path))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: the data card is not valid YAML: {why_not_yaml(error)}") from error
+        reason, hint = why_not_yaml(error), foreign_hint(path, written)
+        raise ValueError(f"{path}: the data card is not valid YAML: {reason}{hint}") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: the data card cannot be read ({error}); check the path") from error
+        hint = foreign_hint(path, written)
+        raise ValueError(f"{path}: the data card cannot be read ({error}); check the path{hint}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: a data card is a mapping such as 'train: train.json', got {type(values).__name__}")
+        kind, hint = type(values).__name__, foreign_hint(path, written)
+        raise ValueError(f"{path}: a data card is a mapping such as 'train: train.json', got {kind}{hint}")
     return {str(key): value for key, value in values.items() if value is not None}  # `val:` alone means absent
 
 
@@ -197,7 +201,7 @@ def _refuse_unknown_keys(path: Path, values: dict[str, Any]) -> None:
         if key not in known:
             faults.append(f"{path}: unknown key {key!r}{near(key, known)}")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise ValueError("\n".join(faults) + foreign_hint(path, path.name))
 
 
 def near(name: str, known: list[str]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from trainables.data.card import CocoPart, DataCard, Findings, is_background
+from trainables.data.foreign_formats import foreign_hint
 from trainables.data.image_folder import ImageFolder
 from trainables.data.index import BACKGROUND, Annotation, ImageRecord, MaskValues, Role
 from trainables.data.loaded_part import CategoryUse
@@ -77,9 +78,10 @@ def load_coco(role: Role, part: CocoPart, card: DataCard) -> CocoFile:
         raw = path.read_bytes()
         content = parse_json(raw)
     except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror}); correct {role} in the card") from error
+        hint = foreign_hint(path, name)
+        raise ValueError(f"{name}: cannot be read ({error.strerror}); correct {role} in the card{hint}") from error
     except ValueError as error:
-        raise ValueError(f"{name}: is not valid JSON ({error}); write it again") from error
+        raise ValueError(f"{name}: is not valid JSON ({error}); write it again{foreign_hint(path, name)}") from error
     needed = ["images"] if role == "unlabelled" else ["images", "annotations", "categories"]
     lists: dict[str, list[dict[str, Any]]] = {}
     for key in ("images", "annotations", "categories", "licenses"):
@@ -88,6 +90,7 @@ def load_coco(role: Role, part: CocoPart, card: DataCard) -> CocoFile:
         if key in needed and not sound:
             raise ValueError(
                 f"{name}: is not COCO, which has a list of objects under {key!r}; check {role} in the card"
+                f"{foreign_hint(path, name)}"
             )
         lists[key] = cast(Any, value) if sound else []
     if not lists["images"]:

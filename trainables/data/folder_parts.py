@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trainables.data.card import DataCard, Findings, ImagePart, MaskPart, is_background
+from trainables.data.foreign_formats import foreign_hint
 from trainables.data.image_file import probe_image
 from trainables.data.image_folder import ImageFolder, files_under, images_under
 from trainables.data.index import BACKGROUND, IGNORE_INDEX, ImageRecord, MaskFile, MaskValues, Role
@@ -105,7 +106,8 @@ def load_masks(role: Role, part: MaskPart, card: DataCard, findings: Findings) -
     folder, images = _images(role, part.images, card, findings)
     name = card.shown(part.masks)
     if not part.masks.is_dir():
-        raise ValueError(f"{name}: masks must be a folder, got {part.masks}; correct {role} in the card")
+        hint = foreign_hint(part.masks, name)
+        raise ValueError(f"{name}: masks must be a folder, got {part.masks}; correct {role} in the card{hint}")
     found = sorted(files_under(part.masks, follow_links=card.follow_links))
     by_stem: dict[str, list[Path]] = {}
     for path in found:
@@ -121,7 +123,7 @@ def load_masks(role: Role, part: MaskPart, card: DataCard, findings: Findings) -
         findings.error(
             f"{name}: {len(lone)} of {len(images)} images of {folder.name} have no mask ({first_few(lone)})"
             f"{_odd(found)}; a mask has its image's name but for the suffix: rename or add them, or move the images "
-            "elsewhere"
+            f"elsewhere{'' if by_stem else foreign_hint(part.masks, name)}"
         )
     spare = [paths[0].relative_to(part.masks).as_posix() for stem, paths in by_stem.items() if stem not in stems]
     if spare:
@@ -148,10 +150,12 @@ def card_classes(card: DataCard) -> list[str]:
 def _images(role: Role, place: Path, card: DataCard, findings: Findings) -> tuple[ImageFolder, list[str]]:
     folder = ImageFolder(place, card.root, follow_links=card.follow_links)
     if not place.is_dir():
-        raise ValueError(f"{folder.name}: images must be a folder, got {place}; correct {role} in the card")
+        hint = foreign_hint(place, folder.name)
+        raise ValueError(f"{folder.name}: images must be a folder, got {place}; correct {role} in the card{hint}")
     images, others = images_under(place, follow_links=card.follow_links)
     if not images:
-        raise ValueError(f"{folder.name}: holds no image; correct {role} in the card, or leave it out")
+        hint = foreign_hint(place, folder.name)
+        raise ValueError(f"{folder.name}: holds no image; correct {role} in the card, or leave it out{hint}")
     for other in others:
         findings.warn(folder.name, "file that is no image, left out", other)
     sound = []

@@ -46,7 +46,7 @@ class ImageFolder:
         if not self.follow_links and not path.resolve().is_relative_to(self._real):
             raise ValueError(
                 f"file_name is a link that leads out of {self.folder}, to {path.resolve()}; set follow_links: true in "
-                "the card, or copy the file"
+                "the card (segsearch convert: --follow-links), or copy the file"
             )
         return path
 
