@@ -119,7 +119,9 @@ def _shapes(given: InputFolder, where: str, shapes: list[Element], size: Size) -
             if not label:
                 raise ValueError("needs a label; export it again")
             if kind not in OUTLINES:
-                raise ValueError(f"a {kind} has no area; draw one of {', '.join(OUTLINES)}, or delete it")
+                raise ValueError(
+                    f"shapes of the kind {kind!r} have no area; draw one of {', '.join(OUTLINES)}, or delete it"
+                )
             if kind == "box" and not given.boxes:
                 raise ValueError("a box is seldom an object's outline; give --boxes to take it as one, or redraw it")
             order = _whole(attributes, "z_order") if "z_order" in attributes else 0

@@ -89,7 +89,7 @@ def _segmentation(entry: dict[str, Any], size: Size, *, boxes: bool) -> Segmenta
     outline = OUTLINES.get(kind) if isinstance(kind, str) else None
     if outline is None:
         known = ", ".join(OUTLINES)
-        raise ValueError(f"a {kind} has no area; draw one of {known}, or delete it")
+        raise ValueError(f"shapes of the kind {kind!r} have no area; draw one of {known}, or delete it")
     if kind == "rectangle" and not boxes:
         raise ValueError("a rectangle is seldom an object's outline; give --boxes to take it as one, or redraw it")
     return outline(_points(entry), entry, size)

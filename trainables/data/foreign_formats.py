@@ -101,6 +101,13 @@ FOLDERS = {"gtFine": "cityscapes", "leftImg8bit": "cityscapes", "SegmentationCla
 def foreign_hint(path: Path, written: str) -> str:
     """The end of a message about a path that a card cannot use, as it is `written` there: '; it looks like ...', or
     nothing where it looks like nothing known."""
+    try:
+        return _hint_of(path, written)
+    except OSError:  # not to be looked at: why, is in the message that this is the end of
+        return ""
+
+
+def _hint_of(path: Path, written: str) -> str:
     if not path.exists():
         return _hub_hint(path, written)
     if path.is_dir():
@@ -125,11 +132,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _format_of(file: Path) -> ForeignFormat | None:
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
-    except OSError:
-        return None  # why it cannot be read is in the message that this is the end of
+    with file.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
     candidates = (each for each in FORMATS if file.suffix.lower() in each.suffixes)
     return next((each for each in candidates if each.matches(file, head)), None)
 

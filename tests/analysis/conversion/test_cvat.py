@@ -67,9 +67,9 @@ def test_masks_boxes_ellipses_and_subsets(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    '<polyline label="a" points="1,1;5,5"/>': "a polyline has no area",
-    '<points label="a" points="1,1"/>': "a points has no area",
-    '<cuboid label="a"/>': "a cuboid has no area",
+    '<polyline label="a" points="1,1;5,5"/>': "kind 'polyline' have no area",
+    '<points label="a" points="1,1"/>': "kind 'points' have no area",
+    '<cuboid label="a"/>': "kind 'cuboid' have no area",
     '<box label="a" xtl="1" ytl="1" xbr="5" ybr="5"/>': "give --boxes",
     '<polygon label="a" points="1,1;5"/>': "points must be 'x,y;x,y;...'",
     '<polygon label="a" points="1,1;5,nan;2,2"/>': "finite numbers",

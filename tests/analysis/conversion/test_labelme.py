@@ -76,9 +76,9 @@ def test_masks_circles_and_rectangles(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    (labelme_shape("a", [[1, 1]], "point"), "a point has no area"),
-    (labelme_shape("a", [[1, 1], [5, 5]], "line"), "a line has no area"),
-    (labelme_shape("a", [[1, 1], [5, 5], [9, 9]], "linestrip"), "a linestrip has no area"),
+    (labelme_shape("a", [[1, 1]], "point"), "kind 'point' have no area"),
+    (labelme_shape("a", [[1, 1], [5, 5]], "line"), "kind 'line' have no area"),
+    (labelme_shape("a", [[1, 1], [5, 5], [9, 9]], "linestrip"), "kind 'linestrip' have no area"),
     (labelme_shape("a", [[1, 1], [5, 5]], "rectangle"), "give --boxes"),
     (labelme_shape("a", [[1, 1], [1, 1]], "circle"), "a radius must be above 0"),
     (labelme_shape("a", [[1, 1], [5, 5], [1, 5]], "circle"), "needs two points"),
