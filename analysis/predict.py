@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainables.command import DebugOption, errors_to_exit, fail, new_app
+from trainables.files import can_name_file
 from trainables.worker_process import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator
     from trainables.data.image_file import decode_image
 
     def read(name: str) -> DecodedImage | str:
+        if not can_name_file(name):
+            return f"{name!r}: its name is no UTF-8 text, so that no prediction can be named after it; rename it"
         try:
             return decode_image(images / name)
         except (ValueError, OSError) as error:

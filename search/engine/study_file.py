@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -64,6 +65,11 @@ def _check_file(path: Path) -> None:
 
 
 def _broken(path: Path, reason: object) -> str:
+    if not os.access(path.parent, os.W_OK):
+        return (
+            f"the folder of a study must be writable, as SQLite keeps its log there, got {path.parent}; copy the run "
+            "to a place that is"
+        )
     return (
         f"the study of a run must be a whole SQLite file of Optuna, got {path} ({str(reason).splitlines()[0]:.200}); "
         "restore it from a copy, with its -wal file where there is one, or start a new run"

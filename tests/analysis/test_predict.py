@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -268,11 +269,13 @@ def test_unreadable_images_are_all_told_and_the_others_finished(
     whole = (photos / "a.png").read_bytes()
     (photos / "b" / "short.png").write_bytes(whole[: len(whole) // 2])
     (photos / "not.jpg").write_text("no image", encoding="utf-8")
+    (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(whole)  # Latin-1, as old archives unpack
     args = ("--bundle", bundles["best_single"], "--images", photos, "--out", tmp_path / "out", "--batch-size", 1)
     result = run(*args)
     assert result.exit_code == 2
-    assert "3 of 5 images labelled" in result.output
-    assert "2 images could not be read" in result.output
+    assert "3 of 6 images labelled" in result.output
+    assert "3 images could not be read" in result.output
+    assert "'caf\\udce9.png': its name is no UTF-8 text" in result.output
     assert "short.png" in result.output
     assert "not.jpg" in result.output
     assert len(list((tmp_path / "out").rglob("*.png"))) == 3

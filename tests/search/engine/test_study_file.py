@@ -36,6 +36,13 @@ def test_a_broken_file_is_named(path: Path, damage: Callable[[bytes], bytes]) ->
             each(path)
 
 
+def test_a_study_on_a_read_only_disk_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.engine.study_file.os.access", lambda *_: False)  # root may write anywhere
+    path.write_bytes(b"what SQLite cannot open")
+    with pytest.raises(ValueError, match=r"the folder of a study must be writable, .* copy the run to a place that is"):
+        open_study(path)
+
+
 def test_a_database_without_the_study_is_named(tmp_path: Path) -> None:
     open_storage(tmp_path / "study.db").engine.dispose()
     with pytest.raises(ValueError, match="no study named segsearch"):
