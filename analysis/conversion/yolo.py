@@ -17,6 +17,7 @@ import yaml
 from analysis.conversion.input_folder import InputFolder, stem
 from analysis.conversion.outlines import rectangle
 from analysis.conversion.source import Shape, SourceImage, SourceSet, roles_of
+from trainables.bounded_yaml import load_yaml, why_not_yaml
 from trainables.data.index import Role
 
 TABLES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -43,9 +44,9 @@ def read_yolo(given: InputFolder) -> SourceSet:
 
 def _table(given: InputFolder, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(given.text(name))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{name}: is not valid YAML: {' '.join(str(error).split())}") from error
+        content = load_yaml(given.text(name))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: is not valid YAML: {why_not_yaml(error)}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if not isinstance(content, dict):
