@@ -84,6 +84,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 @example(as_json(changed(images={"file_name": "~nobody/a.png"})))
 @example(as_json(changed(images={"height": -(2**63)})))
 @example(as_json(changed(annotations={"segmentation": [[10**400] * 6]})))
+@example(as_json(changed(categories={"supercategory": ["trash"]})))  # found by fuzzing: no key of a set
 def test_coco(folder: Path, raw: bytes) -> None:
     (folder / "fuzzed.json").write_bytes(raw)
     (folder / "fuzzed.yaml").write_text("train: fuzzed.json\n", encoding="utf-8")

@@ -45,7 +45,7 @@ class CocoFile:
             return CategoryUse()
         named = {entry.get("name"): entry for entry in self.categories if isinstance(entry.get("name"), str)}
         with_pixels = {coco_id(entry.get("category_id")) for entry in self.annotations} - {None}
-        above = {entry.get("supercategory") for name, entry in named.items() if entry.get("supercategory") != name}
+        above = [entry.get("supercategory") for name, entry in named.items() if entry.get("supercategory") != name]
         return CategoryUse(
             listed=frozenset(map(str, named)),
             used=frozenset(str(name) for name, entry in named.items() if coco_id(entry.get("id")) in with_pixels),

@@ -61,7 +61,7 @@ def test_what_cannot_be_judged_is_refused_with_its_reason(judged: Any, tmp_path:
     given = "--data", judged.card
     for asked, message in (
         (given, "suspects are ranked by out-of-sample predictions, got none"),
-        (("--run", tmp_path), "a run has a run.json"),
+        (("--run", tmp_path), "run.json must be a JSON file, got none"),
         (("--logits", judged.folders[0]), "the data card must be a file"),
         ((*given, "--logits", tmp_path / "strange"), "image 'nowhere.jpg', which is not in the data"),
     ):
