@@ -38,7 +38,7 @@ class Score(Config):
 class Gain(Config):
     """A paired difference in mIoU with its 95% interval; no interval where no resample had a score."""
 
-    gain: float
+    gain: float = Field(allow_inf_nan=True, description="NaN, which is never written, where neither has a score")
     low: float | None
     high: float | None
     p_positive: float = Field(description="share of resamples in which the difference is above 0")

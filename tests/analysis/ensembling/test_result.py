@@ -54,7 +54,7 @@ def test_a_nan_is_not_written(result: EnsembleResult, tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, r"got no whole file \(FileNotFoundError"),
-        ('{"format": "segsearch-ens', r"got no whole file \(JSONDecodeError"),
+        ('{"format": "segsearch-ens', r"got no whole file \(ValueError"),
         ("[]", "must have the format 'segsearch-ensemble/1', got None"),
         ('{"format": "segsearch-ensemble/9"}', "got 'segsearch-ensemble/9'; use the segsearch that wrote it"),
         ('{"format": "segsearch-ensemble/1"}', r"classes: Field required \(16 problems in all\)"),
