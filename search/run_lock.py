@@ -24,8 +24,8 @@ NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 @contextmanager
 def hold(root: Path, say: Callable[[str], None]) -> Iterator[SoftFileLease]:
-    """Hold the directory `root` while the body runs. Where the lease is lost meanwhile, this process gets SIGINT, and
-    the lease's `compromise` says why.
+    """Hold the directory `root` while the body runs. Where the lease is lost meanwhile, this process gets SIGINT
+    (SIGTERM where it ignores that), and the lease's `compromise` says why.
 
     Raises ValueError, naming the holder's host and process, where another process holds it, and where the directory
     cannot be written to.
@@ -98,4 +98,6 @@ def _holder(lease: SoftFileLease) -> str:
 
 
 def _stop_this_process(_loss: LeaseCompromise) -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    # a background job of a shell ignores SIGINT
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)

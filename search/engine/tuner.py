@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -140,7 +142,7 @@ def tune_trials(
             verbose=0,
         ),
     )
-    with environment(DRIVER_ENVIRONMENT), quiet("ray.tune"):
+    with environment(DRIVER_ENVIRONMENT), quiet("ray.tune"), own_handlers():
         try:
             tuner.fit()
         except Exception:
@@ -171,6 +173,21 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def own_handlers() -> Iterator[None]:
+    """Puts back the handlers of SIGINT and SIGUSR1. Ray Tune leaves its own behind, which would swallow the first
+    Ctrl-C of the later stages."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

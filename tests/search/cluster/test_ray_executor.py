@@ -126,4 +126,4 @@ def test_a_gpu_is_offered_only_where_tasks_hold_one() -> None:
 
 
 def test_the_stores_travel_as_paths(made: Made) -> None:
-    assert len(ray.cloudpickle.dumps((made.stores, made.cache))) < 2048
+    assert len(ray.cloudpickle.dumps((made.data.stores, made.cache))) < 2048

@@ -108,6 +108,12 @@ def test_one_at_a_time_the_same_seed_gives_the_same_search(first_search: Any, se
     ]
 
 
+def test_the_later_stages_have_their_own_ctrl_c(search_in: Any) -> None:
+    search_in(num_trials=1, max_epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_first_trials_are_the_same_at_any_concurrency(first_search: Any, search_in: Any) -> None:
     again = search_in(num_trials=10)  # two at a time, and one waiting
     num_exact = 2 + 10 // 4
