@@ -30,6 +30,8 @@ from trainables.logits.store import LogitStore, LogitWriter
 
 if TYPE_CHECKING:
     from analysis.ensembling.pixel_sampling import FittingSample
+    from analysis.voting.executor import Executor
+    from analysis.voting.labelled_logits import LabelledLogits
 
 PLAIN_VIEW = "s1.00-none"
 VOTES: Mapping[str, Literal["hard", "geometric"]] = {"hard_vote": "hard", "geometric_mean": "geometric"}
@@ -186,6 +188,14 @@ def make_row(number: int = 0, state: str = "RUNNING", **changes: Any) -> TrialRo
     values: dict[str, Any] = {"recipe_hash": f"abc{number}", "family": "convnext", "backbone": "convnext_atto"}
     values |= {"head": "segformer", "recipe": {"optimizer": {"lr": 1e-3}}}
     return TrialRow(trial=f"{number:05d}", number=number, state=state, **(values | changes))
+
+
+def draw_sample(data: LabelledLogits, sample_bytes: int, seed: int, executor: Executor) -> FittingSample:
+    """The fitting sample, drawn in a pass of its own."""
+    from analysis.ensembling.pixel_sampling import gather, plan_sample  # compiles kernels
+
+    plan, sizes = plan_sample(data, sample_bytes, seed, executor)
+    return gather(plan, sizes, executor(plan, data.ids))
 
 
 class Clock:

@@ -142,12 +142,6 @@ class DrawnPixels:
     by_view: tuple[Float, ...]  # (V_m,K,p) per member
 
 
-def draw_sample(data: LabelledLogits, sample_bytes: int, seed: int, executor: Executor) -> FittingSample:
-    """Every view at the same densities of every image's labelled pixels, within `sample_bytes`."""
-    plan, sizes = plan_sample(data, sample_bytes, seed, executor)
-    return gather(plan, sizes, executor(plan, data.ids))
-
-
 def plan_sample(
     data: LabelledLogits, sample_bytes: int, seed: int, executor: Executor
 ) -> tuple[SamplingPlan, NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from analysis.ensembling.bootstrap import MIN_GROUPS, Resampled, gain, widening
 from analysis.ensembling.result import NO_GAIN, Gain, Verdict
 
 HOLDS_AT = 0.9  # a richer rule's cross-fitted gain must be above 0 in this share of resamples
+SMALL_GAIN = 0.02  # mIoU: what teams ask an ensemble for
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,6 @@ def select_rule(crossfitted: Mapping[str, Resampled], confidence: float = HOLDS_
     return Selection(taken, reasons)
 
 
-SMALL_GAIN = 0.02  # mIoU: what teams ask an ensemble for
-
-
 def signed(step: Gain) -> str:
     """'+0.021 mIoU [+0.009, +0.034]'."""
     if step.low is None or step.high is None:
@@ -59,8 +57,8 @@ ALONE = {  # rules of one model: what it has, and what it gained over
 
 
 def make_verdict(taken: str, num_members: int, step: Gain, num_images: int, *, postprocessed: bool = False) -> Verdict:
-    """What was taken ships only where its paired 95% interval
-    against the best single model, on the hold-out, lies above 0; `num_members` is how many members it uses."""
+    """What was taken ships only where its paired 95% interval against the best single model, on the hold-out, lies
+    above 0; `num_members` is how many members it uses."""
     alone = num_members == 1
     unseen = f"on {num_images} images that nothing was fitted to"
     if taken == "best_single" and not postprocessed:

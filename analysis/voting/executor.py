@@ -83,16 +83,16 @@ class JobGroup:
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """In this process, `images_a_part` at a time."""
+    """In this process, `images_per_part` at a time."""
 
-    images_a_part: int = 16
+    images_per_part: int = 16
     device: str | None = None
     say: Say = silent
 
     def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
         progress = Progress(self.say, what, len(ids))
-        for start in range(0, len(ids), self.images_a_part):
-            part = ids[start : start + self.images_a_part]
+        for start in range(0, len(ids), self.images_per_part):
+            part = ids[start : start + self.images_per_part]
             yield progress.after(len(part), job(part))
 
 

@@ -30,7 +30,7 @@ class RayExecutor:
     At most twice as many results wait here as there are slots."""
 
     gpus_per_task: float = 0.0
-    images_a_task: int | None = None  # None: by the number of images and of slots
+    images_per_task: int | None = None  # None: by the number of images and of slots
     say: Say = silent
 
     @property
@@ -39,7 +39,7 @@ class RayExecutor:
 
     def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
         slots = slots_of_cluster(self.gpus_per_task if job.device else 0.0)
-        size = self.images_a_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
+        size = self.images_per_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
         held, flying = ray.put(job), deque[Any]()
         progress, sizes = Progress(self.say, what, len(ids)), deque[int]()
         actors = [_actor(self.gpus_per_task) for _ in range(slots)] if job.device else []

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import make_header, make_store
+from factories import draw_sample, make_header, make_store
 
-from analysis.ensembling.pixel_sampling import draw_sample, strata_of
+from analysis.ensembling.pixel_sampling import strata_of
 from analysis.voting import votes_torch
 from analysis.voting.executor import LocalExecutor, silent
 from analysis.voting.labelled_logits import LabelledLogits

@@ -19,9 +19,9 @@ from trainables.logits.shard_format import TruncatedShard
 IDS = tuple(f"{i:02d}.jpg" for i in range(23))
 EXECUTORS: dict[str, Executor] = {
     "local": LOCAL,
-    "local-1": LocalExecutor(images_a_part=1),
+    "local-1": LocalExecutor(images_per_part=1),
     "ray": RayExecutor(),
-    "ray-3": RayExecutor(images_a_task=3),
+    "ray-3": RayExecutor(images_per_task=3),
 }
 
 ERRORS: dict[str, Callable[[], Exception]] = {

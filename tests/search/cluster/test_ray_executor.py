@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from factories import PLAIN_VIEW, make_header, make_store
+from factories import PLAIN_VIEW, draw_sample, make_header, make_store
 
-from analysis.ensembling.pixel_sampling import draw_sample
 from analysis.voting.executor import LOCAL, Executor
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
@@ -54,8 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(LabelledLogits.of(stores, ids, cache, index), cache)
 
 
-@pytest.mark.parametrize("images_a_task", [None, 1, 4])
-def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, images_a_task: int | None) -> None:
+@pytest.mark.parametrize("images_per_task", [None, 1, 4])
+def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, images_per_task: int | None) -> None:
     votes = tuple(Vote(kind, np.ones((2, made.cache.index.num_classes), np.float32)) for kind in ("soft", "hard"))
     folds = [
         [VoteBatch(ViewConfig.plain(((PLAIN_VIEW,),) * 2), votes)],
@@ -64,7 +63,7 @@ def test_tasks_give_the_counts_of_one_process(local_ray: None, made: Made, image
     given = made.data, folds, "x"
     fold_of = [i % 2 for i in range(len(made.ids))]
     [expected] = score_images(*given, fold_of=fold_of)
-    [found] = score_images(*given, fold_of=fold_of, executor=RayExecutor(images_a_task=images_a_task))
+    [found] = score_images(*given, fold_of=fold_of, executor=RayExecutor(images_per_task=images_per_task))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -98,7 +97,7 @@ class Where:
 
 
 IDS = [str(i) for i in range(50)]
-SPREAD = RayExecutor(images_a_task=3)
+SPREAD = RayExecutor(images_per_task=3)
 
 
 @pytest.fixture
