@@ -4,7 +4,8 @@ From starting weights (M,K), three moves, each along a line whose mIoU is known 
 weight W[m,k]; one class, all W[:,k] scaled; one member, all W[m,:] scaled. A move is taken only where a recount of the
 pixels confirms that mIoU rises, so it never falls; no seed, no step size. While the search gains, lines are short
 (FACTOR about where they begin) and searched to the edges of bins; the last sweep takes them whole and to the single
-pixel, and proves the end. docs/weights.md derives it.
+pixel, and proves the end. Then every weight goes to the middle of its plateau as the others left it, or to 0 where that
+is as good. docs/weights.md derives it.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class _Search:
     def __init__(self, pixels: Pixels, weights: Float, num_bins: int) -> None:
         self.pixels, self.num_bins = pixels, num_bins
         self.factors = np.full(weights.shape[1], FACTOR)
+        self.centring = False  # an equal mIoU is enough: what moves is where in its plateau a weight lies
         self._restart(weights.astype(np.float32))
         self.trace = [self.miou]
 
@@ -87,23 +89,30 @@ class _Search:
     def _take(self, hits: Counts, union: Counts) -> bool:
         """Takes recounted counts where their mIoU is higher: rounding near a threshold can undo a predicted gain."""
         miou = float(mean_iou(hits, union))
-        if miou <= self.miou:
+        if not self._enough(miou):
             return False
+        if miou > self.miou:
+            self.trace.append(miou)
         self.hits, self.union, self.miou = hits, union, miou
-        self.trace.append(miou)
         return True
+
+    def _enough(self, miou: float) -> bool:
+        return miou > self.miou or (self.centring and miou == self.miou)
 
     def _best(self, hist: Counts, hits: Counts, union: Counts, span: WeightInterval, whole: bool,
               events: Callable[[np.ndarray], Events]) -> float | None:  # fmt: skip
-        """Where on a line mIoU is highest, if that is more than now."""
+        """Where on a line mIoU is highest, if that is enough: in the middle of the plateau, or at 0 where centring
+        finds that to be as good."""
         if not whole:
             value, weight = best_edge(hist, hits, union, span)
             return weight if value > self.miou else None
-        flagged = flag_bins(hist, hits, union, self.miou)
+        flagged = flag_bins(hist, hits, union, np.nextafter(self.miou, 0) if self.centring else self.miou)
         if not flagged.any():
             return None
         plateau = best_plateau(hist, flagged, Events.merged([events(flagged)]), hits, union, span)
-        return plateau.middle_weight if plateau.miou > self.miou else None
+        if not self._enough(plateau.miou):
+            return None
+        return 0.0 if self.centring and plateau.low <= 0 else plateau.middle_weight
 
     def _open_line(self, member: int | None, column: Float, k: int, span: WeightInterval, whole: bool,
                    base: tuple[Counts, Counts], to: Callable[[float], Float]) -> Float:  # fmt: skip
@@ -113,8 +122,8 @@ class _Search:
         if x is None:
             return column
         trial = to(min(max(x, span.low), span.high))  # an edge's u is rounded
-        if not trial.any() and not np.delete(self.weights, k, axis=1).any():
-            return column  # weights that are all 0 are no vote: they would give class 0 everywhere
+        if not trial.any() and (self.centring or not np.delete(self.weights, k, axis=1).any()):
+            return column  # weights that are all 0 are no vote, and a class whose weights are is never predicted
         won = self.pixels.won_counts(trial)
         return trial if self._take(*_turned(won, k, 1, *base)) else column
 
@@ -176,7 +185,8 @@ class _Search:
         if x is None:
             return
         before, after = self.weights, base + np.float32(x) * step
-        if not after.any():  # no vote
+        alive = after.any(0)  # (K,): as in `_open_line`
+        if not (alive.all() if self.centring else alive.any()):
             return
         self.weights = after
         confusion = self.pixels.restart(self.weights)
@@ -208,6 +218,20 @@ class _Search:
         moved = np.abs(np.log(np.maximum(self.weights, LEAST) / before)).max(0)  # (K,)
         self.factors = np.clip(np.exp(1.5 * moved), *LIMITS)
 
+    def centre(self, free: Free) -> None:
+        """Moves every weight that is free, even where nothing is gained, to the middle of the widest stretch of its line
+        that is as good as the best, so that pixels a little unlike those of the sample keep their labels; to 0, which
+        saves an inference, where that is as good."""
+        self.centring = True
+        for k in self.present.tolist() if free != "member" else ():
+            if free == "class":
+                self.scale_class(k, whole=True)
+            else:
+                self.move_weights(k, range(len(self.weights)), whole=True)
+        for m in range(len(self.weights)) if free == "member" else ():
+            self.move_member(m, uniform=True, whole=True)
+        self.centring = False
+
 
 def fit_pixels(
     pixels: Pixels, starts: Sequence[Float], free: Free, *,
@@ -236,6 +260,7 @@ def fit_pixels(
         del middle, few
     search = _Search(pixels, _best(pixels, candidates), num_bins)
     num_sweeps, converged = _climb(search, free, max_sweeps, min_gain)
+    search.centre(free)
     counts = pixels.confusion(search.weights)
     assert _miou(counts) == search.miou, "the counts that were kept in step differ from a recount"
     weights = _without_traces(search.weights)

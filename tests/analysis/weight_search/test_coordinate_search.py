@@ -168,6 +168,54 @@ def test_no_weight_is_a_mere_trace(seed: int) -> None:
     assert result.miou == score(q, result.weights, truth) >= result.trace[-1]
 
 
+def place_in_plateau(q: np.ndarray, w: np.ndarray, truth: np.ndarray, m: int, k: int) -> float:
+    """Where W[m,k] lies between the breakpoints at which the mIoU changes next, 0 to 1 of the stretch in w/(1+w)."""
+    rest = w.astype(np.float64)
+    rest[m, k] = 0
+    scores = np.einsum("mk,mkp->kp", rest, q)
+    points = (np.delete(scores, k, 0).max(0) - scores[k])[truth != 255] / q[m, k, truth != 255]
+    cuts = np.concatenate([[0.0], np.unique(points[(points > 0) & (points < MAX_WEIGHT)]), [MAX_WEIGHT]])
+
+    def as_good(stretch: int) -> bool:
+        trial = w.copy()
+        trial[m, k] = 0.5 * (cuts[stretch] + cuts[stretch + 1])
+        return score(q, trial, truth) == score(q, w, truth)
+
+    low = high = int(np.searchsorted(cuts, w[m, k])) - 1
+    while low > 0 and as_good(low - 1):
+        low -= 1
+    while high < len(cuts) - 2 and as_good(high + 1):
+        high += 1
+    here, start, end = (x / (1 + x) for x in (float(w[m, k]), cuts[low], cuts[high + 1]))
+    return float((here - start) / (end - start))
+
+
+def test_weights_end_well_inside_their_plateaus_or_at_zero() -> None:
+    """Without the last pass, 15% of such weights lie within a twentieth of an edge, and 29% in the middle half."""
+    places, num_zeros = [], 0
+    for seed in range(4):
+        q, truth = problem(seed, num_pixels=800)
+        weights = fit_pixels(Pixels(q, truth), [np.ones((3, 4), np.float32)], "member_class").weights
+        used = [(m, k) for m in range(3) for k in range(4) if weights[m, k] > 0]
+        num_zeros += 12 - len(used)
+        places += [place_in_plateau(q, weights, truth, m, k) for m, k in used]
+    inside = np.abs(np.array(places) - 0.5)
+    assert (inside < 0.25).mean() > 0.6
+    assert (inside > 0.45).mean() < 0.1
+    assert num_zeros > 0
+
+
+@pytest.mark.parametrize("free", ["class", "member", "member_class"])
+def test_centring_loses_nothing_and_silences_no_class(free: Free) -> None:
+    q, truth = problem(3)
+    search = _Search(Pixels(q, truth), fit_pixels(Pixels(q, truth), [np.ones((3, 4), np.float32)], free).weights, 64)
+    before = search.miou
+    search.centre(free)
+    assert search.miou >= before
+    assert score(q, search.weights, truth) == search.miou
+    assert search.weights.any(0).all()
+
+
 def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
     q, truth = problem(7, num_pixels=800)
     truth[truth == 3] = 2
