@@ -219,9 +219,9 @@ class _Search:
         self.factors = np.clip(np.exp(1.5 * moved), *LIMITS)
 
     def centre(self, free: Free) -> None:
-        """Moves every weight that is free, even where nothing is gained, to the middle of the widest stretch of its line
-        that is as good as the best, so that pixels a little unlike those of the sample keep their labels; to 0, which
-        saves an inference, where that is as good."""
+        """Moves every weight that is free, even where nothing is gained, to the middle of the widest stretch of its
+        line that is as good as the best, so that pixels a little unlike those of the sample keep their labels; to 0,
+        which saves an inference, where that is as good."""
         self.centring = True
         for k in self.present.tolist() if free != "member" else ():
             if free == "class":
