@@ -24,7 +24,11 @@ DEFAULTS = EnsembleOptions()
 @app.command()
 def main(
     logits: Annotated[
-        list[Path], typer.Option(metavar="FOLDER...", help="Folders of predictions, one per member; also repeatable.")
+        list[Path],
+        typer.Option(
+            metavar="FOLDER...",
+            help="Folders of predictions, one per member, of one model or with fold_0, fold_1, ... in it.",
+        ),
     ],
     labels: Annotated[Path, typer.Option(help="The data card (YAML).")],
     # what follows the first folder of `--logits A B C` reaches typer as arguments

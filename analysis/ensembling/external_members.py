@@ -5,7 +5,8 @@
     result = judge_members(members, Path("out"), EnsembleOptions(), opened_at="2026-01-31T12:00:00+00:00")
 
 Writes ensemble.json, confusions.safetensors and the members' logits as shards. The card's val fits and its hold-out
-judges; where members predicted images of one part only, half of these (whole groups) are set aside as the hold-out.
+judges; with members of folds (`external_folds`) all images outside the hold-out fit. Where members predicted images of
+one part only, half of these (whole groups) are set aside as the hold-out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.ensembling.external_predictions import ExternalPrediction, names_of, read_folder
+from analysis.ensembling.external_folds import MemberReader, fold_folders
+from analysis.ensembling.external_predictions import ExternalPrediction, names_of
 from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult, HoldoutOpening
@@ -55,12 +57,13 @@ class RasterLabels:
 
 @dataclass(frozen=True)
 class Members:
-    """What is judged: the images that rules are fitted on and those that judge them, and notes on how they were
-    split."""
+    """What is judged: the images that rules are fitted on and those that judge them, notes on how they were split, and
+    the number of folds whose models predicted the former (0: one model each)."""
 
     val: LabelledLogits
     holdout: LabelledLogits
     notes: tuple[str, ...]
+    folds: int = 0
 
 
 def read_labels(card: Path) -> RasterLabels:
@@ -79,37 +82,31 @@ def collect(
 ) -> Members:
     """Every member's logits, written as shards under `out`/logits, and the split of the images that all of them have.
 
-    Raises ValueError, naming folder and images, where classes differ, arrays are broken, two folders have one name, or
-    an image is in one member and not in another; with `allow_missing` such images are left out, and said.
+    Raises ValueError, naming folder and images, where classes differ, arrays are broken, two folders have one name,
+    some members have folds and some have none, or an image is in one member and not in another; with `allow_missing`
+    such images are left out, and said.
     """
     names = [folder.resolve().name for folder in folders]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"members need folders of different names, got {', '.join(names) or 'none'}; rename one")
     index = labels.index
+    num_folds = _num_folds(folders)
     scored = [record.image_id for record in index.images if record.role != "unlabelled"]
-    lookup = names_of(scored)
-    have: dict[str, set[str]] = {}
-    for name, folder in zip(names, folders, strict=True):
-        have[name] = _ids_of(folder, labels, lookup, allow_missing, say)
+    sealed = frozenset(record.image_id for record in index.images if record.role == "holdout")
+    reader = MemberReader(index.classes, names_of(scored), labels.size, sealed, allow_missing)
+    have = {name: _ids_of(folder, reader, say) for name, folder in zip(names, folders, strict=True)}
     common = _common(have, allow_missing, say)
-    split = _split(index, [image_id for image_id in scored if image_id in common], seed, say)
+    split = _split(index, [image_id for image_id in scored if image_id in common], num_folds > 0, seed, say)
     part_of: dict[str, SplitName] = dict.fromkeys(split.val_ids, "val")
     part_of |= dict.fromkeys(split.holdout_ids, "holdout")
     for name, folder in zip(names, folders, strict=True):
         say(f"reading {folder}")
-        _import(
-            read_folder(folder, index.classes, lookup, labels.size, allow_missing=allow_missing),
-            name,
-            labels,
-            split,
-            part_of,
-            out,
-        )
+        _import(reader.read(folder), name, labels, split, part_of, out)
     val, holdout = (
         LabelledLogits.of([LogitStore(out / "logits" / name / part) for name in names], ids, labels, index)
         for part, ids in (("val", split.val_ids), ("holdout", split.holdout_ids))
     )
-    return Members(val, holdout, split.notes)
+    return Members(val, holdout, split.notes, num_folds)
 
 
 def judge_members(
@@ -122,21 +119,33 @@ def judge_members(
     say: Say = silent,
 ) -> EnsembleResult:
     """Fits, cross-fits and judges every rule; returns what ensemble.json holds."""
-    provenance = Provenance(HoldoutOpening(at=opened_at, by="analysis/ensemble.py"), members.notes)
+    opening = HoldoutOpening(at=opened_at, by="analysis/ensemble.py")
+    provenance = Provenance(opening, members.notes, folds=members.folds)
     executor = LocalExecutor(say=say)
     return fit_ensemble(members.val, members.holdout, options, provenance, out, seed=seed, executor=executor)
 
 
-def _ids_of(folder: Path, labels: RasterLabels, lookup: dict[str, str], allow_missing: bool, say: Say) -> set[str]:
+def _num_folds(folders: Sequence[Path]) -> int:
+    """The most folds of any member; 0 where none has folds."""
+    num = {folder: len(fold_folders(folder)) for folder in folders}
+    without = [str(folder) for folder, count in num.items() if not count]
+    if without and len(without) < len(folders):
+        raise ValueError(
+            f"all members must have folders fold_0, fold_1, ..., or none, got none in {', '.join(without)}; predict "
+            "with one model per fold there too, or leave the folds out of all"
+        )
+    return max(num.values())
+
+
+def _ids_of(folder: Path, reader: MemberReader, say: Say) -> set[str]:
     """The images that the folder has in every view that any of its images has."""
     by_view: dict[str, set[str]] = {}
-    predictions = read_folder(folder, labels.index.classes, lookup, labels.size, allow_missing=allow_missing, say=say)
-    for found in predictions:
+    for found in reader.read(folder, say):
         by_view.setdefault(found.view, set()).add(found.image_id)
     if not by_view:
         raise ValueError(
             f"{folder} must have predictions of the data card's labelled images, got none; name its files like the "
-            f"images ({min(lookup, default='none')}, ...)"
+            f"images ({min(reader.names, default='none')}, ...)"
         )
     common = set.intersection(*by_view.values())
     say(f"{folder}: {len(common)} images, {len(by_view)} views")
@@ -158,13 +167,13 @@ def _common(have: dict[str, set[str]], allow_missing: bool, say: Say) -> set[str
     return common
 
 
-def _split(index: SegIndex, ids: Sequence[str], seed: int, say: Say) -> Split:
-    """val and holdout as the card names them, else half of the groups each."""
+def _split(index: SegIndex, ids: Sequence[str], out_of_fold: bool, seed: int, say: Say) -> Split:
+    """val and holdout as the card names them, else half of the groups each; out of fold, train is as good as val."""
     records = index.by_id()
-    val = tuple(i for i in ids if records[i].role == "val")
+    val = tuple(i for i in ids if records[i].role == "val" or (out_of_fold and records[i].role == "train"))
     holdout = tuple(i for i in ids if records[i].role == "holdout")
     notes: tuple[str, ...] = ()
-    trained = sum(records[i].role == "train" for i in ids)
+    trained = 0 if out_of_fold else sum(records[i].role == "train" for i in ids)
     if not val or not holdout:
         groups = sorted({records[i].group for i in ids})
         if len(groups) < 4:
@@ -183,6 +192,11 @@ def _split(index: SegIndex, ids: Sequence[str], seed: int, say: Say) -> Split:
             notes += (
                 f"{trained} images are of the card's train: their scores flatter members that were fitted to them",
             )
+    if out_of_fold:
+        notes += (
+            "that no image was predicted by a model that was trained on it is taken from the names of the folders: "
+            "nothing here can check it",
+        )
     for note in notes:
         say(f"note: {note}")
     fingerprint = hashlib.sha256(json.dumps([val, holdout]).encode()).hexdigest()[:24]
