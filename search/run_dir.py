@@ -75,8 +75,8 @@ class RunDir:
     def report(self) -> Path:
         return self.root / "report.html"
 
-    def logits(self, trial: str, split: Literal["val", "holdout"]) -> Path:
-        return self.root / "logits" / trial / split
+    def logits(self, trial: str, part: Literal["val", "holdout", "refit"]) -> Path:
+        return self.root / "logits" / trial / part
 
 
 def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:

@@ -27,7 +27,6 @@ import typer
 from trainables.command import DebugOption, errors_to_exit, fail, new_app
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.index import Split
 from trainables.data.reader import read
 from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.recipe.recipe import Recipe
@@ -63,11 +62,13 @@ def fit(
     Metrics: train/loss, val/loss, val/miou and val/iou (K, NaN for an absent class) of the EMA weights where there are
     any, lr, images_per_s (of training), epoch, best/miou, best/epoch, diverged, accumulate (micro-batches per batch),
     and on a GPU peak_gb (memory held at most, GiB, on the first). A trial whose loss is not finite reports diverged 1
-    with val/miou 0.0, without a state.pt, and raises Diverged. Raises OutOfMemory where a single image does not fit,
-    and ValueError for a batch larger than the train split or not divisible by the ranks and micro-batches, an empty
-    split, or a `resume_from` that is another trial's.
+    with val/miou 0.0, without a state.pt, and raises Diverged. Without images to validate on, which only a trial with
+    snapshots may lack, no epoch is the best one, and the scores of val are NaN.
+
+    Raises OutOfMemory where a single image does not fit, and ValueError for a batch larger than the train split or not
+    divisible by the ranks and micro-batches, an empty split, or a `resume_from` that is another trial's.
     """
-    _check(trial.recipe, trial.cache, trial.split, num_ranks)
+    _check(trial, num_ranks)
     trial.out_dir.mkdir(parents=True, exist_ok=True)
     last = trial.out_dir / LAST
     shutil.rmtree(last, ignore_errors=True)  # another trial's, where a worker uses one folder again
@@ -88,8 +89,9 @@ def fit(
         shutil.rmtree(last, ignore_errors=True)
 
 
-def _check(recipe: Recipe, cache: Cache, split: Split, num_ranks: int) -> None:
-    recipe.augmentation.check_sizes([cache.size(image_id) for image_id in split.train_ids])
+def _check(trial: Trial, num_ranks: int) -> None:
+    recipe, split = trial.recipe, trial.split
+    recipe.augmentation.check_sizes([trial.cache.size(image_id) for image_id in split.train_ids])
     batch_size = recipe.train.batch_size
     if batch_size > len(split.train_ids):
         raise ValueError(
@@ -102,7 +104,7 @@ def _check(recipe: Recipe, cache: Cache, split: Split, num_ranks: int) -> None:
             f"batch_size must be divisible by {num_ranks} GPUs x {recipe.train.accumulate} micro-batches, got "
             f"{batch_size}; use {max(1, batch_size // unit) * unit}, or another resources.gpu or train.accumulate"
         )
-    if not split.val_ids:
+    if not split.val_ids and not trial.snapshots:
         raise ValueError("a trial needs images to validate on, got an empty val split; give `val` or carve one")
 
 

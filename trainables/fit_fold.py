@@ -1,7 +1,8 @@
-"""Trains one recipe on all folds but one, for a number of epochs fixed beforehand; resumes where it was cut off.
+"""Trains one recipe on all folds but one, or on all of them, for a number of epochs fixed beforehand; resumes where it
+was cut off.
 
 The last epoch's weights are kept, whatever any epoch scored on the fold: that fold's images are to be predicted as if
-they were new. A fold is done when its weights file is there; a JSON file beside it says what it was trained on.
+they were new. A job is done when its weights file is there; a JSON file beside it says what it was trained on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.files import write_text
 from trainables.fit import fit
-from trainables.models.weights_file import fold_weights
+from trainables.models.weights_file import REFIT_WEIGHTS, fold_weights
 from trainables.recipe.config import Config
 from trainables.recipe.recipe import Recipe
 from trainables.training.attempt import EpochReport
@@ -29,21 +30,30 @@ from trainables.training.trial import Trial
 
 @dataclass(frozen=True)
 class FoldJob:
-    """One recipe and the fold that it shall never see."""
+    """One recipe and the fold that it shall never see; a refit sees them all."""
 
     member: str  # the name of the recipe's fold models together
     recipe: Recipe  # its train.num_epochs are those that this takes
-    fold: int
-    split: Split  # `train`: the other folds; `val`: this one
+    fold: int | None  # None: the refit
+    split: Split  # `train`: the other folds; `val`: this one, empty of a refit
     run_split: str  # fingerprint of the run's split, which the folds were dealt from
+
+    @property
+    def weights_name(self) -> str:
+        return REFIT_WEIGHTS if self.fold is None else fold_weights(self.fold)
+
+    @property
+    def part(self) -> str:
+        """'fold 1' or 'refit'."""
+        return "refit" if self.fold is None else f"fold {self.fold}"
 
 
 class FoldRecord(Config):
-    """fold-<k>.json: what a fold's weights are, and what they were trained on."""
+    """fold-<k>.json or refit.json: what the weights are, and what they were trained on."""
 
     recipe: Recipe
     classes: tuple[str, ...]
-    miou: float  # on the fold
+    miou: float | None  # on the fold; None of a refit
     epoch: int  # the last
     data_fingerprint: str
     split_fingerprint: str  # of the run's split
@@ -51,14 +61,14 @@ class FoldRecord(Config):
 
 
 def read_done(job: FoldJob, folder: Path) -> FoldRecord | None:
-    """What is known of the fold's weights in `folder`; None where they are not there, or are another job's."""
-    weights = folder / fold_weights(job.fold)
+    """What is known of the job's weights in `folder`; None where they are not there, or are another job's."""
+    weights = folder / job.weights_name
     if not weights.is_file():
         return None
     try:
         record = FoldRecord.model_validate_json(weights.with_suffix(".json").read_bytes())
     except (OSError, ValidationError):
-        return None  # the fold is trained again
+        return None  # it is trained again
     same = record.recipe == job.recipe and record.train_ids == job.split.train_ids
     return record if same and record.split_fingerprint == job.run_split else None
 
@@ -72,11 +82,13 @@ def fit_fold(
     num_ranks: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> FoldRecord:
-    """Write fold-<k>.safetensors and fold-<k>.json into `folder`, unless they are there.
+    """Write the job's weights and the JSON file that describes them into `folder`, unless they are there.
 
-    Until then, checkpoints lie in `folder`/fold-<k>, and a later call goes on from the last. Raises what `fit` raises.
+    Until then, checkpoints lie in a folder of the weights' stem, and a later call goes on from the last. Raises what
+    `fit` raises.
     """
-    weights, work = folder / fold_weights(job.fold), folder / f"fold-{job.fold}"
+    weights = folder / job.weights_name
+    work = weights.with_suffix("")
     done = read_done(job, folder)
     if done is None:
         weights.unlink(missing_ok=True)
@@ -94,6 +106,7 @@ def _take_last(job: FoldJob, cache: Cache, work: Path, weights: Path) -> FoldRec
     assert epoch == job.recipe.train.num_epochs, "the last snapshot is the last epoch's"
     about = about_best(job.recipe, cache.index, job.split, miou=miou, epoch=epoch)
     about |= {"split_fingerprint": job.run_split, "train_ids": job.split.train_ids}
+    about["miou"] = miou if job.split.val_ids else None
     record = FoldRecord.model_validate(about)
     write_text(weights.with_suffix(".json"), json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
     last.replace(weights)

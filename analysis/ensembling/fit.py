@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.ensembling.bootstrap import bootstrap_draws, gain, resample
+from analysis.ensembling.bootstrap import Draws, Resampled, bootstrap_draws, gain, resample, summary
 from analysis.ensembling.build_result import (
     caveats,
     confusion_of,
@@ -25,12 +25,13 @@ from analysis.ensembling.build_result import (
     rule_results,
     write_confusions,
 )
+from analysis.ensembling.costs import costs_of
 from analysis.ensembling.crossfit_rules import Counts
 from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.result import FORMAT, EnsembleResult, FittedOn, HoldoutOpening
+from analysis.ensembling.result import FORMAT, EnsembleResult, FittedOn, FormResult, HoldoutOpening, MemberForm
 from analysis.ensembling.select_on_val import ValSelection, decide_on_val
-from analysis.ensembling.verdict import absent_classes, make_verdict, never_predicted, too_few_groups
+from analysis.ensembling.verdict import absent_classes, describe_form, make_verdict, never_predicted, too_few_groups
 from analysis.voting.executor import LOCAL, Executor, device_caveat
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
@@ -39,12 +40,14 @@ from trainables.logits.store import check_together
 
 @dataclass(frozen=True)
 class Provenance:
-    """What ensemble.json says of where its members come from, and who opened the hold-out when."""
+    """Where the members come from, what else of them may ship, and who opened the hold-out when."""
 
     opening: HoldoutOpening
     notes: Sequence[str] = ()  # caveats of the split and the logits
     ingredients: Mapping[str, Sequence[str]] = field(default_factory=dict)  # member -> the models it is the mean of
     folds: int = 0  # of the models whose out-of-fold logits rules are fitted on
+    form: MemberForm = "trial"  # in which members predicted the hold-out
+    other_forms: Mapping[MemberForm, LabelledLogits] = field(default_factory=dict)  # the hold-out by the same members
 
 
 def fit_ensemble(
@@ -63,6 +66,7 @@ def fit_ensemble(
     not belong together, lack an image or hold logits that are not finite.
     """
     holdout = _paired(val, holdout)
+    others = {form: _paired(val, other) for form, other in provenance.other_forms.items()}
     decided = decide_on_val(val, options, seed, executor)
     val, holdout = val.of_members(decided.order), holdout.of_members(decided.order)
     taken, shipped, rules, costs = decided.taken, decided.shipped, decided.rules, decided.costs
@@ -79,6 +83,13 @@ def fit_ensemble(
         shown = f"cross-fitted {decided.scores[name].miou:.4f}, hold-out {holding.miou:.4f}"
         executor.say(f"{name}: {shown}; {decided.reasons[name]}")
     executor.say(verdict.sentence)
+    forms = tuple(
+        _form_result(form, other.of_members(decided.order), verdict.rule, decided, scores, opened, executor)
+        for form, other in others.items()
+    )
+    cost = costs.total(rules.choices[verdict.rule].used_views)
+    for one in forms:
+        executor.say(describe_form(one, cost))
 
     said = [*provenance.notes, costs.caveat, device_caveat(executor)]
     said += [decided.folds.caveat, decided.draws.caveat, opened.caveat]
@@ -112,12 +123,40 @@ def fit_ensemble(
         holdout_opened=ledger,
         confusion=confusion_of(unseen[verdict.rule], verdict.rule),
         images=image_scores(holdout.ids, unseen["best_single"], unseen[verdict.rule]),
+        form=provenance.form,
+        other_forms=forms,
     )
     counts = {"val_fitted": decided.fitted, "val_crossfit": rules.crossfitted, "holdout": unseen}
     # first, so that where ensemble.json is the counts are too
     write_confusions(out_dir / "confusions.safetensors", counts, val, holdout, decided.folds)
     result.write(out_dir / "ensemble.json")
     return result
+
+
+def _form_result(
+    form: MemberForm,
+    holdout: LabelledLogits,
+    rule: str,
+    decided: ValSelection,
+    scores: Mapping[str, Resampled],
+    draws: Draws,
+    executor: Executor,
+) -> FormResult:
+    """The rule with its members in another form, on the hold-out's logits of that form."""
+    choice = decided.rules.choices[rule]
+    if rule == POSTPROCESSED and decided.post.steps is not None:
+        counts = count(holdout, choice.batch, decided.post.steps, executor)
+    else:
+        [counted] = score_images(holdout, [[choice.batch]], f"hold-out by {form}", executor=executor)
+        counts = counted[:, 0].astype(np.int64)
+    found = resample(counts, draws)
+    return FormResult(
+        form=form,
+        cost=costs_of(holdout.stores, holdout.views, None).total(choice.used_views),
+        holdout=summary(found),
+        gain=gain(found, scores["best_single"]),
+        gain_over_shipped=gain(found, scores[rule]),
+    )
 
 
 def _count_holdout(decided: ValSelection, holdout: LabelledLogits, executor: Executor) -> dict[str, Counts]:

@@ -21,6 +21,10 @@ from trainables.recipe.config import Config
 FORMAT: Literal["segsearch-ensemble/1"] = "segsearch-ensemble/1"
 FAIR_RIVAL = "best_single_class"  # a gain over the best single model may be no more than a repaired class prior
 CostUnit = Literal["ms", "views"]
+MemberForm = Annotated[
+    Literal["trial", "mean", "refit"],
+    Field(description="mean: of a recipe's fold models; refit: the recipe trained on all folds"),
+]
 ByClass = Annotated[tuple[float | None, ...], Field(description="(K,), null for a class that no pixel has")]
 
 
@@ -166,6 +170,16 @@ class FittedOn(Config):
     folds: int = Field(default=0, description="of the models; 0: none")
 
 
+class FormResult(Config):
+    """The shipped rule with its members in another form, on the hold-out: the same recipes, views and weights."""
+
+    form: MemberForm
+    cost: float = Field(description="per image, in the file's cost_unit")
+    holdout: Score
+    gain: Gain = Field(description="over best_single as it was judged")
+    gain_over_shipped: Gain = Field(description="over the rule as it ships")
+
+
 class EnsembleResult(Config):
     """ensemble.json."""
 
@@ -187,6 +201,8 @@ class EnsembleResult(Config):
     holdout_opened: tuple[HoldoutOpening, ...] = Field(description="oldest first")
     confusion: Confusion
     images: tuple[ImageScore, ...]
+    form: MemberForm = "trial"
+    other_forms: tuple[FormResult, ...] = Field(default=(), description="what else may ship, see `segsearch export`")
 
     @property
     def shipped(self) -> RuleResult:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.bootstrap import MIN_GROUPS, Resampled, gain, widening
-from analysis.ensembling.result import NO_GAIN, Gain, Verdict
+from analysis.ensembling.result import NO_GAIN, FormResult, Gain, Verdict
 
 HOLDS_AT = 0.9  # a richer rule's cross-fitted gain must be above 0 in this share of resamples
 SMALL_GAIN = 0.02  # mIoU: what teams ask an ensemble for
@@ -78,6 +78,17 @@ def make_verdict(taken: str, num_members: int, step: Gain, num_images: int, *, p
     doubt = "" if step.low is None else ", an interval that does not lie above 0"
     sentence = f"ship the single model: {rival} was taken on val, but {unseen} its gain was {signed(step)}{doubt}"
     return Verdict(rule="best_single", ship="single", sentence=sentence, gain=NO_GAIN, num_images=num_images)
+
+
+def describe_form(form: FormResult, shipped_cost: float) -> str:
+    """What the shipped rule would be with its members in another form."""
+    what = {
+        "refit": "one refit per recipe instead of the mean of its fold models",
+        "mean": "the mean of each recipe's fold models instead of its refit",
+        "trial": "single trials",
+    }[form.form]
+    share = form.cost / shipped_cost
+    return f"with {what}: {signed(form.gain_over_shipped)} beside what ships, at {share:.0%} of its cost"
 
 
 def too_few_groups(step: Gain, num_groups: int, split: str) -> str | None:

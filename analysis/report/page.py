@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult
+from analysis.ensembling.verdict import describe_form
 from analysis.report import charts, gallery, html, tables
 from analysis.report.gallery import GalleryItem
 from analysis.report.palette import palette
@@ -123,6 +124,7 @@ def _ensemble_context(ensemble: EnsembleResult, single: RuleResult) -> dict[str,
         "absent": [name for name, iou in zip(ensemble.classes, shipped.holdout.iou, strict=True) if iou is None],
         "front": [(point, describe(point)) for point in ensemble.pareto if point.front],
         "fitted_on": tables.write_fitted_on(ensemble.fitted_on),
+        "other_forms": [describe_form(form, shipped.cost) for form in ensemble.other_forms],
         "cost_unit": UNITS[ensemble.cost_unit],
     }
 

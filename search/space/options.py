@@ -54,6 +54,8 @@ class Folds(Config):
 
     num: Annotated[int, Field(ge=0)] = 0  # 0: off; fewer where there are fewer groups
     recipes: Annotated[int, Field(ge=1)] = 3  # at most ensemble.max_per_family of one backbone family
+    refit: bool = True  # train each recipe once more, on all of these images
+    ship: Literal["mean", "refit"] = "mean"  # of a recipe: the mean of its fold models, or its refit; both are judged
 
     @field_validator("num")
     @classmethod
@@ -61,6 +63,12 @@ class Folds(Config):
         if value == 1:
             raise ValueError("folds are none or at least two, got 1; use 0 to turn them off, or 2 or more")
         return value
+
+    @model_validator(mode="after")
+    def _ships_what_is_trained(self) -> Folds:
+        if self.ship == "refit" and not self.refit:
+            raise ValueError("ship: refit needs the refits, got refit: false; set refit to true, or ship to mean")
+        return self
 
 
 class Tta(Config):

@@ -12,5 +12,5 @@ def run(context: Context) -> None:
     """Write bundle/: the rule that the verdict chose, with the weights of its members."""
     folder, index = context.run, context.data.index
     facts = BundleFacts(index.name, index.fingerprint, context.data.split.fingerprint, index.licences, index.flip_pairs)
-    weights = {c.trial: c.weights for c in chosen_candidates(context)}
+    weights = {c.trial: c.shipped_weights for c in chosen_candidates(context)}
     export(facts, EnsembleResult.read(folder.ensemble_json), weights, folder.bundle)

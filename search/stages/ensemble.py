@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from analysis.ensembling.fit import Provenance, fit_ensemble
-from analysis.ensembling.result import HoldoutOpening
+from analysis.ensembling.result import HoldoutOpening, MemberForm
 from analysis.voting.labelled_logits import LabelledLogits
 from search.cluster.ray_executor import RayExecutor
 from search.stages.folds import chosen_candidates, judged_split
 from search.stages.logits import has_logits
 from search.stages.stage import Context
-from trainables.logits import write_logits as candidate_logits
 from trainables.logits.store import LogitStore
+from trainables.logits.write_logits import Candidate, Part, rounding_note
 
 
 def run(context: Context) -> None:
     """Fit every rule on val, cross-fitted; open the hold-out once; write ensemble.json."""
-    folder, data, options = context.run, context.data, context.space.options
+    data, options = context.data, context.space.options
     split = judged_split(context)
     chosen = [c for c in chosen_candidates(context) if has_logits(context, c)]
-    val = [LogitStore(folder.logits(c.trial, "val")) for c in chosen]
-    holdout = [LogitStore(folder.logits(c.trial, "holdout")) for c in chosen]
-    opening = HoldoutOpening(at=context.now().isoformat(timespec="seconds"), by="search/run.py")
-    ingredients = {c.trial: c.ingredients for c in chosen if c.ingredients}
-    fit_ensemble(
-        LabelledLogits.of(val, split.val_ids, data.cache, data.index),
-        LabelledLogits.of(holdout, split.holdout_ids, data.cache, data.index),
-        options.ensemble,
-        Provenance(
-            opening, candidate_logits.rounding_note(val), ingredients, max((len(c.folds) for c in chosen), default=0)
-        ),
-        folder.root,
-        seed=options.seed,
-        executor=RayExecutor(gpus_per_task=min(1.0, options.resources.gpu), say=context.say),
+
+    def logits(part: Part, ids: Sequence[str]) -> LabelledLogits:
+        stores = [LogitStore(context.run.logits(c.trial, part)) for c in chosen]
+        return LabelledLogits.of(stores, ids, data.cache, data.index)
+
+    val = logits("val", split.val_ids)
+    form, *others = forms_of(chosen)
+    holdout = {one: logits("refit" if one == "refit" else "holdout", split.holdout_ids) for one in (form, *others)}
+    provenance = Provenance(
+        opening=HoldoutOpening(at=context.now().isoformat(timespec="seconds"), by="search/run.py"),
+        notes=rounding_note(val.stores),
+        ingredients={c.trial: c.ingredients for c in chosen if c.ingredients and not c.ships_refit},
+        folds=max((len(c.folds) for c in chosen), default=0),
+        form=form,
+        other_forms={other: holdout[other] for other in others},
     )
+    executor = RayExecutor(gpus_per_task=min(1.0, options.resources.gpu), say=context.say)
+    fit_ensemble(
+        val, holdout[form], options.ensemble, provenance, context.run.root, seed=options.seed, executor=executor
+    )
+
+
+def forms_of(candidates: Sequence[Candidate]) -> list[MemberForm]:
+    """In which forms the candidates predicted the hold-out, the one that ships first. A refit is compared where every
+    candidate has one."""
+    if all(c.ships_refit for c in candidates):
+        return ["refit", "mean"]
+    if all(c.refit for c in candidates):
+        return ["mean", "refit"]
+    return ["mean" if any(c.folds for c in candidates) else "trial"]

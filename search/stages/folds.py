@@ -1,12 +1,14 @@
-"""The folds stage: trains the best recipes once per fold of all labelled images outside the hold-out.
+"""The folds stage: trains the best recipes once per fold of all labelled images outside the hold-out, and on all of
+them (the refit).
 
-Each (recipe, fold) is a Ray task that writes fold-<k>.safetensors under folds/<member>/, see `trainables.fit_fold`.
-The next stages take the members from there, and every such image has logits of a model that never saw it.
+Each is a Ray task that writes fold-<k>.safetensors or refit.safetensors under folds/<member>/, see
+`trainables.fit_fold`. The next stages take the members from there, and every such image has logits of a model that
+never saw it. A recipe whose refit fails stays a member with the mean of its fold models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from search.space.options import Options
 from search.stages.candidates import choose, competitors, scored_trials
 from search.stages.stage import Context
 from trainables.data.cache import Cache
-from trainables.data.index import SegIndex, Split
+from trainables.data.index import Split
 from trainables.data.splits.folds import Folds, deal_folds, read_folds, write_folds
 from trainables.data.splits.make_split import decode_facts
 from trainables.fit_fold import FoldJob, FoldRecord, fit_fold, read_done
@@ -57,8 +59,8 @@ def run(context: Context) -> None:
     folds = _folds_of(context)
     for note in folds.notes:
         context.say(f"folds: {note}")
-    context.say(announce(plans, folds.num, data.split))
-    jobs = [job for plan in plans for job in jobs_of(plan, folds, data.index, data.split)]
+    context.say(announce(plans, folds.num, data.split, refit=options.folds.refit))
+    jobs = [job for plan in plans for job in _jobs(plan, folds, context)]
     undone = [job for job in jobs if read_done(job, run_dir.fold_models(job.member)) is None]
     if len(undone) < len(jobs):
         context.say(f"folds: {len(jobs) - len(undone)} of {len(jobs)} models were trained before")
@@ -73,7 +75,7 @@ def run(context: Context) -> None:
 
 
 def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
-    """Run the jobs as Ray tasks; returns why members failed. The other folds of such a member are called off."""
+    """Run the jobs as Ray tasks; returns why members failed. The other jobs of such a member are called off."""
     data, options = context.data, context.space.options
     cache = ray.put(data.cache)
     waiting: dict[Any, FoldJob] = {}
@@ -83,15 +85,16 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
         waiting[task.remote(job, cache, context.run.fold_models(job.member), held["cpu"], held["gpu"])] = job
     failed: dict[str, str] = {}
     for job, record, error in as_they_end(waiting):
-        name = f"{job.member} fold {job.fold}"
         if error is None:
-            context.say(
-                f"{name}: mIoU {record.miou:.4f} on its {len(job.split.val_ids)} images, {record.epoch} epochs on "
-                f"{len(job.split.train_ids)}"
-            )
-        elif job.member not in failed:
-            failed[job.member] = f"fold {job.fold}: {error}"
-            context.say(f"warning: {job.member} is left out of the ensemble: its fold {job.fold} failed: {error}")
+            scored = "" if record.miou is None else f"mIoU {record.miou:.4f} on its {len(job.split.val_ids)} images, "
+            context.say(f"{job.member} {job.part}: {scored}{record.epoch} epochs on {len(job.split.train_ids)} images")
+        elif job.member in failed:
+            continue  # called off
+        elif job.fold is None and options.folds.ship == "mean":
+            context.say(f"warning: {job.member} stays without a refit, which failed: {error}")
+        else:
+            failed[job.member] = f"{job.part}: {error}"
+            context.say(f"warning: {job.member} is left out of the ensemble: its {job.part} failed: {error}")
             for ref in (ref for ref, other in waiting.items() if other.member == job.member):
                 ray.cancel(ref)
     return failed
@@ -99,7 +102,7 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
 
 @portable_errors
 def _fit_one(job: FoldJob, cache: Cache, folder: Path, cpu: float, gpu: float) -> FoldRecord:
-    """A Ray task: train one recipe on all folds but one."""
+    """A Ray task: train one recipe on all folds but one, or on all."""
     prepare_worker(cpu)
     device, num_ranks = "cuda" if gpu else "cpu", max(1, int(gpu))
     return fit_fold(job, cache, folder, device=device, num_ranks=num_ranks)
@@ -120,25 +123,31 @@ def _plan(trial: Candidate, row: TrialRow) -> FoldPlan:
     return FoldPlan(trial, recipe, row.device_s / max(1, row.epochs), row.device)
 
 
-def jobs_of(plan: FoldPlan, folds: Folds, index: SegIndex, split: Split) -> Iterator[FoldJob]:
-    """A job per fold."""
-    for fold in range(folds.num):
-        yield FoldJob(plan.member, plan.recipe, fold, folds.split_of(fold, index, split), split.fingerprint)
+def _jobs(plan: FoldPlan, folds: Folds, context: Context) -> list[FoldJob]:
+    """One per fold, and the refit where it is wanted."""
+    index, split = context.data.index, context.data.split
+    wanted = [*range(folds.num), *([None] if context.space.options.folds.refit else [])]
+    return [
+        FoldJob(plan.member, plan.recipe, fold, folds.split_of(fold, index, split), split.fingerprint)
+        for fold in wanted
+    ]
 
 
-def forecast_h(plans: Sequence[FoldPlan], num_folds: int, split: Split) -> float:
+def forecast_h(plans: Sequence[FoldPlan], num_folds: int, split: Split, *, refit: bool = True) -> float:
     """Device-hours of all fold models, by what the trials' epochs took and the number of images: each image outside
-    the hold-out is trained on in all folds but one."""
-    images = (num_folds - 1) * (len(split.train_ids) + len(split.val_ids)) / len(split.train_ids)
+    the hold-out is trained on in all folds but one, and in the refit."""
+    images = (num_folds - 1 + refit) * (len(split.train_ids) + len(split.val_ids)) / len(split.train_ids)
     return sum(plan.epoch_s * plan.recipe.train.num_epochs for plan in plans) * images / 3600
 
 
-def announce(plans: Sequence[FoldPlan], num_folds: int, split: Split) -> str:
+def announce(plans: Sequence[FoldPlan], num_folds: int, split: Split, *, refit: bool) -> str:
     """What is about to be trained, and how long that may take."""
     named = ", ".join(f"{plan.trial.trial} ({plan.recipe.train.num_epochs} epochs)" for plan in plans)
+    hours = forecast_h(plans, num_folds, split, refit=refit)
+    once_more = " and a refit" if refit else ""
     return (
-        f"folds: {len(plans)} recipes x {num_folds} folds, about {forecast_h(plans, num_folds, split):.2f} "
-        f"{plans[0].device.upper()}-hours: {named}"
+        f"folds: {len(plans)} recipes x {num_folds} folds{once_more}, "
+        f"about {hours:.2f} {plans[0].device.upper()}-hours: {named}"
     )
 
 
@@ -162,14 +171,16 @@ def _folds_of(context: Context) -> Folds:
 
 
 def fold_members(context: Context) -> list[Candidate]:
-    """The recipes of which every fold's model is there, best first."""
-    run_dir, data = context.run, context.data
+    """The recipes of which every fold's model is there, and the refit where that ships, best first."""
     folds, found = _folds_of(context), []
-    for plan in plan_folds(run_dir, context.space.options):
-        folder = run_dir.fold_models(plan.member)
-        if all(read_done(job, folder) for job in jobs_of(plan, folds, data.index, data.split)):
+    needed = {*range(folds.num), *([None] if context.space.options.folds.ship == "refit" else [])}
+    for plan in plan_folds(context.run, context.space.options):
+        folder = context.run.fold_models(plan.member)
+        done = {job.fold for job in _jobs(plan, folds, context) if read_done(job, folder)}
+        if done >= needed:
             names = tuple(f"{plan.trial.trial} fold {fold}" for fold in range(folds.num))
-            found.append(Candidate(plan.member, plan.recipe, folder, plan.trial.miou, names, folds.folds))
+            mean = Candidate(plan.member, plan.recipe, folder, plan.trial.miou, names, folds.folds)
+            found.append(replace(mean, refit=None in done, ships_refit=None in needed))
     return found
 
 

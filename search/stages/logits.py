@@ -62,7 +62,7 @@ def _write_one(
     cache: Cache,
     split: Split,
     views: Sequence[View],
-    folders: Mapping[candidate_logits.SplitName, Path],
+    folders: Mapping[candidate_logits.Part, Path],
     storage: candidate_logits.Storage,
     resources: Resources,
 ) -> list[str]:
@@ -70,7 +70,7 @@ def _write_one(
     prepare_worker(resources.cpu)
     device = "cuda" if resources.gpu else "cpu"
     said = candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device)
-    measure_costs(candidate, cache, split.val_ids, views, folders["val"], device=device, clock=time.perf_counter)
+    measure_costs(candidate, cache, split.val_ids, views, folders, device=device, clock=time.perf_counter)
     return said
 
 
@@ -85,13 +85,13 @@ def offered_views(options: Options) -> list[View]:
     return list(by_pose.values())
 
 
-def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.SplitName, Path]:
-    """The folder of a candidate's logits, per split."""
-    return {part: run.logits(candidate.trial, part) for part in candidate_logits.SPLITS}
+def folders_of(run: RunDir, candidate: Candidate) -> dict[candidate_logits.Part, Path]:
+    """The folders of a candidate's logits."""
+    return {part: run.logits(candidate.trial, part) for part in candidate.parts}
 
 
 def has_logits(context: Context, candidate: Candidate) -> bool:
-    """Whether all logits of a candidate are there: every image of val and hold-out in every view."""
+    """Whether all logits of a candidate are there: every image of val and hold-out in every view, by all its parts."""
     folders, split = folders_of(context.run, candidate), judged_split(context)
     return all(
         any(folders[part].glob("*.safetensors"))
@@ -99,5 +99,5 @@ def has_logits(context: Context, candidate: Candidate) -> bool:
             LogitStore(folders[part]).has(view.name, candidate_logits.ids_of(split, part))
             for view in offered_views(context.space.options)
         )
-        for part in candidate_logits.SPLITS
+        for part in candidate.parts
     )

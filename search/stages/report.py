@@ -10,6 +10,7 @@ import optuna
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
 from analysis.ensembling.result import EnsembleResult
+from analysis.ensembling.verdict import describe_form
 from analysis.report.gallery import GalleryItem
 from analysis.report.page import ReportFacts, worst_images, write_report
 from search.engine.asha import milestones
@@ -134,6 +135,8 @@ def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None
     ensemble = EnsembleResult.read(run.ensemble_json)
     say("")
     say(ensemble.verdict.sentence)
+    for form in ensemble.other_forms:
+        say(describe_form(form, ensemble.shipped.cost))
     for caveat in ensemble.caveats:
         say(f"note: {caveat}")
     say(f"report: {run.report}")

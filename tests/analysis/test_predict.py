@@ -178,7 +178,7 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         candidate = Candidate(trial, recipe, weights[trial][0].parent, 0.5, folds=folds)
         views = [View(), View(1.0, "horizontal")]
         write_logits(candidate, cache, split, views, folders, device="cpu")
-        measure_costs(candidate, cache, names, views, folders["val"], device="cpu", clock=perf_counter)
+        measure_costs(candidate, cache, names, views, folders, device="cpu", clock=perf_counter)
         ms = read_ms(folders["val"])[1]
         assert ms["s1.00-none"] == ms["s1.00-horizontal"] > 0
         for part, held in stores.items():

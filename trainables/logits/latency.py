@@ -8,7 +8,7 @@ production, from pixels to logits; trials that share a machine slow each other d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from trainables.files import write_text
 from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.sources import ImageSource
 from trainables.logits.view import View
-from trainables.logits.write_logits import Candidate
+from trainables.logits.write_logits import Candidate, Part
 from trainables.models.load import load_network
 from trainables.plain_json import read_object
 
@@ -34,24 +34,29 @@ def measure_costs(
     cache: Cache,
     ids: Sequence[str],
     views: Sequence[View],
-    folder: Path,
+    folders: Mapping[Part, Path],
     *,
     device: str,
     clock: Callable[[], float],  # seconds
 ) -> None:
-    """Write cost.json, one median per scale, into the folder of the candidate's logits. One that has all views
-    already is kept."""
-    if {view.name for view in views} <= read_ms(folder)[1].keys():
-        return
-    recipe = candidate.recipe
-    model = load_network(recipe, cache.index.num_classes, candidate.weights).to(device)
-    inference = Inference.of(recipe, model, device, batch_size=1)
-    by_scale: dict[float, list[float]] = {}  # a flip or a turn changes nothing: what differs between these is noise
-    for view in views:
-        by_scale.setdefault(view.scale, []).extend(measure_ms(inference, cache, ids, view, clock))
-    ms = {view.name: float(median(by_scale[view.scale])) for view in views}
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    write_text(folder / COST_FILE, json.dumps({"device": name, "ms_an_image": ms}, indent=1))
+    """Write cost.json, one median per scale: of what ships into the folder of the candidate's logits of val, of what
+    else may ship into that of its logits of the hold-out. One that has all views already is kept."""
+    networks: dict[Part, Sequence[Path]] = {"val": candidate.shipped_weights}
+    if candidate.ships_refit:
+        networks["holdout"] = candidate.weights
+    elif candidate.refit:
+        networks["refit"] = [candidate.refit_weights]
+    for part, weights in networks.items():
+        if {view.name for view in views} <= read_ms(folders[part])[1].keys():
+            continue
+        model = load_network(candidate.recipe, cache.index.num_classes, weights).to(device)
+        inference = Inference.of(candidate.recipe, model, device, batch_size=1)
+        by_scale: dict[float, list[float]] = {}  # a flip or a turn changes nothing: what differs between these is noise
+        for view in views:
+            by_scale.setdefault(view.scale, []).extend(measure_ms(inference, cache, ids, view, clock))
+        ms = {view.name: float(median(by_scale[view.scale])) for view in views}
+        name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+        write_text(folders[part] / COST_FILE, json.dumps({"device": name, "ms_an_image": ms}, indent=1))
 
 
 def measure_ms(

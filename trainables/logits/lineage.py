@@ -26,7 +26,7 @@ class FoldModel(Config):
 
     weights: str  # fingerprint of its file
     train_ids: tuple[str, ...]
-    predicts: tuple[str, ...]  # of val; the hold-out is predicted by all models of a member
+    predicts: tuple[str, ...]  # of val, nothing of a refit; the hold-out is predicted by all models of a member
 
 
 class Lineage(Config):

@@ -31,13 +31,12 @@ from trainables.metrics import confusion_torch, miou
 from trainables.models.load import load_network
 from trainables.models.probability_mean import Network, ProbabilityMean
 from trainables.models.segmentor import build_segmentor
-from trainables.models.weights_file import BEST_WEIGHTS, fingerprint, fold_weights
+from trainables.models.weights_file import BEST_WEIGHTS, REFIT_WEIGHTS, fingerprint, fold_weights
 from trainables.recipe.recipe import Recipe
 
 SPARE_BYTES = 256 * 2**20  # what a run still writes after its logits: bundle, report, study
-SplitName = Literal["val", "holdout"]
-SPLITS: tuple[SplitName, ...] = ("val", "holdout")  # val first: it decides whether 8 bits will do
-Passes = Mapping[SplitName, Sequence[tuple[Inference, Sequence[str]]]]  # what is predicted by what, of each split
+Part = Literal["val", "holdout", "refit"]  # a folder of logits; refit: of the hold-out, by a recipe's refit
+Passes = Mapping[Part, Sequence[tuple[Inference, Sequence[str]]]]  # what is predicted by what
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,27 @@ class Candidate:
     miou: float  # of its best epoch on val
     ingredients: tuple[str, ...] = ()  # of a soup: "00003 epoch 8"; of the mean of fold models: "00003 fold 0"
     folds: tuple[tuple[str, ...], ...] = ()  # of the mean of fold models: the images that each of them never saw
+    refit: bool = False  # of the mean of fold models: whether there is a model that was trained on all of them
+    ships_refit: bool = False  # in place of the mean
 
     @property
     def weights(self) -> tuple[Path, ...]:
         """The files of its weights, one per network. A JSON file of the same stem describes each."""
         names = [fold_weights(fold) for fold in range(len(self.folds))] or [BEST_WEIGHTS]
         return tuple(self.checkpoint / name for name in names)
+
+    @property
+    def refit_weights(self) -> Path:
+        return self.checkpoint / REFIT_WEIGHTS
+
+    @property
+    def shipped_weights(self) -> tuple[Path, ...]:
+        return (self.refit_weights,) if self.ships_refit else self.weights
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The folders of its logits; val first: it decides whether 8 bits will do."""
+        return ("val", "holdout", "refit") if self.refit else ("val", "holdout")
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ def check_space(
     views: Sequence[View],
     run_folder: Path,
     folders: Sequence[
-        Mapping[SplitName, Path]
+        Mapping[Part, Path]
     ] = (),  # one per candidate; logits that are there already need no further room
     storage: Storage = FLOAT16,
 ) -> tuple[int, int]:
@@ -109,7 +123,7 @@ def write_logits(
     cache: Cache,
     split: Split,
     views: Sequence[View],
-    folders: Mapping[SplitName, Path],
+    folders: Mapping[Part, Path],
     storage: Storage = FLOAT16,
     *,
     device: str,
@@ -117,8 +131,9 @@ def write_logits(
     """Write the missing views of one candidate's logits. A view that is complete is kept.
 
     Of a candidate with folds, each image of val is predicted by the model that never saw it, and the hold-out by the
-    mean of all of them. Returns the mIoU that 8 bits change on val, one line per view. Raises ValueError where the
-    checkpoint was cut short, a fold's model was trained on what it shall predict, or the logits are not finite.
+    mean of all of them, and apart from it by the refit. Returns the mIoU that 8 bits change on val, one line per view.
+    Raises ValueError where the checkpoint was cut short, a model was trained on what it shall predict, or the logits
+    are not finite.
     """
     lineage = _lineage_of(candidate, split)
     checkpoint = lineage.fingerprint if lineage else fingerprint(candidate.weights[0])
@@ -127,8 +142,8 @@ def write_logits(
     lines: list[str] = []
     for view in views:
         dtype = storage.dtype
-        for part in SPLITS:
-            header = replace(first, split=part, view=view.name, dtype=dtype)
+        for part in candidate.parts:
+            header = replace(first, split="val" if part == "val" else "holdout", view=view.name, dtype=dtype)
             kept = kept_as(folders[part], header, ids_of(split, part))
             if kept is None:
                 if passes is None:
@@ -147,18 +162,21 @@ def _lineage_of(candidate: Candidate, split: Split) -> Lineage | None:
     candidate that is one model. Raises ValueError where a model was trained on what it shall predict."""
     if not candidate.folds:
         return None
+    predicts = dict(zip(candidate.weights, candidate.folds, strict=True))
+    if candidate.refit:
+        predicts[candidate.refit_weights] = ()
     models = [
-        FoldModel(weights=fingerprint(path), train_ids=trained_on(path), predicts=ids)
-        for path, ids in zip(candidate.weights, candidate.folds, strict=True)
+        FoldModel(weights=fingerprint(path), train_ids=trained_on(path), predicts=ids) for path, ids in predicts.items()
     ]
     lineage = Lineage(models=tuple(models))
-    for part in SPLITS:
-        lineage.check(part, ids_of(split, part), candidate.checkpoint)
+    lineage.check("val", split.val_ids, candidate.checkpoint)
+    lineage.check("holdout", split.holdout_ids, candidate.checkpoint)
     return lineage
 
 
 def _passes_of(candidate: Candidate, index: SegIndex, split: Split, device: str) -> Passes:
-    """One pass over val and one over the hold-out; with folds, a pass over val per model."""
+    """One pass over val and one over the hold-out; with folds, a pass over val per model, and one over the hold-out by
+    the refit."""
     recipe = candidate.recipe
 
     def inference(network: Network) -> Inference:
@@ -170,7 +188,14 @@ def _passes_of(candidate: Candidate, index: SegIndex, split: Split, device: str)
     if isinstance(network, ProbabilityMean):
         of_folds = zip(network.networks, candidate.folds, strict=True)
         val = [(inference(one), ids) for one, ids in of_folds]
-    return {"val": val, "holdout": [(whole, split.holdout_ids)]}
+    passes: dict[Part, Sequence[tuple[Inference, Sequence[str]]]] = {
+        "val": val,
+        "holdout": [(whole, split.holdout_ids)],
+    }
+    if candidate.refit:
+        refit = load_network(recipe, index.num_classes, [candidate.refit_weights])
+        passes["refit"] = [(inference(refit), split.holdout_ids)]
+    return passes
 
 
 def _write_view(
@@ -209,7 +234,7 @@ def _counts_before_and_after(
     return torch.stack([confusion_torch(truth, predicted, len(logits)) for predicted in labels])
 
 
-def ids_of(split: Split, part: SplitName) -> tuple[str, ...]:
+def ids_of(split: Split, part: Part) -> tuple[str, ...]:
     return split.val_ids if part == "val" else split.holdout_ids
 
 
@@ -267,7 +292,7 @@ def _header(candidate: Candidate, cache: Cache, split: Split, checkpoint: str) -
 def _forecast(candidate: Candidate, cache: Cache, split: Split, views: Sequence[View], dtype: Dtype) -> int:
     with torch.device("meta"):
         stride = build_segmentor(candidate.recipe, cache.index.num_classes, pretrained=False).stride
-    sizes = Counter(cache.size(image_id) for part in SPLITS for image_id in ids_of(split, part))
+    sizes = Counter(cache.size(image_id) for part in candidate.parts for image_id in ids_of(split, part))
     total = 0
     for (height, width), count in sizes.items():
         grids = [

@@ -13,6 +13,7 @@ from torch import Tensor
 from trainables.files import write_atomically
 
 BEST_WEIGHTS, BEST_JSON = "best.safetensors", "best.json"
+REFIT_WEIGHTS = "refit.safetensors"  # of a recipe that was trained on all folds; described as a fold model's are
 
 
 def fold_weights(fold: int) -> str:

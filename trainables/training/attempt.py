@@ -30,7 +30,7 @@ from trainables.training.epoch import Diverged, train_epoch
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState, prepare, steps_per_epoch
 from trainables.training.trial import Trial
-from trainables.training.validate import validate
+from trainables.training.validate import no_scores, validate
 
 AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
 
@@ -121,8 +121,9 @@ def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> Non
     recipe, ranks = trial.recipe, state.ranks
     batch_size = max(1, recipe.train.batch_size // (state.accumulate * ranks.count))
     inference = Inference.of(recipe, state.evaluated, trial.device, batch_size)
-    scores = validate(inference, loss, trial.cache, trial.split.val_ids, ranks)
-    if not np.isfinite(scores.loss):
+    ids = trial.split.val_ids
+    scores = validate(inference, loss, trial.cache, ids, ranks) if ids else no_scores(trial.cache.index.num_classes)
+    if ids and not np.isfinite(scores.loss):
         raise Diverged(f"the validation loss was {scores.loss} after epoch {state.epoch + 1}")
     state.epoch += 1
     if scores.miou > state.best_miou:

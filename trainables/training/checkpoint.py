@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import pickle
 import random
@@ -80,18 +81,20 @@ def save_best(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, A
 def save_snapshot(folder: Path, weights: Mapping[str, Tensor], *, epoch: int, miou: float, keep: int) -> None:
     """Write the weights of an epoch, and remove those of all but the last `keep`. Their names sort as they came."""
     # one entry: safetensors writes several in no fixed order, and equal trials shall give equal bytes
-    about = {"snapshot": json.dumps({"epoch": epoch, "miou": miou})}
+    score = None if math.isnan(miou) else miou
+    about = {"snapshot": json.dumps({"epoch": epoch, "miou": score})}
     save_weights(folder / SNAPSHOTS.replace("*", f"{epoch:04d}"), weights, about)
     for older in snapshots(folder)[:-keep]:
         older.unlink()
 
 
 def read_snapshot(path: Path) -> tuple[int, float]:
-    """The epoch and the val mIoU of a snapshot. ValueError where the file was cut short or is not a snapshot."""
+    """The epoch and the val mIoU of a snapshot, NaN of a trial without val. ValueError where the file was cut short or
+    is not a snapshot."""
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call, unused-ignore]
             about = parse_json((file.metadata() or {})["snapshot"])
-        return int(about["epoch"]), float(about["miou"])
+        return int(about["epoch"]), float("nan" if about["miou"] is None else about["miou"])
     except (SafetensorError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read as a snapshot ({error}); it was cut short; delete it") from error
 

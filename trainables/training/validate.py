@@ -66,6 +66,11 @@ def validate(
     return Scores(total / weight if weight else 0.0, conf)
 
 
+def no_scores(num_classes: int) -> Scores:
+    """Of a trial without images to validate on: all are NaN."""
+    return Scores(float("nan"), np.zeros((num_classes, num_classes), np.int64))
+
+
 def _weighted(loss: SegmentationLoss, logits: Tensor, label: Tensor) -> Tensor:  # -> (2,)
     weight = loss.weight(label)
     return torch.stack([loss(logits, label) * weight, weight]).double()

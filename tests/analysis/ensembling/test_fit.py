@@ -17,7 +17,7 @@ from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult, HoldoutOpening
 from analysis.ensembling.rules import RULES
-from analysis.ensembling.verdict import never_predicted
+from analysis.ensembling.verdict import describe_form, never_predicted
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
 from analysis.voting.executor import LocalExecutor, silent
@@ -76,9 +76,15 @@ def run(root: Path, out: Path, trials: list[str], options: EnsembleOptions = OPT
     index = SegIndex("made-up", records, tuple("abcde"), "d", grouped)
     val, holdout = ([LogitStore(root / t / split) for t in trials] for split in ("val", "holdout"))
     labels, say = more.pop("labels", Labels()), more.pop("report", silent)
+    others = {
+        form: LabelledLogits.of([LogitStore(other / t / "holdout") for t in trials], HOLDOUT, labels, index)
+        for form, other in more.pop("others", {}).items()
+    }
     judged = LabelledLogits.of(val, VAL, labels, index), LabelledLogits.of(holdout, HOLDOUT, labels, index)
     opening = HoldoutOpening(at=more.pop("opened_at", "2025-01-01T00:00:00+00:00"), by="a test")
-    return fit_ensemble(*judged, options, Provenance(opening, **more), out, executor=LocalExecutor(say=say))
+    return fit_ensemble(
+        *judged, options, Provenance(opening, other_forms=others, **more), out, executor=LocalExecutor(say=say)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +199,28 @@ def test_a_member_that_is_a_soup_names_its_ingredients(members: Path, tmp_path: 
     parts = ("00001 epoch 8", "00001 epoch 7")
     answer = run(members, tmp_path, ["noise", "left"], ingredients={"left": parts})
     assert [member.ingredients for member in answer.members] == [parts, None]
+
+
+def test_members_in_another_form_are_judged_under_the_same_rule(members: Path, tmp_path: Path) -> None:
+    """The same logits gain nothing; those of members that know every class gain, whatever order members came in."""
+    for trial in ("left", "right", "noise"):
+        write_member(tmp_path / "refits", trial, np.full(5, 6.0), seed=9)
+    same, better = (
+        run(members, tmp_path / str(i), ["noise", "left", "right"], form="mean", others={"refit": other})
+        for i, other in enumerate((members, tmp_path / "refits"))
+    )
+    assert (same.form, [form.form for form in same.other_forms]) == ("mean", ["refit"])
+    [form] = same.other_forms
+    assert form.holdout == same.shipped.holdout
+    assert (form.gain, form.gain_over_shipped.gain) == (same.shipped.gain_holdout, 0)
+    assert form.cost == same.shipped.cost
+    [form] = better.other_forms
+    assert better.model_copy(update={"other_forms": ()}) == same.model_copy(update={"other_forms": ()})
+    assert form.gain_over_shipped.is_above_zero
+    assert describe_form(form, better.shipped.cost).startswith(
+        "with one refit per recipe instead of the mean of its fold"
+    )
+    assert EnsembleResult.read(tmp_path / "1" / "ensemble.json") == better
 
 
 def test_no_holdout_label_is_read_before_all_is_decided(members: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from search.run_dir import RunDir
 from search.space.options import Options
 from search.stages import folds as folds_module
 from search.stages import run_data, soups
+from search.stages.ensemble import forms_of
 from search.stages.folds import announce, chosen_candidates, judged_split, offer, plan_folds, run
 from search.stages.stage import Context
 from trainables.data.index import ImageRecord, SegIndex, Split
@@ -82,8 +83,11 @@ def test_the_best_recipes_train_for_the_epochs_of_their_best_one(context: Contex
 def test_the_forecast_is_of_what_trials_took_and_how_many_images_there_are(context: Context) -> None:
     plans = plan_folds(context.run, context.space.options)
     hours = 10.0 * (4 + 6) * (2 * 10 / 7) / 3600  # 10 s an epoch of 7 images; 10 images, each in two of three folds
-    assert announce(plans, 3, SPLIT) == (
+    assert announce(plans, 3, SPLIT, refit=False) == (
         f"folds: 2 recipes x 3 folds, about {hours:.2f} GPU-hours: 00000 (4 epochs), 00002 (6 epochs)"
+    )
+    assert announce(plans, 3, SPLIT, refit=True) == (
+        f"folds: 2 recipes x 3 folds and a refit, about {1.5 * hours:.2f} GPU-hours: 00000 (4 epochs), 00002 (6 epochs)"
     )
 
 
@@ -113,18 +117,29 @@ def fit_one(job: FoldJob, _cache: Any, folder: Path, cpu: float, gpu: float) -> 
     """In place of the training: weights that nobody reads; the second member's fold 1 fails."""
     if (job.member, job.fold) == ("folds-00002", 1):
         raise ValueError("the loss is not finite")
+    return write_done(job, folder)
+
+
+def without_refits(job: FoldJob, _cache: Any, folder: Path, cpu: float, gpu: float) -> FoldRecord:
+    if job.fold is None:
+        raise ValueError("no room")
+    return write_done(job, folder)
+
+
+def write_done(job: FoldJob, folder: Path) -> FoldRecord:
     record = FoldRecord(
         recipe=job.recipe,
         classes=("a", "b"),
-        miou=0.25,
+        miou=None if job.fold is None else 0.25,
         epoch=job.recipe.train.num_epochs,
         data_fingerprint="data",
         split_fingerprint=job.run_split,
         train_ids=job.split.train_ids,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"fold-{job.fold}.json").write_text(record.model_dump_json())
-    (folder / f"fold-{job.fold}.safetensors").write_text(f"{folder.name} {job.fold}")
+    weights = folder / job.weights_name
+    weights.with_suffix(".json").write_text(record.model_dump_json())
+    weights.write_text(f"{folder.name} {job.fold}")
     return record
 
 
@@ -137,13 +152,46 @@ def test_a_recipe_whose_fold_fails_is_named_and_left_out_and_what_is_done_stays(
     assert (member.trial, member.ingredients) == ("folds-00000", tuple(f"00000 fold {k}" for k in range(3)))
     assert [path.read_text() for path in member.weights] == [f"folds-00000 {k}" for k in range(3)]
     assert "warning: folds-00002 is left out of the ensemble: its fold 1 failed: the loss is not finite" in said
+    assert member.refit
+    assert member.shipped_weights == member.weights
     done = [line for line in said if line.startswith("folds-00000 fold")]
     assert len(done) == 3
     assert "mIoU 0.2500 on its" in done[0]
     said.clear()
     run(context)
-    assert any("of 6 models were trained before" in line for line in said)
+    assert any("of 8 models were trained before" in line for line in said)
     assert not any(line.startswith("folds-00000 fold") for line in said)
+
+
+@pytest.mark.parametrize(("ship", "members"), [("mean", 2), ("refit", 0)])
+def test_a_refit_that_fails_costs_the_member_only_where_refits_ship(
+    local_ray: None, context: Context, said: list[str], monkeypatch: pytest.MonkeyPatch, ship: str, members: int
+) -> None:
+    with_options(context, folds=ON["folds"] | {"ship": ship}, ensemble=ON["ensemble"])
+    monkeypatch.setattr(folds_module, "_fit_one", without_refits)
+    if members:
+        run(context)
+        assert "warning: folds-00000 stays without a refit, which failed: no room" in said
+    else:
+        with pytest.raises(ValueError, match="got none of 2: folds-00000: refit: no room; folds-00002: refit: no room"):
+            run(context)
+    found = folds_module.fold_members(context)
+    assert len(found) == members
+    assert forms_of(found) == (["mean"] if members else ["refit", "mean"])
+
+
+def test_a_refit_ships_where_the_space_says_so(
+    local_ray: None, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_options(context, folds={"num": 3, "recipes": 1, "ship": "refit"})
+    monkeypatch.setattr(folds_module, "_fit_one", lambda job, _cache, folder, cpu, gpu: write_done(job, folder))
+    run(context)
+    [member] = found = chosen_candidates(context)
+    [weights] = member.shipped_weights
+    assert weights.read_text() == "folds-00000 None"
+    record = FoldRecord.model_validate_json(weights.with_suffix(".json").read_bytes())
+    assert set(record.train_ids) == {*SPLIT.train_ids, *SPLIT.val_ids}
+    assert (len(member.weights), member.parts, forms_of(found)) == (3, ("val", "holdout", "refit"), ["refit", "mean"])
 
 
 def test_a_run_without_a_member_says_why(local_ray: None, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.store import LogitStore
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, Storage, write_logits
-from trainables.models.load import load_model
+from trainables.models.load import load_model, load_network
 from trainables.models.probability_mean import ProbabilityMean
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import save_weights
@@ -106,9 +107,54 @@ def test_the_cost_is_measured_on_all_models(made: Any, tmp_path: Path, monkeypat
     monkeypatch.setattr(Segmentor, "forward", lambda self, image: calls.append(1) or forward(self, image))
     ticks = iter(range(1000))
     ids = made.split.val_ids[:1]
-    measure_costs(made.one, made.cache, ids, [View()], tmp_path, device="cpu", clock=lambda: next(ticks))
+    measure_costs(made.one, made.cache, ids, [View()], {"val": tmp_path}, device="cpu", clock=lambda: next(ticks))
     assert read_ms(tmp_path)[1] == {PLAIN: 1000.0}
     assert len(calls) == 2 * 2  # a warm-up and a measurement, each through both
+
+
+def test_a_refit_predicts_the_hold_out_beside_the_mean_and_is_in_the_lineage(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_checkpoint(made.one.checkpoint, tmp_path)
+    torch.manual_seed(2)
+    save_weights(
+        tmp_path / "refit.safetensors", build_segmentor(made.one.recipe, made.cache.index.num_classes).state_dict()
+    )
+    (tmp_path / "refit.json").write_text(json.dumps({"train_ids": made.split.val_ids}))
+    one = replace(made.one, checkpoint=tmp_path, refit=True)
+    folders = {part: tmp_path / part for part in one.parts}
+    write_logits(one, made.cache, made.split, [View()], folders, device="cpu")
+    refit, mean = LogitStore(folders["refit"]), LogitStore(folders["holdout"])
+    model = load_model(one.recipe, made.cache.index.num_classes, one.refit_weights)
+    inference = Inference.of(one.recipe, model, "cpu", 8)
+    for image_id, logits in view_logits(inference, made.cache, made.split.holdout_ids, View()):
+        np.testing.assert_array_equal(refit.logits(PLAIN, image_id), logits)
+        before = LogitStore(made.folders["holdout"]).logits(PLAIN, image_id)
+        np.testing.assert_array_equal(mean.logits(PLAIN, image_id), before)
+    assert refit.header.checkpoint_fingerprint == mean.header.checkpoint_fingerprint
+    ticks = iter(range(1000))
+    loaded = []
+    monkeypatch.setattr(
+        "trainables.logits.latency.load_network", lambda *args: loaded.append(args[2]) or load_network(*args)
+    )
+    for ships_refit, other in ((False, "refit"), (True, "holdout")):
+        ships = replace(one, ships_refit=ships_refit)
+        for part in one.parts:
+            (folders[part] / "cost.json").unlink(missing_ok=True)
+        measure_costs(ships, made.cache, made.split.val_ids, [View()], folders, device="cpu", clock=lambda: next(ticks))
+        assert [part for part in one.parts if read_ms(folders[part])[1]] == (
+            ["val", other] if other == "refit" else ["val", "holdout"]
+        )
+        assert list(loaded[-2]) == list(ships.shipped_weights)
+    leak = tmp_path / "refit.json"
+    leak.write_text(json.dumps({"train_ids": [*made.split.val_ids, made.split.holdout_ids[0]]}))
+    with pytest.raises(ValueError, match="model 2"):
+        write_logits(one, made.cache, made.split, [View()], {p: tmp_path / "new" / p for p in one.parts}, device="cpu")
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    for path in source.glob("fold-*"):
+        shutil.copyfile(path, target / path.name)
 
 
 def test_a_model_that_was_trained_on_what_it_shall_predict_is_refused(made: Any, tmp_path: Path) -> None:

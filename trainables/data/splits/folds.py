@@ -38,11 +38,11 @@ class Folds(Config):
     def num_images(self) -> int:
         return sum(map(len, self.folds))
 
-    def split_of(self, fold: int, index: SegIndex, split: Split) -> Split:
-        """What a model of this fold trains on (`train`) and what it predicts (`val`)."""
+    def split_of(self, fold: int | None, index: SegIndex, split: Split) -> Split:
+        """What a model of this fold trains on (`train`) and what it predicts (`val`); None: of all folds."""
         others = {image_id for f, ids in enumerate(self.folds) if f != fold for image_id in ids}
         train = tuple(image.image_id for image in index.images if image.image_id in others)
-        ids = {"train": train, "val": self.folds[fold], "holdout": split.holdout_ids}
+        ids = {"train": train, "val": () if fold is None else self.folds[fold], "holdout": split.holdout_ids}
         return Split(ids["train"], ids["val"], ids["holdout"], split_fingerprint(index, ids))
 
 
