@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SPACE  ?= convnext.yaml
+TWO    := -n 2 --dist loadgroup --no-loadscope-reorder
 
 ifeq ($(VENV),.venv)
 READY     := $(VENV)/.ready
@@ -23,10 +24,10 @@ run: $(READY)  ## search on the built-in data, then ensemble, verdict, bundle, r
 	$(BIN)/python search/run.py --space $(SPACE)
 
 test: $(READY_DEV)  ## the whole suite; the slow, real-data runs come last
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO)
 
 quick: $(READY_DEV)  ## the suite without the slow runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -m "not slow"
 
 fuzz: $(READY_DEV)  ## every reader against 10,000 new hostile inputs; hours
 	SEGSEARCH_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz

@@ -1,4 +1,4 @@
-"""Shared by all tests: slow runs come last, and the real data where this machine has it."""
+"""Shared by all tests: their order and who runs them, and the real data where this machine has it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,24 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+RAY = ("tests/search/", "tests/trainables/test_ray_trainable.py")  # what starts a Ray of its own
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Slow runs come last. Of two processes, one has all tests of Ray, each of which takes several cores; the tests of
+    a file stay together, as they share what is expensive to make."""
+
+    def of_ray(item: pytest.Item) -> bool:
+        return item.nodeid.startswith(RAY)
+
+    def is_slow(item: pytest.Item) -> bool:
+        return item.get_closest_marker("slow") is not None
+
+    items.sort(key=lambda item: (is_slow(item), not of_ray(item)))
+    for item in items:
+        file = item.nodeid.partition("::")[0] + (", slow" if is_slow(item) else "")
+        item.add_marker(pytest.mark.xdist_group("Ray" if of_ray(item) else file))
 
 
 @pytest.fixture(scope="session")
