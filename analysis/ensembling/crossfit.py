@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.bootstrap import MIN_GROUPS, Draws, bootstrap_draws, resample
-from analysis.ensembling.verdict import select_rule
+from analysis.ensembling.verdict import climb
 from trainables.metrics import miou
 
 Counts = NDArray[np.int64]
@@ -46,7 +46,7 @@ class Images:
 
     def draws(self, of: NDArray[np.bool_]) -> Draws:
         """Resamples of the images `of` (N,); of single ones where they are of few groups. What is chosen by them is no
-        claim: the ladder, which resamples groups, decides whether it is taken."""
+        claim: `verdict.select_rule`, which resamples groups, decides whether it is taken."""
         groups = [self.groups[i] for i in np.flatnonzero(of).tolist()]
         grouped = self.grouped and len(set(groups)) >= MIN_GROUPS
         return bootstrap_draws(groups, grouped, self.num_resamples, self.seed, "val")
@@ -108,7 +108,7 @@ class Nested:
 
 def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> Nested:
     """Candidates come in tiers, from cheap to expensive to predict. Of a tier the best is taken (`choose_candidate`);
-    a more expensive tier's best is taken over it where its gain holds (`verdict.select_rule`): it costs every image
+    a more expensive tier's best is taken over it where its gain holds (`verdict.climb`): it costs every image
     for ever."""
 
     def choose(of: NDArray[np.bool_]) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> N
         if len(best) == 1:
             return best[0]
         draws = images.draws(of)
-        return best[int(select_rule({str(t): resample(tiers[t][c][of], draws) for t, c in best}).taken)]
+        return best[int(climb({str(t): resample(tiers[t][c][of], draws) for t, c in best}))]
 
     chosen = np.empty_like(tiers[0][0])
     by_fold = []

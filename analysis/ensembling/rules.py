@@ -123,7 +123,7 @@ def member_class(sample: Sample) -> list[Vote]:
     return _shrinkages(sample.fit("member_class", starts, "member_class", sample.uniform), sample.uniform)
 
 
-# from plain to rich: the order of the ladder (`verdict`) and the order in which they are fitted
+# from plain to rich: the order in which they are fitted, and in which the plainer of equals is taken
 RULES: dict[str, Callable[[Sample], list[Vote]]] = {
     "best_single": best_single,
     "best_single_class": best_single_class,

@@ -57,7 +57,7 @@ class ValSelection:
 
 
 def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: int, executor: Executor) -> ValSelection:
-    """Fits and cross-fits all rules, and climbs their ladder. Raises ValueError where logits are not finite, or the
+    """Fits and cross-fits all rules, and takes one. Raises ValueError where logits are not finite, or the
     latency budget allows no candidate."""
     group_of = dict(zip(candidates.ids, candidates.groups, strict=True))
     folds = make_folds(candidates.ids, group_of, candidates.grouped, options.folds, seed)

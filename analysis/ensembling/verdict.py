@@ -1,4 +1,4 @@
-"""Chooses the rule to take on val, from plain to rich, and states what to ship."""
+"""Chooses the rule to take on val, and states what to ship."""
 
 from __future__ import annotations
 
@@ -12,33 +12,57 @@ from numpy.typing import NDArray
 from analysis.ensembling.bootstrap import MIN_GROUPS, Resampled, gain, widening
 from analysis.ensembling.result import NO_GAIN, FormResult, Gain, Verdict
 
-HOLDS_AT = 0.9  # a richer rule's cross-fitted gain must be above 0 in this share of resamples
+HOLDS_AT = 0.9  # a cross-fitted gain must be above 0 in this share of resamples
 SMALL_GAIN = 0.02  # mIoU: what teams ask an ensemble for
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The rule that the ladder takes, and why each was taken or not."""
+    """The rule that is taken on val, and why each was taken or not."""
 
     taken: str
     reasons: dict[str, str]
 
 
 def select_rule(crossfitted: Mapping[str, Resampled], confidence: float = HOLDS_AT) -> Selection:
-    """Rules come from plain to rich; each is compared with the one taken so far, and taken where its cross-fitted mIoU
-    is higher, and higher in at least the share `confidence` of the paired resamples."""
-    names = list(crossfitted)
-    taken, reasons = names[0], {names[0]: "the plainest rule, which the others have to beat"}
-    for name in names[1:]:
-        step = gain(crossfitted[name], crossfitted[taken])
-        holds = step.gain > 0 and step.p_positive >= confidence
-        shown = f"above 0 in {step.p_positive:.0%} of resamples ({confidence:.0%} needed)"
+    """Of the rules whose gain over the plainest, the first, holds (it is above 0 in at least the share `confidence` of
+    the paired resamples), the one with the highest cross-fitted mIoU; the plainer of equals.
+
+    docs/LOG.md compares it with a ladder of steps that must each hold, with the best score and with the plainest rule
+    within one standard error of it (`tests/benchmarks/bench_policies.py`).
+    """
+    plainest, *richer = crossfitted
+    steps = {name: gain(crossfitted[name], crossfitted[plainest]) for name in richer}
+    held = [name for name, step in steps.items() if _holds(step, confidence)]
+    taken = max([plainest, *held], key=lambda name: crossfitted[name].miou)
+    reasons = {plainest: "the plainest rule, which the others have to beat"}
+    for name, step in steps.items():
+        shown = f"{step.gain:+.4f} over {plainest}, above 0 in {step.p_positive:.0%} of resamples"
         if step.low is None:
-            shown = "which one group of images cannot show to hold"
-        reasons[name] = f"{'taken' if holds else 'not taken'}: {step.gain:+.4f} over {taken}, {shown}"
-        if holds:
-            taken = name
+            reasons[name] = (
+                f"not taken: {step.gain:+.4f} over {plainest}, which one group of images cannot show to hold"
+            )
+        elif name not in held:
+            reasons[name] = f"not taken: {shown} ({confidence:.0%} needed)"
+        elif name != taken:
+            reasons[name] = f"not taken: {shown}, and {taken} gains more"
+        else:
+            reasons[name] = f"taken: {shown}, the most of all whose gain holds ({confidence:.0%} needed)"
     return Selection(taken, reasons)
+
+
+def climb(crossfitted: Mapping[str, Resampled], confidence: float = HOLDS_AT) -> str:
+    """Where the steps come from cheap to expensive: each is compared with the one taken so far, and taken where its
+    gain over that holds, since it costs every image for ever."""
+    taken, *dearer = crossfitted
+    for name in dearer:
+        if _holds(gain(crossfitted[name], crossfitted[taken]), confidence):
+            taken = name
+    return taken
+
+
+def _holds(step: Gain, confidence: float) -> bool:
+    return step.gain > 0 and step.p_positive >= confidence
 
 
 def signed(step: Gain) -> str:

@@ -2,7 +2,7 @@
 
 Choosing views is part of a fit. The search gives paths from cheap to expensive (`view_search`), found again without
 each fold; how far to go along them is decided by images that a step was not found on: a more expensive step is taken
-where its cross-fitted gain holds, by the same rule as between rules (`verdict.select_rule`). No view has to reach a
+where its cross-fitted gain holds, (`verdict.climb`). No view has to reach a
 threshold that somebody set.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from analysis.ensembling.crossfit import Folds, Images
 from analysis.ensembling.path_scores import Tally, tally
 from analysis.ensembling.pixel_sampling import FittingSample
-from analysis.ensembling.verdict import select_rule
+from analysis.ensembling.verdict import climb
 from analysis.ensembling.view_search import Pairs, Step, WeighedPixels, search_path
 from analysis.voting.view_config import ViewConfig, Views, plain_view
 
@@ -72,7 +72,7 @@ class _Steps:
         """The column taken on the images `kept` (N,): from cheap to expensive, where the cross-fitted gain holds."""
         draws = images.draws(kept)
         order = sorted(columns, key=lambda c: (self.steps[0][c].cost, c))
-        return int(select_rule({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}).taken)
+        return int(climb({str(c): self.crossfitted.resampled(c, kept, draws) for c in order}))
 
 
 def select_views(

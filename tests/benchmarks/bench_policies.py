@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import safe_open
 
 from analysis.ensembling.bootstrap import Resampled, bootstrap_draws, gain, resample
-from analysis.ensembling.verdict import select_rule
+from analysis.ensembling.verdict import climb, select_rule
 from trainables.metrics import miou
 
 K, PIXELS, NUM_RESAMPLES = 4, 400, 500
@@ -39,10 +39,6 @@ Scored = Mapping[str, Resampled]
 Policy = Callable[[Scored], str]
 
 
-def ladder(scores: Scored, confidence: float) -> str:
-    return select_rule(scores, confidence).taken
-
-
 def best(scores: Scored) -> str:
     return max(scores, key=lambda name: scores[name].miou)
 
@@ -56,20 +52,13 @@ def one_error(scores: Scored) -> str:
     raise AssertionError("the best is within its own error")
 
 
-def best_that_holds(scores: Scored, confidence: float) -> str:
-    """The best of the rules whose gain over the first one holds."""
-    names = list(scores)
-    held = [n for n in names[1:] if gain(scores[n], scores[names[0]]).p_positive >= confidence]
-    return max([names[0], *held], key=lambda name: scores[name].miou)
-
-
 POLICIES: dict[str, Policy] = {
-    "ladder at 80%": partial(ladder, confidence=0.8),
-    "ladder at 90%": partial(ladder, confidence=0.9),
-    "ladder at 95%": partial(ladder, confidence=0.95),
+    "ladder at 80%": partial(climb, confidence=0.8),
+    "ladder at 90%": partial(climb, confidence=0.9),
+    "ladder at 95%": partial(climb, confidence=0.95),
     "best": best,
     "one standard error": one_error,
-    "best that holds at 90%": partial(best_that_holds, confidence=0.9),
+    "best that holds at 90%": lambda scores: select_rule(scores, 0.9).taken,
 }
 
 

@@ -1,4 +1,4 @@
-"""Intervals that hold what they say, a ladder that does not climb on noise, and the sentence."""
+"""Intervals that hold what they say, a choice that noise does not make, and the sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.stats import t as student_t
 
 from analysis.ensembling.bootstrap import Resampled, bootstrap_draws, class_gains, gain, resample, summary, widening
 from analysis.ensembling.result import NO_GAIN, Gain
-from analysis.ensembling.verdict import make_verdict, select_rule, too_few_groups
+from analysis.ensembling.verdict import climb, make_verdict, select_rule, too_few_groups
 from trainables.metrics import miou
 
 K = 4
@@ -100,7 +100,7 @@ def test_intervals_hold_the_known_miou_in_at_least_93_of_100_draws() -> None:
     assert held >= 93
 
 
-def test_pure_noise_climbs_and_ships_nothing_in_95_of_100() -> None:
+def test_pure_noise_is_taken_seldom_and_ships_nothing_in_95_of_100() -> None:
     shipped = 0
     for seed in range(100):
         rng = np.random.default_rng([9, seed])
@@ -113,11 +113,25 @@ def test_pure_noise_climbs_and_ships_nothing_in_95_of_100() -> None:
     assert shipped <= 5
 
 
-def test_the_ladder_takes_a_real_gain_and_leaves_a_richer_equal() -> None:
+def test_the_best_rule_that_holds_is_taken_and_a_richer_equal_is_not() -> None:
     rng = np.random.default_rng(3)
-    weak, strong = images(rng, 100, 0.5), images(rng, 100, 0.7)
-    rules = {"best_single": weak, "soft_vote": strong, "member_class": strong}
-    assert select_rule({name: resampled(counts) for name, counts in rules.items()}).taken == "soft_vote"
+    weak, strong, stronger = (images(rng, 100, skill) for skill in (0.5, 0.7, 0.72))
+    rules = {"best_single": weak, "hard_vote": strong, "soft_vote": stronger, "greedy": weak, "member_class": stronger}
+    scores = {name: resampled(counts) for name, counts in rules.items()}
+    assert gain(scores["soft_vote"], scores["hard_vote"]).p_positive < 0.9  # a ladder would have stopped before it
+    selection = select_rule(scores)
+    assert selection.taken == "soft_vote"
+    starts = {name: reason.partition(":")[0] for name, reason in selection.reasons.items()}
+    assert [name for name, start in starts.items() if start == "taken"] == ["soft_vote"]
+    assert selection.reasons["hard_vote"].endswith("above 0 in 100% of resamples, and soft_vote gains more")
+    assert selection.reasons["greedy"].endswith("above 0 in 0% of resamples (90% needed)")
+
+
+def test_a_dearer_step_is_taken_only_where_its_own_gain_holds() -> None:
+    rng = np.random.default_rng(3)
+    weak, strong, stronger = (resampled(images(rng, 100, skill)) for skill in (0.5, 0.7, 0.72))
+    assert climb({"one view": weak, "two": strong, "three": stronger}) == "two"
+    assert climb({"one view": weak}) == "one view"
 
 
 def test_false_pixels_of_a_class_that_does_not_occur_ship_nothing() -> None:
