@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 POINTS = "points"
+SPLIT_FILE = ("split", "file")
 
 __all__ = ["Parameter", "Space", "SpaceProblems", "load_space", "profile_names"]
 
@@ -130,7 +131,7 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     """
     file = read_space_file(spec, profile=profile, overrides=overrides)
     problems = list(file.problems)
-    tree = _absolute_weights(file.tree, (), problems)
+    tree = _absolute_files(file.tree, (), problems)
     for key in tree:
         if key not in (*recipe_grammar().keys, *FIXED_SECTIONS, POINTS):
             known = [*recipe_grammar().keys, *FIXED_SECTIONS, POINTS, *NOT_OVERRIDDEN]
@@ -199,13 +200,14 @@ def _read_options(tree: dict[str, Any], problems: list[str]) -> Options:
     return Options()
 
 
-def _absolute_weights(tree: Any, path: tuple[str, ...], problems: list[str]) -> Any:
-    """`weights_file` made absolute: trials run in folders of their own."""
+def _absolute_files(tree: Any, path: tuple[str, ...], problems: list[str]) -> Any:
+    """`weights_file` and `split.file` made absolute: trials run in folders of their own, and a run may be resumed from
+    any folder."""
     if isinstance(tree, list):
-        return [_absolute_weights(item, path, problems) for item in tree]
+        return [_absolute_files(item, path, problems) for item in tree]
     if isinstance(tree, dict):
-        return {key: _absolute_weights(value, (*path, key), problems) for key, value in tree.items()}
-    if "weights_file" not in path or not isinstance(tree, str):
+        return {key: _absolute_files(value, (*path, key), problems) for key, value in tree.items()}
+    if not isinstance(tree, str) or not ("weights_file" in path or path == SPLIT_FILE):
         return tree
     try:
         file = user_path(tree).absolute()
