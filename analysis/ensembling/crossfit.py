@@ -49,7 +49,7 @@ class Images:
         claim: the ladder, which resamples groups, decides whether it is taken."""
         groups = [self.groups[i] for i in np.flatnonzero(of).tolist()]
         grouped = self.grouped and len(set(groups)) >= MIN_GROUPS
-        return bootstrap_draws(groups, grouped, self.num_resamples, self.seed, "val")
+        return bootstrap_draws(groups, grouped, self.num_resamples, self.seed)
 
 
 def make_crossfit_folds(

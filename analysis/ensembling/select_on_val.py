@@ -71,7 +71,7 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
     fits = fit_folds(sample, views, folds, options.max_sweeps, options.temperature == "auto", executor.say)
     del sample
     rules = crossfit_rules(val, fits, folds, images, executor)
-    draws = bootstrap_draws(val.groups, val.grouped, options.resamples, seed, "val")
+    draws = bootstrap_draws(val.groups, val.grouped, options.resamples, seed)
     scores = {name: resample(counts, draws) for name, counts in rules.crossfitted.items()}
     selection = select_rule(scores, options.confidence)
     taken, reasons = selection.taken, selection.reasons
