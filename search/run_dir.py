@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from trainables.files import write_text
+from trainables.files import remove_unfinished, write_text
 from trainables.plain_json import read_object
 
 
@@ -113,6 +113,14 @@ def existing_run_dir(root: Path) -> RunDir:
     if not (root / "run.json").is_file():
         raise ValueError(f"--resume needs a run directory with a run.json, got {root}; runs lie under runs/ by default")
     return RunDir(root.resolve())
+
+
+def clear_unfinished(run: RunDir) -> None:
+    """Remove what a killed session left half written; a file may hold a whole network's weights. Ray's own folder is
+    left alone: nothing of ours is written there in place. Only for the holder of the run's lock."""
+    for path in run.root.iterdir():
+        if path != run.tune:
+            remove_unfinished(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

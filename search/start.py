@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.run_arguments import RunArguments, check_storage, resume_command
-from search.run_dir import RunDir, check_new, existing_run_dir, new_run_dir
+from search.run_dir import RunDir, check_new, clear_unfinished, existing_run_dir, new_run_dir
 from search.run_lock import hold
 from search.run_record import (
     begin,
@@ -124,6 +124,7 @@ def _checked_data(
         say(f"warning: {line}")
     space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
     run_data.check_turns(card, space.options)
+    index = run_data.warn_of_mirrors(card, index, say) if space.mirrors else index
     data = run_data.Data(index, run_data.split_data(index, cache, space.options, say), cache, cache_root)
     if claimed.record is None:
         begin(claimed.run, space, data, run_data.describe_data(data, card))
@@ -232,6 +233,7 @@ def _resumed(asked: RunArguments, argv: tuple[str, ...], signals: StopSignals, h
     assert asked.resume is not None
     run = existing_run_dir(asked.resume)
     lease = held.enter_context(hold(run.root, say))
+    clear_unfinished(run)
     record = read_record(run)
     check_same_arguments(asked, record)
     changed = changed_versions(record)

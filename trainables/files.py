@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+UNFINISHED = re.compile(r"\..+\.\d+\.tmp")  # the name, and the process that wrote it
 MAX_NAME_BYTES = 255  # of every file system in use
 MAX_PATH_BYTES = 3500  # Linux has 4096 for the whole, with what it is relative to
 
@@ -31,6 +33,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(f"{path} could not be written, {free_gib:.2f} GiB free there ({error}); free some") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes left of their atomic writes: `path` where it is one, else those below it. Nobody may
+    be writing there."""
+    for found in (path, *path.rglob(".*.tmp")):
+        if UNFINISHED.fullmatch(found.name):
+            found.unlink(missing_ok=True)
 
 
 def user_path(text: str) -> Path:

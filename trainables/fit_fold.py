@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.files import write_text
-from trainables.fit import fit
 from trainables.models.weights_file import REFIT_WEIGHTS, fold_weights
 from trainables.recipe.config import Config
 from trainables.recipe.recipe import Recipe
 from trainables.training.attempt import EpochReport
 from trainables.training.checkpoint import about_best, drop_older_epochs, newest_epoch, read_snapshot, snapshots
+from trainables.training.fit import fit
 from trainables.training.trial import Trial
 
 

@@ -74,8 +74,8 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
 
     Continues from Ray's checkpoint (a retry after a lost node), else from `config["resume_from"]` (a resumed run).
     """
-    from trainables.fit import Trial, fit
     from trainables.training.epoch import Diverged
+    from trainables.training.fit import Trial, fit
 
     context = tune.get_context()
     resources = context.get_trial_resources().required_resources

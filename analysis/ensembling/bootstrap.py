@@ -25,7 +25,6 @@ class Draws:
     unit: Literal["image", "group"]
     unit_of: NDArray[np.int64]  # (N,)
     times: NDArray[np.uint16]  # (R,U): the one table that grows with both, so kept small
-    caveat: str | None
 
 
 @dataclass(frozen=True)
@@ -39,22 +38,17 @@ class Resampled:
     ious: Scores  # (R,K)
 
 
-def bootstrap_draws(group_of_image: Sequence[str], grouped: bool, num_resamples: int, seed: int, split: str) -> Draws:
+def bootstrap_draws(group_of_image: Sequence[str], grouped: bool, num_resamples: int, seed: int) -> Draws:
     """Resamples of groups where the card names groups, of images elsewhere."""
     unit_of = np.arange(len(group_of_image))
     if grouped:
         unit_of = np.unique(np.array(group_of_image), return_inverse=True)[1]
     num_units = int(unit_of.max()) + 1
-    caveat = None
-    if grouped and num_units < MIN_GROUPS:
-        groups = "1 group: nothing can be said of another one" if num_units == 1 else f"{num_units} groups"
-        widened = f", so its intervals are {widening(num_units):.1f} times as wide as resamples of them are"
-        caveat = f"{split} has {groups}{widened if num_units > 1 else ''}; {MIN_GROUPS} or more show smaller gains"
     rng = np.random.default_rng(seed)
     equal, times = np.full(num_units, 1 / num_units), np.empty((num_resamples, num_units), np.uint16)
     for row in times:  # as one call for all rows would draw, without its int64
         row[:] = rng.multinomial(num_units, equal)
-    return Draws("group" if grouped else "image", unit_of.astype(np.int64), times, caveat)
+    return Draws("group" if grouped else "image", unit_of.astype(np.int64), times)
 
 
 def widening(num_units: int) -> float:

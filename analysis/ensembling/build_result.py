@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from analysis.ensembling.bootstrap import Resampled, gain, summary
 from analysis.ensembling.costs import InferenceCosts
-from analysis.ensembling.crossfit import Folds
+from analysis.ensembling.crossfit import CrossfitFolds
 from analysis.ensembling.crossfit_rules import Choice
 from analysis.ensembling.result import (
     FAIR_RIVAL,
@@ -177,7 +177,11 @@ def open_holdout(out_dir: Path, opening: HoldoutOpening) -> tuple[HoldoutOpening
 
 
 def write_confusions(
-    path: Path, counts: Mapping[str, Mapping[str, Counts]], val: LabelledLogits, holdout: LabelledLogits, folds: Folds
+    path: Path,
+    counts: Mapping[str, Mapping[str, Counts]],
+    val: LabelledLogits,
+    holdout: LabelledLogits,
+    folds: CrossfitFolds,
 ) -> None:
     """confusions.safetensors: a tensor (N,K,K) named "<rule>/<scoring>" each; `counts` is scoring -> rule ->
     (N,K,K)."""

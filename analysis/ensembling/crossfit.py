@@ -22,7 +22,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Folds:
+class CrossfitFolds:
     """`of_image[i]` is the fold that holds image i out; `caveat` says in words what could not be had."""
 
     of_image: NDArray[np.int64]  # (N,)
@@ -49,12 +49,12 @@ class Images:
         claim: `verdict.select_rule`, which resamples groups, decides whether it is taken."""
         groups = [self.groups[i] for i in np.flatnonzero(of).tolist()]
         grouped = self.grouped and len(set(groups)) >= MIN_GROUPS
-        return bootstrap_draws(groups, grouped, self.num_resamples, self.seed, "val")
+        return bootstrap_draws(groups, grouped, self.num_resamples, self.seed)
 
 
-def make_folds(
+def make_crossfit_folds(
     image_ids: Sequence[str], group_of: Mapping[str, str], grouped: bool, num_folds: int, seed: int
-) -> Folds:
+) -> CrossfitFolds:
     """Whole groups per fold, balanced by their number of images; where the card names no groups, single images. With
     fewer groups than folds, a fold per group.
 
@@ -75,9 +75,11 @@ def make_folds(
         ordered = sorted(range(len(image_ids)), key=lambda i: image_ids[i])
         for fold, block in enumerate(np.array_split(np.array(ordered), num)):
             of_image[block] = fold
-        return Folds(of_image, num, "val is 1 group, which cannot be cross-fitted: its folds are blocks of consecutive "
-                     "images, so cross-fitted scores are those of this group alone, and no richer rule is taken by "
-                     "them; give a val of several groups")  # fmt: skip
+        blocks = (
+            "val is 1 group, which cannot be cross-fitted: its folds are blocks of consecutive images, so cross-fitted "
+            "scores are those of this group alone, and no richer rule is taken by them; give a val of several groups"
+        )
+        return CrossfitFolds(of_image, num, blocks)
     num = min(num, len(members))
     names = sorted(members)
     shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
@@ -87,7 +89,7 @@ def make_folds(
         of_image[members[name]] = fold
         sizes[fold] += len(members[name])
     few = f"val has {num} groups, fewer than {num_folds} folds: each is a fold" if num < num_folds else None
-    return Folds(of_image, num, few if grouped else None)
+    return CrossfitFolds(of_image, num, few if grouped else None)
 
 
 def choose_candidate(counts: Sequence[Counts], of: NDArray[np.bool_]) -> int:
@@ -106,7 +108,7 @@ class Nested:
     whole: tuple[int, int]
 
 
-def nested(tiers: Sequence[Sequence[Counts]], folds: Folds, images: Images) -> Nested:
+def nested(tiers: Sequence[Sequence[Counts]], folds: CrossfitFolds, images: Images) -> Nested:
     """Candidates come in tiers, from cheap to expensive to predict. Of a tier the best is taken (`choose_candidate`);
     a more expensive tier's best is taken over it where its gain holds (`verdict.climb`): it costs every image
     for ever."""

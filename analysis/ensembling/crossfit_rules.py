@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.crossfit import Folds, Images, nested
+from analysis.ensembling.crossfit import CrossfitFolds, Images, nested
 from analysis.ensembling.pixel_sampling import FittingSample
 from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
 from analysis.ensembling.temperature import SILENT, fit_temperature
@@ -88,7 +88,7 @@ class CrossFits:
 def fit_folds(
     sample: FittingSample,
     selected: SelectedViews,
-    folds: Folds,
+    folds: CrossfitFolds,
     max_sweeps: int,
     calibrate: bool,  # offer each joint rule its candidates again, on calibrated members
     say: Say,
@@ -103,7 +103,7 @@ def fit_folds(
 
 
 def crossfit_rules(
-    data: LabelledLogits, fits: CrossFits, folds: Folds, images: Images, executor: Executor
+    data: LabelledLogits, fits: CrossFits, folds: CrossfitFolds, images: Images, executor: Executor
 ) -> RuleResults:
     """Cross-fits every rule on all pixels of val; each rule's candidate is chosen by cross-fitting (`nested`)."""
     crossed = [fitted.batches for fitted in fits.without]

@@ -73,7 +73,7 @@ def fit_ensemble(
     executor.say(f"taken on val: {taken}; opening the hold-out ({len(holdout.ids)} images)")
 
     ledger = open_holdout(out_dir, provenance.opening)
-    opened = bootstrap_draws(holdout.groups, holdout.grouped, options.resamples, seed, "hold-out")
+    opened = bootstrap_draws(holdout.groups, holdout.grouped, options.resamples, seed)
     unseen = _count_holdout(decided, holdout, executor)
     scores = {name: resample(counts, opened) for name, counts in unseen.items()}
     step = gain(scores[shipped], scores["best_single"])
@@ -92,9 +92,11 @@ def fit_ensemble(
         executor.say(describe_form(one, cost))
 
     said = [*provenance.notes, costs.caveat, device_caveat(executor)]
-    said += [decided.folds.caveat, decided.draws.caveat, opened.caveat]
+    said.append(decided.folds.caveat)
     if holdout.grouped:
-        said.append(too_few_groups(step, len(set(holdout.groups)), "the hold-out"))
+        of_val, of_holdout = len(set(val.groups)), len(set(holdout.groups))
+        said.append(too_few_groups(of_val, "val") if of_val > 1 else None)  # of one group, the folds' caveat says it
+        said.append(too_few_groups(of_holdout, "the hold-out", step))
     said += absent_classes(val.classes, rules.crossfitted["best_single"], unseen["best_single"])
     said.append(never_predicted(rules.choices[verdict.rule].vote.weights, val.classes))
     fitted = {name: resample(counts, decided.draws) for name, counts in decided.fitted.items()}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, vstack
 
 from analysis.ensembling.bootstrap import Draws, Resampled, class_gains, gain, resample, widened
-from analysis.ensembling.crossfit import Folds
+from analysis.ensembling.crossfit import CrossfitFolds
 from analysis.ensembling.result import Gain, PostprocessResult
 from analysis.ensembling.verdict import HOLDS_AT
 from analysis.postprocess.label_map import SIZES, STEPS, alone, postprocess
@@ -80,7 +80,7 @@ def fit_postprocess(
     changes: Changes,
     data: LabelledLogits,
     batches: Sequence[VoteBatch],  # one vote each: the rule without each fold, and, last, fitted on all of val
-    folds: Folds,
+    folds: CrossfitFolds,
     counts: Counts,  # (N,K,K) of those votes on the folds that they did not see
     draws: Draws,
     executor: Executor = LOCAL,

@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.ensembling.bootstrap import Draws, Resampled, bootstrap_draws, resample
 from analysis.ensembling.costs import InferenceCosts, costs_of
-from analysis.ensembling.crossfit import Folds, Images, make_folds
+from analysis.ensembling.crossfit import CrossfitFolds, Images, make_crossfit_folds
 from analysis.ensembling.crossfit_rules import Choice, Counts, RuleResults, crossfit_rules, fit_folds
 from analysis.ensembling.fit_postprocess import POSTPROCESSED, ChangeCounts, Changes, PostprocessFit, fit_postprocess
 from analysis.ensembling.options import EnsembleOptions
@@ -37,7 +37,7 @@ class ValSelection:
     val_miou: list[float]  # of each member's plain view
     costs: InferenceCosts
     views: SelectedViews
-    folds: Folds
+    folds: CrossfitFolds
     draws: Draws
     rules: RuleResults
     fitted: Mapping[str, Counts]  # (N,K,K) by rule, fitted on all of val
@@ -60,7 +60,7 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
     """Fits and cross-fits all rules, and takes one. Raises ValueError where logits are not finite, or the
     latency budget allows no candidate."""
     group_of = dict(zip(candidates.ids, candidates.groups, strict=True))
-    folds = make_folds(candidates.ids, group_of, candidates.grouped, options.folds, seed)
+    folds = make_crossfit_folds(candidates.ids, group_of, candidates.grouped, options.folds, seed)
     order, val_miou, sample = _read(candidates, options.sample_mb * 2**20, seed, executor)
     val = candidates.of_members(order)
     costs = costs_of(val.stores, val.views, options.latency_budget_ms)
@@ -71,7 +71,7 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
     fits = fit_folds(sample, views, folds, options.max_sweeps, options.temperature == "auto", executor.say)
     del sample
     rules = crossfit_rules(val, fits, folds, images, executor)
-    draws = bootstrap_draws(val.groups, val.grouped, options.resamples, seed, "val")
+    draws = bootstrap_draws(val.groups, val.grouped, options.resamples, seed)
     scores = {name: resample(counts, draws) for name, counts in rules.crossfitted.items()}
     selection = select_rule(scores, options.confidence)
     taken, reasons = selection.taken, selection.reasons

@@ -115,21 +115,25 @@ def describe_form(form: FormResult, shipped_cost: float) -> str:
     return f"with {what}: {signed(form.gain_over_shipped)} beside what ships, at {share:.0%} of its cost"
 
 
-def too_few_groups(step: Gain, num_groups: int, split: str) -> str | None:
+def too_few_groups(num_groups: int, split: str, step: Gain | None = None) -> str | None:
     """What so few groups cannot show, and how many would: the interval's half-width falls with their square root, and
-    with what they are widened by."""
+    with what they are widened by. `step` is the gain that was read on them, None where none was."""
     if num_groups >= MIN_GROUPS:
         return None
-    if step.low is None or step.high is None:
+    if num_groups == 1:
         return f"{split} is one group: no gain can be shown on it, however large; {MIN_GROUPS} groups are few"
-    half = (step.high - step.low) / 2
-    spread = half * np.sqrt(num_groups) / widening(num_groups)
+    factor = widening(num_groups)
+    widened = (
+        f"{split} has {num_groups} groups, so its intervals are {factor:.1f} times as wide as resamples of them are"
+    )
+    half = 0.0 if step is None or step.low is None or step.high is None else (step.high - step.low) / 2
     if half <= SMALL_GAIN:
-        return None
+        return f"{widened}; {MIN_GROUPS} or more show smaller gains"
+    spread = half * np.sqrt(num_groups) / factor
     needed = next(n for n in range(num_groups + 1, 10**6) if spread * widening(n) / np.sqrt(n) <= SMALL_GAIN)
     return (
-        f"{split} has {num_groups} groups, on which a gain of {SMALL_GAIN} mIoU cannot be shown (an interval reaches "
-        f"{half:.3f} to either side); about {needed} groups like these would"
+        f"{widened}: a gain of {SMALL_GAIN} mIoU cannot be shown on them (an interval reaches {half:.3f} to either "
+        f"side); about {needed} groups like these would do"
     )
 
 

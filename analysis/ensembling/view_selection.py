@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.crossfit import Folds, Images
+from analysis.ensembling.crossfit import CrossfitFolds, Images
 from analysis.ensembling.path_scores import Tally, tally
 from analysis.ensembling.pixel_sampling import FittingSample
 from analysis.ensembling.verdict import climb
@@ -53,7 +53,7 @@ class SelectedViews:
 class _Steps:
     """Paths of every fit in step with each other: column s is one step, found on all of val and without each fold."""
 
-    def __init__(self, sample: FittingSample, folds: Folds, paths: Sequence[Sequence[Sequence[Step]]]) -> None:
+    def __init__(self, sample: FittingSample, folds: CrossfitFolds, paths: Sequence[Sequence[Sequence[Step]]]) -> None:
         """`paths[f][p]` is path p of fit f; fit 0 is of all of val, fit f > 0 leaves out fold f - 1."""
         lengths = [len(path) for path in paths[0]]
         self.columns = [range(sum(lengths[:p]), sum(lengths[: p + 1])) for p in range(len(lengths))]
@@ -77,7 +77,7 @@ class _Steps:
 
 def select_views(
     sample: FittingSample,
-    folds: Folds,
+    folds: CrossfitFolds,
     images: Images,
     costs: Sequence[Sequence[float]],  # of each member's views, in the order of sample.names
     budget: float | None,
@@ -119,7 +119,7 @@ def select_views(
 class _Search:
     """Paths of every fit, searched on the coarse pixels: fit 0 is of all of val, fit f > 0 leaves out fold f - 1."""
 
-    def __init__(self, sample: FittingSample, folds: Folds, pairs: Pairs, budget: float | None) -> None:
+    def __init__(self, sample: FittingSample, folds: CrossfitFolds, pairs: Pairs, budget: float | None) -> None:
         self.sample, self.folds, self.pairs, self.budget = sample, folds, pairs, budget
         q, times = np.concatenate(sample.coarse.by_view), sample.coarse.times  # (R,K,C)
         held_out, truth = folds.of_image[sample.coarse.image], sample.coarse.truth

@@ -18,6 +18,7 @@ from typing import Any
 from trainables.worker_process import worker_environment
 
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
+TOO_LATE = "The current node timed out during startup"  # Ray's own time limit, which no setting changes
 ROOT_UID = 0
 TASK_OOM_RETRIES = 2  # Ray's default is for ever: a task that always runs out of memory would never end
 Say = Callable[[str], None]
@@ -56,6 +57,13 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
             raise ValueError(
                 f"--address must name a Ray cluster that answers, got {address} ({error}); start one with `ray start "
                 "--head`, or leave --address out to use this machine alone"
+            ) from error
+        except Exception as error:
+            if not str(error).startswith(TOO_LATE):
+                raise
+            raise ValueError(
+                "Ray must start within 30 s on this machine, got no answer by then: it is too busy; let other work on "
+                "it end, then give the same command again"
             ) from error
         _say_which(address, context, say)
         yield float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]

@@ -118,7 +118,7 @@ class SplitShares(Config):
 
     val_share: Share = 0.2
     holdout_share: Share = 0.2
-    file: str | None = None  # written by analysis/split.py; it then decides alone
+    file: str | None = None  # written by analysis/split.py; it then decides alone; relative to the current folder
     fold: Annotated[int, Field(ge=0)] | None = None  # of that file: this fold tunes, the others train
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from search.space.nodes import Branches, Choice, Fixed, Group, Range, Searched, 
 from search.space.options import Options
 from search.space.parser import parse_section
 from search.space.problems import SpaceProblems, nearest
-from search.space.recipe_checks import middle, recipe_problems, slow_operators
+from search.space.recipe_checks import middle, mirrors, recipe_problems, slow_operators
 from search.space.space_file import NOT_OVERRIDDEN, is_search, read_space_file
 from search.space.yaml_format import dump_yaml
 from trainables.files import user_path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 POINTS = "points"
+SPLIT_FILE = ("split", "file")
 
 __all__ = ["Parameter", "Space", "SpaceProblems", "load_space", "profile_names"]
 
@@ -101,6 +102,11 @@ class Space:
         """Values that are allowed but probably not meant, one line each."""
         return [f"left out, since --set changed the space: {line}" for line in self.lost] + slow_operators(self.root)
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether images are mirrored, in the training of some recipe or in a view."""
+        return set(self.options.tta.flips) != {"none"} or mirrors(self.root)
+
     def to_yaml(self) -> str:
         """The resolved space: one file that stands alone and reads back as this space."""
         origin = f"# {self.name}.yaml" + (f", profile {self.profile}" if self.profile else "")
@@ -130,7 +136,7 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     """
     file = read_space_file(spec, profile=profile, overrides=overrides)
     problems = list(file.problems)
-    tree = _absolute_weights(file.tree, (), problems)
+    tree = _absolute_files(file.tree, (), problems)
     for key in tree:
         if key not in (*recipe_grammar().keys, *FIXED_SECTIONS, POINTS):
             known = [*recipe_grammar().keys, *FIXED_SECTIONS, POINTS, *NOT_OVERRIDDEN]
@@ -199,13 +205,14 @@ def _read_options(tree: dict[str, Any], problems: list[str]) -> Options:
     return Options()
 
 
-def _absolute_weights(tree: Any, path: tuple[str, ...], problems: list[str]) -> Any:
-    """`weights_file` made absolute: trials run in folders of their own."""
+def _absolute_files(tree: Any, path: tuple[str, ...], problems: list[str]) -> Any:
+    """`weights_file` and `split.file` made absolute: trials run in folders of their own, and a run may be resumed from
+    any folder."""
     if isinstance(tree, list):
-        return [_absolute_weights(item, path, problems) for item in tree]
+        return [_absolute_files(item, path, problems) for item in tree]
     if isinstance(tree, dict):
-        return {key: _absolute_weights(value, (*path, key), problems) for key, value in tree.items()}
-    if "weights_file" not in path or not isinstance(tree, str):
+        return {key: _absolute_files(value, (*path, key), problems) for key, value in tree.items()}
+    if not isinstance(tree, str) or not ("weights_file" in path or path == SPLIT_FILE):
         return tree
     try:
         file = user_path(tree).absolute()

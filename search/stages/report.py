@@ -57,7 +57,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
         importances=shares,
         gallery=gallery(run, cache, ensemble),
-        warnings=index.warnings,
+        warnings=read_json(run.data_json)["warnings"],
         notes=[*split.notes, *why_not],
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )

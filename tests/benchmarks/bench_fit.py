@@ -28,13 +28,13 @@ from trainables.data.card import read_card
 from trainables.data.index import Split
 from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.fit import Trial, fit
 from trainables.logits.predict_views import autocast_dtype
 from trainables.models.resize import upsample
 from trainables.models.segmentor import build_segmentor
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead, Train
 from trainables.training.attempt import EpochReport
+from trainables.training.fit import Trial, fit
 
 CROP_PX, BATCH_SIZE, NUM_IMAGES = 128, 8, 48
 

@@ -63,7 +63,7 @@ def true_gain(edge: float) -> float:
 
 
 def scored(counts: np.ndarray, groups: list[str], grouped: bool, seed: int) -> Resampled:
-    return resample(counts, bootstrap_draws(groups, grouped, 1000, seed, "x"))
+    return resample(counts, bootstrap_draws(groups, grouped, 1000, seed))
 
 
 def run_cell(cell: Cell, edge: float, population: float, num_runs: int) -> tuple[float, float]:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from search.run_dir import existing_run_dir, new_run_dir, read_json, write_json
+from search.run_dir import RunDir, clear_unfinished, existing_run_dir, new_run_dir, read_json, write_json
+from trainables.files import write_atomically
 
 NOON = datetime(2026, 1, 2, 12, 0, 0)
 
@@ -38,3 +39,17 @@ def test_json_is_written_whole_and_a_broken_file_is_named(tmp_path: Path) -> Non
     path.write_text('{"a": [')
     with pytest.raises(ValueError, match=r"run\.json must be JSON"):
         read_json(path)
+
+
+def test_what_a_killed_session_left_half_written_is_removed(tmp_path: Path) -> None:
+    """Whatever an atomic write may leave; nothing else goes, and nothing of Ray's."""
+    half: list[Path] = []
+    for name in ("ensemble.json", "logits/a/val/x.safetensors", "folds/b/fold-0/best.json", "tune/session-000/a.json"):
+        write_atomically(tmp_path / name, lambda temporary: (half.append(temporary), temporary.write_text("whole")))
+    for path in half:
+        path.write_text("half")  # as where the process had ended before the rename
+    (tmp_path / ".mine.tmp").write_text("")
+    clear_unfinished(RunDir(tmp_path))
+    assert [path.exists() for path in half] == [False, False, False, True]
+    assert (tmp_path / "logits/a/val/x.safetensors").read_text() == "whole"
+    assert (tmp_path / ".mine.tmp").exists()

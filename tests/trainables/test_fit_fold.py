@@ -16,12 +16,12 @@ from trainables.data.reader import read
 from trainables.data.splits.folds import deal_folds
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.fit import Trial, fit
 from trainables.fit_fold import FoldJob, fit_fold, read_done
 from trainables.models.weights_file import load_weights
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Backbone, Optimizer, Recipe, SegFormerHead, Train
 from trainables.training.checkpoint import snapshots
+from trainables.training.fit import Trial, fit
 
 
 @pytest.fixture(scope="module")

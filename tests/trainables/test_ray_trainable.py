@@ -63,7 +63,7 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> FakeTune:
 
 def run_with(monkeypatch: pytest.MonkeyPatch, fit: Any, **config: Any) -> dict[str, Any]:
     """Runs `train_trial` with another `fit`; returns what that one was called with."""
-    from trainables import fit as fit_module
+    from trainables.training import fit as fit_module
 
     seen: dict[str, Any] = {}
 
@@ -157,7 +157,7 @@ def test_what_would_only_happen_again_is_reported_not_raised(tune: FakeTune, err
 
 
 def test_fits_own_out_of_memory_is_recognised() -> None:
-    from trainables.fit import OutOfMemory
+    from trainables.training.fit import OutOfMemory
 
     assert worker_process.is_out_of_memory(OutOfMemory("cuda holds no more"))
     assert not worker_process.is_out_of_memory(KeyError("out of memory"))

@@ -4,6 +4,7 @@ __all__ = [
     "attempt",
     "checkpoint",
     "epoch",
+    "fit",
     "launch_ranks",
     "losses",
     "memory_estimate",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from factories import make_sample
 
-from analysis.ensembling.crossfit import Folds, Images
+from analysis.ensembling.crossfit import CrossfitFolds, Images
 from analysis.ensembling.crossfit_rules import Choice, RuleCandidates, fit_candidates, fit_folds
 from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES
 from analysis.ensembling.view_selection import SelectedViews, select_views
@@ -16,7 +16,7 @@ from analysis.voting.view_config import ViewConfig
 from analysis.voting.votes import Vote, single
 
 SAMPLE = make_sample(((2.5, 2.0), (2.0, 1.5), (1.0,)), num_images=12, per_image=50)
-FOLDS, IMAGES = Folds(np.arange(12) % 3, 3, None), Images([str(i) for i in range(12)], False, 0, 60)
+FOLDS, IMAGES = CrossfitFolds(np.arange(12) % 3, 3, None), Images([str(i) for i in range(12)], False, 0, 60)
 K = 3
 COSTS = ((1.0, 1.0), (1.0, 1.0), (1.0,))
 KEPT = FOLDS.of_image != 0

@@ -261,7 +261,11 @@ def test_one_group_is_cross_fitted_in_blocks_ships_the_single_and_is_said(member
     answer = run(members, tmp_path, ["left", "right"], grouped=True, groups=groups)
     assert (answer.unit, answer.verdict.ship) == ("group", "single")
     assert any("blocks" in caveat for caveat in answer.caveats)
-    assert any("hold-out is one group: no gain can be shown" in caveat for caveat in answer.caveats)
+    of_groups = [caveat for caveat in answer.caveats if "1 group" in caveat or "one group" in caveat]
+    assert [caveat.partition(":")[0] for caveat in of_groups] == [
+        "val is 1 group, which cannot be cross-fitted",
+        "the hold-out is one group",
+    ]
 
 
 def test_many_groups_are_the_unit_of_the_intervals(members: Path, tmp_path: Path) -> None:

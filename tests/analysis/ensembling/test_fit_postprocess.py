@@ -9,7 +9,7 @@ import pytest
 from factories import make_header, make_store
 
 from analysis.ensembling.bootstrap import bootstrap_draws
-from analysis.ensembling.crossfit import Folds
+from analysis.ensembling.crossfit import CrossfitFolds
 from analysis.ensembling.fit_postprocess import (
     ChangeCounts,
     Changes,
@@ -29,8 +29,8 @@ from trainables.metrics import confusion, miou
 
 K, SIDE, SALT = 3, 32, 6  # the largest size is 4 of 32 x 32 pixels
 IDS = tuple(f"{i}.png" for i in range(12))
-FOLDS = Folds(np.arange(12) % 3, 3, None)
-DRAWS = bootstrap_draws(IDS, False, 300, 0, "val")
+FOLDS = CrossfitFolds(np.arange(12) % 3, 3, None)
+DRAWS = bootstrap_draws(IDS, False, 300, 0)
 ALONE = VoteBatch(ViewConfig.plain((("s1.00-none",),)), (Vote("soft", np.ones((1, K), np.float32)),))
 IDLE = Postprocess(min_component=(0.0,) * K, max_hole=(0.0,) * K)
 

@@ -28,7 +28,7 @@ def images(rng: np.random.Generator, num: int, skill: float = 0.6, executor: flo
 
 
 def resampled(counts: np.ndarray, seed: int = 0, num: int = 400) -> Resampled:
-    return resample(counts, bootstrap_draws([str(i) for i in range(len(counts))], False, num, seed, "val"))
+    return resample(counts, bootstrap_draws([str(i) for i in range(len(counts))], False, num, seed))
 
 
 def unwidened(scores: Resampled, num_units: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def unwidened(scores: Resampled, num_units: int) -> np.ndarray:
 
 def test_a_resample_is_the_sum_of_the_drawn_images() -> None:
     counts = images(np.random.default_rng(0), 12)
-    draws = bootstrap_draws([str(i) for i in range(12)], False, 50, 0, "val")
+    draws = bootstrap_draws([str(i) for i in range(12)], False, 50, 0)
     scores = resample(counts, draws)
     for r in (0, 7, 49):
         drawn = np.repeat(np.arange(12), draws.times[r].astype(int))
@@ -51,13 +51,12 @@ def test_a_resample_is_the_sum_of_the_drawn_images() -> None:
 def test_groups_are_drawn_whole_however_few(num_groups: int) -> None:
     groups = [f"g{i % num_groups}" for i in range(30)]
     counts = images(np.random.default_rng(1), 30)
-    draws = bootstrap_draws(groups, True, 20, 0, "val")
+    draws = bootstrap_draws(groups, True, 20, 0)
     assert draws.unit == "group"
     assert draws.times.shape == (20, num_groups)
     drawn = np.concatenate([np.flatnonzero(draws.unit_of == u).repeat(int(n)) for u, n in enumerate(draws.times[3])])
     expected = pytest.approx(float(miou(counts[drawn].sum(0))), abs=1e-12)
     assert unwidened(resample(counts, draws), num_groups)[3] == expected
-    assert (draws.caveat is not None) == (num_groups < 6)
 
 
 @pytest.mark.parametrize(("num_units", "factor"), [(2, 9.168), (10, 1.2166), (33, 1.0553), (1000, 1.0017)])
@@ -69,24 +68,31 @@ def test_the_widening_is_students_t_over_the_normal(num_units: int, factor: floa
 
 def test_one_group_shows_no_gain() -> None:
     rng = np.random.default_rng(4)
-    weak, strong = (
-        resample(images(rng, 20, skill), bootstrap_draws(["a"] * 20, True, 50, 0, "val")) for skill in (0.4, 0.9)
-    )
+    weak, strong = (resample(images(rng, 20, skill), bootstrap_draws(["a"] * 20, True, 50, 0)) for skill in (0.4, 0.9))
     step = gain(strong, weak)
     assert (step.low, step.high, step.p_positive) == (None, None, 0.0)
     selection = select_rule({"best_single": weak, "soft_vote": strong})
     assert selection.taken == "best_single"
     assert "which one group of images cannot show to hold" in selection.reasons["soft_vote"]
-    assert "is one group: no gain can be shown" in str(too_few_groups(step, 1, "the hold-out"))
+    assert "is one group: no gain can be shown" in str(too_few_groups(1, "the hold-out", step))
 
 
 def test_the_number_of_groups_that_would_do_is_the_least() -> None:
     wide = Gain(gain=0.05, low=-0.05, high=0.15, p_positive=0.9)
-    said = str(too_few_groups(wide, 4, "the hold-out"))
+    said = str(too_few_groups(4, "the hold-out", wide))
+    assert said.startswith("the hold-out has 4 groups, so its intervals are 1.9 times as wide as resamples of them are")
     needed = int(said.split("about ")[1].split()[0])
     half = [0.1 * (4 / n) ** 0.5 * widening(n) / widening(4) for n in (needed - 1, needed)]
     assert half[0] > 0.02 >= half[1]
-    assert too_few_groups(wide, 6, "the hold-out") is None
+    assert too_few_groups(6, "the hold-out", wide) is None
+
+
+@pytest.mark.parametrize("step", [None, Gain(gain=0.05, low=0.04, high=0.06, p_positive=1.0)])
+def test_few_groups_that_show_a_small_gain_widen_their_intervals_all_the_same(step: Gain | None) -> None:
+    widened = (
+        "val has 2 groups, so its intervals are 9.2 times as wide as resamples of them are; 6 or more show smaller"
+    )
+    assert str(too_few_groups(2, "val", step)).startswith(widened)
 
 
 def test_intervals_hold_the_known_miou_in_at_least_93_of_100_draws() -> None:

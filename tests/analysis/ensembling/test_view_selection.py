@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from factories import make_sample
 
-from analysis.ensembling.crossfit import Folds, Images
+from analysis.ensembling.crossfit import CrossfitFolds, Images
 from analysis.ensembling.view_selection import SelectedViews, select_views
 from analysis.voting.view_config import ViewConfig
 from analysis.weight_search.sample_confusion import sample_confusion
@@ -14,7 +14,7 @@ from trainables.metrics import miou
 
 STRENGTHS = ((2.5, 2.5), (2.0, 0.0), (0.1, 0.1))  # the second's other view is noise, and so is the third member
 SAMPLE = make_sample(STRENGTHS, num_images=12, per_image=200)
-FOLDS, IMAGES = Folds(np.arange(12) % 3, 3, None), Images([str(i) for i in range(12)], False, 0, 60)
+FOLDS, IMAGES = CrossfitFolds(np.arange(12) % 3, 3, None), Images([str(i) for i in range(12)], False, 0, 60)
 COSTS = ((1.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 

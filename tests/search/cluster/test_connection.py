@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.cluster.connection import connected, protect_token
+from search.cluster.connection import TOO_LATE, connected, protect_token
 
 VARIABLES = ("RAY_USAGE_STATS_ENABLED", "TUNE_FUNCTION_THREAD_TIMEOUT_S", "NO_ALBUMENTATIONS_UPDATE", "RAY_ADDRESS")
 
@@ -40,6 +40,15 @@ def test_without_an_address_a_cluster_is_started_whatever_the_environment_names(
     assert said[0] == "Ray: started on this machine, for this run alone"
     assert "RAY_ADDRESS=203.0.113.9:6379 is not followed" in said[1]
     assert (os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"]) == ("0", "60")
+
+
+def test_a_machine_too_busy_for_ray_is_said(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: Any) -> None:
+        raise Exception(f"{TOO_LATE}. This could happen because ...")
+
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(ValueError, match=r"Ray must start within 30 s on this machine.*give the same command again"):
+        connected(None, say=print).__enter__()
 
 
 def test_an_address_is_joined_and_said(given: dict[str, Any]) -> None:

@@ -164,6 +164,20 @@ def test_a_weights_file_is_found_from_the_current_folder(tmp_path: Path, monkeyp
         space_of(tmp_path, overrides=["model.weights_file=v.pth"])
 
 
+def test_a_split_file_is_found_from_any_folder_once_the_run_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is resumed from its own space.yaml, wherever the user stands."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "split.json").touch()
+    (tmp_path / "recorded.yaml").write_text(space_of(tmp_path, overrides=["split.file=split.json"]).to_yaml())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_space(str(tmp_path / "recorded.yaml")).options.split.file == str(tmp_path / "split.json")
+    with pytest.raises(SpaceProblems, match=r"split.file: no such file, got 'split.json'"):
+        space_of(tmp_path, overrides=["split.file=split.json"])
+
+
 def test_loading_imports_nothing_heavy() -> None:
     code = """if True:
     import sys, time

@@ -16,7 +16,6 @@ from trainables.data.card import read_card
 from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.fit import Trial, fit
 from trainables.ranks import Ranks
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Backbone, Optimizer, Recipe, Train, UPerNetHead
@@ -24,6 +23,7 @@ from trainables.training import launch_ranks
 from trainables.training.attempt import DoesNotFit
 from trainables.training.checkpoint import load_state
 from trainables.training.epoch import Diverged
+from trainables.training.fit import Trial, fit
 from trainables.training.launch_ranks import RankFailed
 from trainables.training.sync_batch_norm import CpuSyncBatchNorm, synchronise
 
