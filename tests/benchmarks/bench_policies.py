@@ -80,7 +80,7 @@ def sample(rng: np.random.Generator, num_groups: int | None, num_images: int, ed
 
 
 def score(counts: Mapping[str, np.ndarray], groups: Sequence[str], grouped: bool, seed: int) -> dict[str, Resampled]:
-    draws = bootstrap_draws(groups, grouped, NUM_RESAMPLES, seed, "x")
+    draws = bootstrap_draws(groups, grouped, NUM_RESAMPLES, seed)
     return {name: resample(one, draws) for name, one in counts.items()}
 
 
