@@ -58,6 +58,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         gallery=gallery(run, cache, ensemble),
         warnings=index.warnings,
         notes=[*split.notes, *why_not],
+        exports=record.get("exports", []),
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )
     write_report(run.report, facts)
