@@ -80,7 +80,7 @@ def _check_judged(run: RunDir) -> None:
 
 
 def _rule(ensemble: EnsembleResult, name: str) -> RuleResult:
-    from analysis.bundle.export import write_score
+    from analysis.bundle.readme import write_score
 
     found = {rule.name: rule for rule in ensemble.rules}
     if name not in found:

@@ -1,18 +1,20 @@
-"""Exports the rule that the verdict chose, or one that a user chose, as a bundle: bundle.json, and a safetensors file
-per network of the members that the rule uses. The folder is written beside its name and renamed when whole."""
+"""Exports the rule that the verdict chose, or one that a user chose, as a bundle: bundle.json, a safetensors file per
+network of the members that the rule uses, a model card, and code that others read it with. The folder is written beside
+its name and renamed when whole."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import timm
 
+from analysis.bundle import standalone
 from analysis.bundle.manifest import (
     FORMAT,
     MANIFEST,
@@ -26,8 +28,9 @@ from analysis.bundle.manifest import (
     read_manifest,
     sha256_of,
 )
+from analysis.bundle.readme import RunFacts, write_card, write_score
 from analysis.ensembling.fitted_rule import FittedRule
-from analysis.ensembling.result import EnsembleResult, MemberResult, RuleResult, Score
+from analysis.ensembling.result import EnsembleResult, MemberResult, RuleResult
 from analysis.ensembling.verdict import BEST, signed
 from analysis.report.palette import palette
 from trainables.files import write_text
@@ -36,6 +39,8 @@ from trainables.models.load import load_network
 from trainables.plain_json import parse_json
 from trainables.recipe.recipe import Recipe
 
+README = "README.md"
+STANDALONE = ("load.py", "network.py")  # what others read the bundle with; never run here
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
 
 
@@ -48,6 +53,7 @@ class BundleFacts:
     split_fingerprint: str
     licences: Sequence[str] = ()  # of the images
     flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
+    run: RunFacts = field(default_factory=RunFacts)
 
 
 def export(
@@ -80,6 +86,9 @@ def export(
         manifest = _manifest(facts, ensemble, shipped, members)
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         write_text(temporary / MANIFEST, text + "\n")
+        write_text(temporary / README, write_card(manifest, ensemble, shipped, facts.run))
+        for name in STANDALONE:
+            shutil.copyfile(standalone.FOLDER / name, temporary / name)
         read_bundle(temporary)
         _replace_folder(temporary, out)
     finally:
@@ -100,13 +109,6 @@ def user_choice(ensemble: EnsembleResult, chosen: RuleResult) -> UserChoice | No
     return UserChoice(verdict_rule=taken.name, sentence=sentence)
 
 
-def write_score(score: Score) -> str:
-    """'0.512 [0.480, 0.541]'."""
-    if score.miou is None:
-        return "unknown"
-    return f"{score.miou:.3f}" + ("" if score.low is None else f" [{score.low:.3f}, {score.high:.3f}]")
-
-
 def foreign_files(folder: Path) -> list[str]:
     """What lies at `folder` that is no file of a bundle there, sorted; its own name where it is no folder."""
     if not folder.is_dir():
@@ -118,7 +120,8 @@ def foreign_files(folder: Path) -> list[str]:
         manifest = read_manifest(folder)
     except BundleError:
         return sorted(names)
-    return sorted(names - {MANIFEST, *(file.weights for member in manifest.members for file in member.files)})
+    own = {MANIFEST, README, *STANDALONE}
+    return sorted(names - {*own, *(file.weights for member in manifest.members for file in member.files)})
 
 
 def _manifest(facts: BundleFacts, ensemble: EnsembleResult, shipped: RuleResult, members: list[Member]) -> Manifest:

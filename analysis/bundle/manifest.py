@@ -1,4 +1,5 @@
-"""The bundle: what ships. A folder of safetensors and one JSON file; nothing in it can run code.
+"""The bundle: what ships. A folder of safetensors and one JSON file, which is all that is read here; the README.md and
+the Python files beside them are for others, and never run.
 
 `read_bundle` checks the size and the SHA-256 of every file that the manifest names. This module imports neither torch
 nor timm, so that a broken bundle is reported in a fraction of a second.

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from analysis.bundle.export import BundleFacts, export
+from analysis.bundle.readme import RunFacts
 from analysis.ensembling.result import EnsembleResult
 from search.engine.study_file import open_study
 from search.observers.trial_row import study_rows
@@ -26,6 +27,13 @@ class _Data(BaseModel):
     split_fingerprint: str
     licences: tuple[str, ...] | None = None  # absent from runs of before there was `export`
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    train: tuple[str, ...]
+
+
+class _Run(BaseModel):
+    """The part of run.json that goes into a bundle."""
+
+    command: tuple[str, ...] = ()
 
 
 def run(context: Context) -> None:
@@ -41,21 +49,23 @@ def facts_of(run: RunDir) -> BundleFacts:
     raw = read_json(run.data_json)
     try:
         data = _Data.model_validate(raw)
+        made = RunFacts(_Run.model_validate(read_json(run.run_json)).command, len(data.train))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(
-            f"{run.data_json} must describe the run's data, got {where}: {first['msg']}; restore it or start a new run"
+            f"{run.data_json} and {run.run_json.name} must describe the run and its data, got {where}: {first['msg']}; "
+            "restore them or start a new run"
         ) from error
     if data.licences is not None:
-        return BundleFacts(data.name, data.fingerprint, data.split_fingerprint, data.licences, data.flip_pairs)
+        return BundleFacts(data.name, data.fingerprint, data.split_fingerprint, data.licences, data.flip_pairs, made)
     index = read(read_card(Path(raw["card"])))
     if index.fingerprint != data.fingerprint:
         raise ValueError(
             f"the data of the run must be those that it began with ({data.fingerprint}), got {index.fingerprint} from "
             f"{raw['card']}; restore the files"
         )
-    return BundleFacts(index.name, index.fingerprint, data.split_fingerprint, index.licences, index.flip_pairs)
+    return BundleFacts(index.name, index.fingerprint, data.split_fingerprint, index.licences, index.flip_pairs, made)
 
 
 def weights_of(run: RunDir, ensemble: EnsembleResult) -> dict[str, tuple[Path, ...]]:
