@@ -186,10 +186,12 @@ def test_a_run_that_another_process_works_on_is_refused(run: RunDir) -> None:
         assert "one process at a time may work on a run" in refused(run, "hard_vote")
 
 
-def test_a_member_whose_name_leads_out_of_the_run_is_refused(run: RunDir) -> None:
+def test_a_member_or_rule_whose_name_leads_out_of_the_run_is_refused(run: RunDir) -> None:
     text = run.ensemble_json.read_text()
     run.ensemble_json.write_text(text.replace('"soup-0"', '"../soup-0"'))
     assert "must be named like a folder, got '../soup-0'" in refused(run, "hard_vote")
+    run.ensemble_json.write_text(text.replace('"hard_vote"', '"../hard_vote"'))
+    assert "rules/1/name: String should match pattern" in refused(run, "../hard_vote")
 
 
 def test_the_data_of_an_older_run_are_read_from_its_card(run: RunDir, tmp_path: Path) -> None:
