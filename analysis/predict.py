@@ -41,6 +41,7 @@ class Outcome:
     names: list[str]  # of images
     unreadable: list[str] = field(default_factory=list)  # images that could not be read, a line each
     warnings: dict[str, list[str]] = field(default_factory=dict)  # rule -> the files that bend it
+    note: str = ""  # on the bundle
 
 
 class Format(StrEnum):
@@ -69,6 +70,8 @@ def main(
 
 def _report(outcome: Outcome, out: Path) -> None:
     """Warnings, the count, and exit code 2 with everything that could not be read."""
+    if outcome.note:
+        typer.echo(f"note: {outcome.note}", err=True)
     for rule, names in outcome.warnings.items():
         more = ", ..." if len(names) > MAX_NAMED else ""
         typer.echo(f"warning: {rule} ({', '.join(names[:MAX_NAMED])}{more}): {len(names)}", err=True)
@@ -90,6 +93,8 @@ def predict_folder(
 
     checked = read_bundle(bundle)
     outcome = sort_files(images, out, one_file=output_format is Format.rle)
+    if checked.manifest.user_choice is not None:
+        outcome.note = checked.manifest.user_choice.sentence
 
     from analysis.bundle.predictor import Predictor
     from analysis.bundle.writers import WRITERS

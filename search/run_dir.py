@@ -71,6 +71,10 @@ class RunDir:
     def bundle(self) -> Path:
         return self.root / "bundle"
 
+    def bundle_of(self, rule: str) -> Path:
+        """Where the bundle of a rule that a user chose is written by default."""
+        return self.root / f"bundle-{rule}"
+
     @property
     def report(self) -> Path:
         return self.root / "report.html"
@@ -108,10 +112,10 @@ def check_new(root: Path) -> None:
         raise ValueError(f"a new run needs a directory of its own, got {root}, which holds one; use --resume {root}")
 
 
-def existing_run_dir(root: Path) -> RunDir:
-    """The directory of a run to go on with. Raises ValueError where there is none."""
+def existing_run_dir(root: Path, option: str = "--resume") -> RunDir:
+    """The directory of a run that has been started, which an option named. Raises ValueError where there is none."""
     if not (root / "run.json").is_file():
-        raise ValueError(f"--resume needs a run directory with a run.json, got {root}; runs lie under runs/ by default")
+        raise ValueError(f"{option} needs a run directory with a run.json, got {root}; runs lie under runs/ by default")
     return RunDir(root.resolve())
 
 

@@ -47,6 +47,15 @@ class _Asked(BaseModel):
     profile: str | None
 
 
+class _Export(BaseModel):
+    """A bundle of a rule that a user chose in place of the verdict's."""
+
+    at: str
+    rule: str
+    out: str
+    said: str
+
+
 class _Record(BaseModel):
     """What every run.json holds; the keys of BEGUN come later."""
 
@@ -59,6 +68,7 @@ class _Record(BaseModel):
     space: str = ""
     profile: str | None = None
     split_fingerprint: str = ""
+    exports: list[_Export] = []
 
 
 def claim(run: RunDir, asked: RunArguments, card: Path, fingerprint: str, now: datetime, argv: tuple[str, ...]) -> None:

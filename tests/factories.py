@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.ensembling.result import (
     FORMAT,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from analysis.voting.executor import Executor
     from analysis.voting.labelled_logits import LabelledLogits
 
+TINY_CLASSES = ["Background", "Paper", "Glass"]
 PLAIN_VIEW = "s1.00-none"
 VOTES: Mapping[str, Literal["hard", "geometric"]] = {"hard_vote": "hard", "geometric_mean": "geometric"}
 
@@ -188,6 +191,64 @@ def make_row(number: int = 0, state: str = "RUNNING", **changes: Any) -> TrialRo
     values: dict[str, Any] = {"recipe_hash": f"abc{number}", "family": "convnext", "backbone": "convnext_atto"}
     values |= {"head": "segformer", "recipe": {"optimizer": {"lr": 1e-3}}}
     return TrialRow(trial=f"{number:05d}", number=number, state=state, **(values | changes))
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    weights: dict[str, tuple[Path, ...]]  # one file per network
+    ensemble: EnsembleResult
+    images: dict[str, NDArray[np.uint8]]
+
+
+def make_tiny_run(folder: Path, trials: Sequence[str] = ("0000", "0001", "0002")) -> TinyRun:
+    """Three members of two recipes, their checkpoints under `folder`, and three images: the second candidate has no
+    weight in the shipped rule."""
+    import torch
+
+    from trainables.models.segmentor import build_segmentor
+    from trainables.models.weights_file import save_weights
+    from trainables.recipe.augmentation import Augmentation
+    from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
+
+    members, weights = [], {}
+    for n, (name, views) in enumerate(
+        [
+            ("test_convnext", ["s1.00-none", "s1.00-horizontal"]),
+            ("test_resnet", ["s1.00-none"]),
+            ("test_resnet", ["s1.50-none"]),
+        ]
+    ):
+        recipe = Recipe(
+            backbone=Backbone(name=name, pretrained=False),
+            head=SegFormerHead(channels=16),
+            augmentation=Augmentation(crop_px=32, short_px=64 if n == 0 else None),
+            seed=n,
+        )
+        torch.manual_seed(n)
+        model = build_segmentor(recipe, len(TINY_CLASSES), pretrained=False).eval()
+        trial = trials[n]
+        weights[trial] = (folder / trial / "best.safetensors",)
+        save_weights(folder / trial / "best.safetensors", model.state_dict())
+        about = {
+            "recipe": recipe.model_dump(mode="json"),
+            "classes": TINY_CLASSES,
+            "miou": 0.5,
+            "epoch": 1,
+            "data_fingerprint": "data",
+            "split_fingerprint": "split",
+        }
+        (folder / trial / "best.json").write_text(json.dumps(about), encoding="utf-8")
+        values = {
+            "recipe_hash": recipe.hash,
+            "family": recipe.family,
+            "views": tuple(views),
+            "val_miou": 0.5 - 0.01 * n,
+        }
+        members.append(make_member(trial, **values))
+    rng = np.random.default_rng(0)
+    sizes = {"a.png": (70, 90), "b/c.png": (70, 90), "b/d.png": (41, 64)}
+    images = {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in sizes.items()}
+    return TinyRun(weights, make_ensemble(TINY_CLASSES, members), images)
 
 
 def draw_sample(data: LabelledLogits, sample_bytes: int, seed: int, executor: Executor) -> FittingSample:

@@ -1,21 +1,37 @@
-"""Exports the rule that the verdict chose as a bundle: bundle.json, and the safetensors files (one per network) of the
-members that the rule uses. The folder is written beside its name and renamed when whole."""
+"""Exports the rule that the verdict chose, or one that a user chose, as a bundle: bundle.json, a safetensors file per
+network of the members that the rule uses, a model card, and code that others read it with. The folder is written beside
+its name and renamed when whole."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import timm
 
-from analysis.bundle.manifest import FORMAT, MANIFEST, Manifest, Member, Scores, WeightsFile, read_bundle, sha256_of
+from analysis.bundle import standalone
+from analysis.bundle.manifest import (
+    FORMAT,
+    MANIFEST,
+    BundleError,
+    Manifest,
+    Member,
+    Scores,
+    UserChoice,
+    WeightsFile,
+    read_bundle,
+    read_manifest,
+    sha256_of,
+)
+from analysis.bundle.readme import RunFacts, write_card, write_score
 from analysis.ensembling.fitted_rule import FittedRule
-from analysis.ensembling.result import EnsembleResult, MemberResult
+from analysis.ensembling.result import EnsembleResult, MemberResult, RuleResult
+from analysis.ensembling.verdict import BEST, signed
 from analysis.report.palette import palette
 from trainables.files import write_text
 from trainables.models.backbone_names import MIX_TRANSFORMERS
@@ -23,6 +39,8 @@ from trainables.models.load import load_network
 from trainables.plain_json import parse_json
 from trainables.recipe.recipe import Recipe
 
+README = "README.md"
+STANDALONE = ("load.py", "network.py")  # what others read the bundle with; never run here
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
 
 
@@ -35,17 +53,25 @@ class BundleFacts:
     split_fingerprint: str
     licences: Sequence[str] = ()  # of the images
     flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
+    run: RunFacts = field(default_factory=RunFacts)
 
 
-def export(facts: BundleFacts, ensemble: EnsembleResult, weights: Mapping[str, Sequence[Path]], out: Path) -> Path:
-    """Write `out`, the bundle of the rule that the verdict chose; an older one there is replaced.
+def export(
+    facts: BundleFacts,
+    ensemble: EnsembleResult,
+    weights: Mapping[str, Sequence[Path]],
+    out: Path,
+    chosen: RuleResult | None = None,
+) -> Path:
+    """Write `out`, the bundle of the rule that the verdict chose, or of the one that a user has `chosen` among the
+    ensemble's; an older one there is replaced.
 
     `weights` maps a trial to its files of weights, one per network, each described by a JSON file of the same stem;
     only members with a weight in the rule are read. Raises ValueError where a file is missing, was cut short, or is of
     other classes, data or recipe than the ensemble says.
     """
-    fitted = ensemble.shipped.fitted
-    rule, candidates = fitted.of_used(), [ensemble.members[m] for m in fitted.used]
+    shipped = chosen or ensemble.shipped
+    rule, candidates = shipped.fitted.of_used(), [ensemble.members[m] for m in shipped.fitted.used]
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -57,9 +83,12 @@ def export(facts: BundleFacts, ensemble: EnsembleResult, weights: Mapping[str, S
                 _checked_recipe(path.with_suffix(".json"), candidate, ensemble.classes, facts) for path in sources
             ]
             members.append(_copy_member(sources, recipes[0], rule, m, temporary, candidate.trial))
-        manifest = _manifest(facts, ensemble, members, rule)
+        manifest = _manifest(facts, ensemble, shipped, members)
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         write_text(temporary / MANIFEST, text + "\n")
+        write_text(temporary / README, write_card(manifest, ensemble, shipped, facts.run))
+        for name in STANDALONE:
+            shutil.copyfile(standalone.FOLDER / name, temporary / name)
         read_bundle(temporary)
         _replace_folder(temporary, out)
     finally:
@@ -67,8 +96,36 @@ def export(facts: BundleFacts, ensemble: EnsembleResult, weights: Mapping[str, S
     return out
 
 
-def _manifest(facts: BundleFacts, ensemble: EnsembleResult, members: list[Member], rule: FittedRule) -> Manifest:
-    classes, background, shipped = ensemble.classes, ensemble.background, ensemble.shipped
+def user_choice(ensemble: EnsembleResult, chosen: RuleResult) -> UserChoice | None:
+    """What a bundle says of a rule that is not the verdict's; None of the verdict's own."""
+    taken = ensemble.shipped
+    if chosen.name == taken.name:
+        return None
+    sentence = (
+        f"the user ships {chosen.name} instead of {taken.name}, the verdict's: on {ensemble.num_holdout} held-out "
+        f"images its mIoU is {write_score(chosen.holdout)}, {signed(chosen.gain_holdout)} over {BEST}; that of "
+        f"{taken.name} is {write_score(taken.holdout)}; a rule chosen by these scores does worse on new images"
+    )
+    return UserChoice(verdict_rule=taken.name, sentence=sentence)
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """What lies at `folder` that is no file of a bundle there, sorted; its own name where it is no folder."""
+    if not folder.is_dir():
+        return [folder.name]
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return []
+    try:
+        manifest = read_manifest(folder)
+    except BundleError:
+        return sorted(names)
+    own = {MANIFEST, README, *STANDALONE}
+    return sorted(names - {*own, *(file.weights for member in manifest.members for file in member.files)})
+
+
+def _manifest(facts: BundleFacts, ensemble: EnsembleResult, shipped: RuleResult, members: list[Member]) -> Manifest:
+    classes, background, rule = ensemble.classes, ensemble.background, shipped.fitted.of_used()
     return Manifest(
         format=FORMAT,
         versions=_versions(),
@@ -86,6 +143,7 @@ def _manifest(facts: BundleFacts, ensemble: EnsembleResult, members: list[Member
         postprocess=shipped.postprocess,
         scores=Scores(val_fitted=shipped.val_fitted, val_crossfit=shipped.val_crossfit, holdout=shipped.holdout),
         sentence=ensemble.verdict.sentence,
+        user_choice=user_choice(ensemble, shipped),
         caveats=ensemble.caveats,
         licences=_licences(facts, [member.recipe for member in members]),
     )

@@ -1,4 +1,5 @@
-"""The bundle: what ships. A folder of safetensors and one JSON file; nothing in it can run code.
+"""The bundle: what ships. A folder of safetensors and one JSON file, which is all that is read here; the README.md and
+the Python files beside them are for others, and never run.
 
 `read_bundle` checks the size and the SHA-256 of every file that the manifest names. This module imports neither torch
 nor timm, so that a broken bundle is reported in a fraction of a second.
@@ -96,6 +97,13 @@ class Member(WeightsFile):
         return {key: value for key, value in values.items() if key != "more_weights" or value}
 
 
+class UserChoice(Config):
+    """Says that a user shipped another rule than the verdict's."""
+
+    verdict_rule: str
+    sentence: str  # the rule that was chosen, its score and its gain on the hold-out
+
+
 class Manifest(Config):
     """bundle.json. Member m gives class k the weight `weights[m][k]`."""
 
@@ -115,6 +123,7 @@ class Manifest(Config):
     postprocess: Postprocess | None = None  # of the label map; off where None
     scores: Scores
     sentence: str  # the verdict
+    user_choice: UserChoice | None = Field(default=None, description="where `rule` is not the verdict's")
     caveats: tuple[str, ...]
     licences: tuple[str, ...]  # of the images and of the pretrained weights that it was trained on
 
@@ -127,6 +136,12 @@ class Manifest(Config):
             temperatures=tuple(member.temperature for member in self.members),
             weights=self.weights,
         )
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of the verdict's own rule, what every version of the format can read."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "user_choice" or value}
 
     @model_validator(mode="after")
     def _shapes(self) -> Manifest:
@@ -171,7 +186,7 @@ class Bundle:
 
 def read_bundle(folder: Path) -> Bundle:
     """Read bundle.json and verify every file it names. Raises BundleError naming the first file that is not whole."""
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     for file in (file for member in manifest.members for file in member.files):
         _verify(folder / file.weights, file)
     return Bundle(folder, manifest)
@@ -183,7 +198,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Read bundle.json alone. Raises BundleError where it is missing or breaks the format."""
     path = folder / MANIFEST
     try:
         with path.open("rb") as file:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.ensembling.crossfit import CrossfitFolds, Images, nested
 from analysis.ensembling.pixel_sampling import FittingSample
-from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
+from analysis.ensembling.rules import CONTAINED, JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
 from analysis.ensembling.temperature import SILENT, fit_temperature
 from analysis.ensembling.view_selection import SelectedViews, ViewSelection
 from analysis.voting.executor import Executor, Say
@@ -123,7 +123,8 @@ def crossfit_rules(
 def fit_candidates(
     sample: FittingSample, kept: NDArray[np.bool_], selection: ViewSelection, max_sweeps: int, calibrate: bool
 ) -> RuleCandidates:  # kept (N,)
-    """Every rule's candidates, fitted to the pixels of the images that are `kept`. Calibrated ones come before plain
+    """Every rule's candidates, fitted to the pixels of the images that are `kept`. A rule that contains one of a single
+    member has its candidates too: no rule loses to what it could have been. Calibrated ones come before plain
     ones, so that the plain are chosen where both are as good (`choose_candidate`)."""
     view_configs = [(selection.plain, PLAIN, 0), (selection.own, OWN_VIEWS, 0)]
     for tier, view_config in enumerate(selection.joint):
@@ -132,9 +133,11 @@ def fit_candidates(
     batches, rules = [], []
     for view_config, names, _ in view_configs:
         fits = fit_rules(Sample(sample.see(view_config, kept), max_sweeps), names)
-        votes = [_as_all(vote, view_config) for name in names for vote in fits[name]]
-        batches.append(VoteBatch(view_config, tuple(votes)))
-        rules.append(tuple(name for name in names for _ in fits[name]))
+        found = [(name, vote) for name in names for vote in fits[name]]
+        if names is PLAIN:
+            found += [(richer, vote) for richer, plain in CONTAINED.items() for vote in fits[plain]]
+        batches.append(VoteBatch(view_config, tuple(_as_all(vote, view_config) for _, vote in found)))
+        rules.append(tuple(name for name, _ in found))
     return RuleCandidates(tuple(batches), tuple(rules), tuple(tier for *_, tier in view_configs))
 
 

@@ -10,7 +10,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from analysis.ensembling.fitted_rule import FittedRule, Temperatures, ViewNames, VoteKind, Weights
 from analysis.postprocess.options import Postprocess
@@ -80,7 +87,7 @@ class MemberResult(Config):
 class RuleResult(Config):
     """A rule as it was fitted on all of val, and its scores: on val as fitted, on val cross-fitted, on the hold-out."""
 
-    name: str
+    name: Annotated[str, StringConstraints(pattern=r"^\w+$")]  # a folder may be named after it
     reason: str = Field(default="", description="why it was taken on val, or was not")
     vote: VoteKind
     weights: Weights

@@ -141,6 +141,9 @@ PLAIN = ("best_single", "best_single_class")  # see the plain view of one model
 OWN_VIEWS = ("best_single_views",)  # sees each model through its own best views
 JOINT = tuple(name for name in RULES if name not in (*PLAIN, *OWN_VIEWS))  # see the views that were chosen together
 
+# rule -> the one of a single member that it contains: what that one is is among its candidates, in that one's views
+CONTAINED = {"member": "best_single", "member_class": "best_single_class"}
+
 
 def fit_rules(sample: Sample, names: Sequence[str]) -> dict[str, list[Vote]]:
     """The candidates of these rules, fitted to the sample. Raises ValueError where no pixel of it has a label."""

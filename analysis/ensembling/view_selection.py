@@ -29,7 +29,7 @@ class ViewSelection:
 
     plain: ViewConfig  # one member, its plain view
     own: ViewConfig  # one member, its own best views
-    joint: tuple[ViewConfig, ...]  # of several members and views chosen together: a lean one, and the fullest
+    joint: tuple[ViewConfig, ...]  # members and views chosen together, of several where they fit the budget: lean, full
     own_views: Views  # each member's own best views
 
 
@@ -101,11 +101,14 @@ def select_views(
     together = search.together([
         sorted(row for c in columns for row in alone.steps[f][c].pairs) for f, columns in enumerate(own)
     ])  # fmt: skip
+    columns = range(len(together.steps[0]))
+    # a step of one member is no ensemble: a vote of it would be that member through whatever view began the path
+    several = [c for c in columns if all(len(search.members(fit[c])) > 1 for fit in together.steps)]
     selection = []
     for f, kept in enumerate(search.kept):
         scores = alone.crossfitted.miou(kept)
         best = 0 if f == 0 else int(np.argmax([scores[columns[0]] for columns in alone.columns]))
-        joint = together.choose(range(len(together.steps[0])), kept, images)
+        joint = together.choose(several or columns, kept, images)
         own_rows = [alone.steps[f][c].pairs for c in own[f]]
         selection.append(ViewSelection(
             search.view_config([plain[allowed[best]]]),
@@ -146,6 +149,9 @@ class _Search:
 
     def _path(self, pixels: WeighedPixels, **options: Any) -> list[Step]:
         return search_path(pixels, self.pairs, budget=self.budget, **options)
+
+    def members(self, step: Step) -> set[int]:
+        return {self.pairs.members[r] for r in step.pairs}
 
     def view_config(self, rows: Sequence[int]) -> ViewConfig:
         members, views = self.pairs.members, self.pairs.views

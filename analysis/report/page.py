@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult
 from analysis.ensembling.verdict import describe_form
 from analysis.report import charts, gallery, html, tables
+from analysis.report.exports import exports_markup
 from analysis.report.gallery import GalleryItem
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
@@ -52,6 +53,7 @@ class ReportFacts:
     warnings: Mapping[str, int] = field(default_factory=dict)  # rule of the data's check -> how often
     notes: Sequence[str] = ()  # of the split
     paths: Mapping[str, str] = field(default_factory=dict)  # what -> where
+    exports: Sequence[Mapping[str, str]] = ()  # bundles that users chose: said, out, at
 
 
 def write_report(out: Path, facts: ReportFacts) -> None:
@@ -95,6 +97,7 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
     values = {
         "title": facts.title,
         "facts": facts,
+        "exports": exports_markup(facts.exports),
         "importances": sorted(facts.importances.items(), key=lambda item: item[1], reverse=True),
         "columns": tables.trial_columns(facts.trials),
         "duration": tables.write_duration(facts.started, facts.ended),

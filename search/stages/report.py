@@ -59,6 +59,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         gallery=gallery(run, cache, ensemble),
         warnings=read_json(run.data_json)["warnings"],
         notes=[*split.notes, *why_not],
+        exports=record.get("exports", []),
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )
     write_report(run.report, facts)

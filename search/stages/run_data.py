@@ -86,6 +86,8 @@ def describe_data(data: Data, card: Path) -> dict[str, Any]:
         "fingerprint": data.index.fingerprint,
         "split_fingerprint": data.split.fingerprint,
         "label_fingerprint": data.cache.label_fingerprint,  # whatever files gave the labels
+        "licences": list(data.index.licences),
+        "flip_pairs": [list(pair) for pair in data.index.flip_pairs],
         "warnings": dict(data.index.warnings),
         "notes": list(data.split.notes),
         "train": list(data.split.train_ids),

@@ -119,6 +119,16 @@ def test_a_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
         assert (predicted[name] == expected).mean() > 0.9995  # a batch of another size may move a logit's last bit
 
 
+def test_a_rule_that_a_user_chose_is_said(tiny_run: Any, photos: Path, tmp_path: Path) -> None:
+    chosen = tiny_run.ensemble.rule("best_single")
+    bundle = export(FACTS, tiny_run.ensemble, tiny_run.weights, tmp_path / "bundle", chosen)
+    done = run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out")
+    assert done.stderr.startswith(
+        "note: the user ships best_single instead of member_class, the verdict's: on 3 held-out"
+    )
+    assert done.stdout.startswith("3 of 3 images labelled")
+
+
 @pytest.mark.parametrize("rule", JUDGED)
 def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
     tiny_run: Any, stores: list[LogitStore], photos: Path, tmp_path: Path, rule: str

@@ -11,7 +11,20 @@ from typer.testing import CliRunner
 
 from search.cli import app
 
-COMMANDS = ["run", "convert", "eda", "split", "mix", "cleanse", "ensemble", "predict", "prune", "submission", "schema"]
+COMMANDS = [
+    "run",
+    "convert",
+    "eda",
+    "split",
+    "mix",
+    "cleanse",
+    "ensemble",
+    "predict",
+    "export",
+    "prune",
+    "submission",
+    "schema",
+]
 HEAVY = {"torch", "ray", "numba", "cv2", "timm", "optuna", "albumentations", "sklearn", "scipy", "plotly", "numpy"}
 HELP = """
 import sys
@@ -44,6 +57,7 @@ def test_every_command_is_listed() -> None:
         ["cleanse", "--out", "suspects"],
         ["ensemble", "--logits", "A", "B", "--labels", "nowhere.yaml"],
         ["predict", "--bundle", "nowhere", "--images", ".", "--out", "out"],
+        ["export", "--run", "nowhere", "--rule", "soft_vote"],
         ["prune", "--run", "nowhere"],
         ["submission", "show", "--run", "nowhere/run"],
     ],

@@ -29,11 +29,12 @@ def test_only_members_with_a_weight_ship(tiny_run: Any, tmp_path: Path) -> None:
     assert manifest.scores.holdout.miou == 0.5
 
 
-def test_a_bundle_is_safetensors_and_json_and_nothing_else(tiny_run: Any, tmp_path: Path) -> None:
+def test_a_bundle_is_safetensors_and_json_and_what_others_read_it_with(tiny_run: Any, tmp_path: Path) -> None:
     folder = export(FACTS, tiny_run.ensemble, tiny_run.weights, tmp_path / "bundle")
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["bundle.json", "member-0.safetensors", "member-1.safetensors"]
-    for name in names[1:]:
+    weights = ["member-0.safetensors", "member-1.safetensors"]
+    assert names == ["README.md", "bundle.json", "load.py", *weights, "network.py"]
+    for name in weights:
         with safe_open(folder / name, framework="np") as file:
             assert len(list(file.keys())) > 10
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -10,7 +10,7 @@ from factories import make_sample
 
 from analysis.ensembling.crossfit import CrossfitFolds, Images
 from analysis.ensembling.crossfit_rules import Choice, RuleCandidates, fit_candidates, fit_folds
-from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES
+from analysis.ensembling.rules import CONTAINED, JOINT, OWN_VIEWS, PLAIN, RULES
 from analysis.ensembling.view_selection import SelectedViews, select_views
 from analysis.voting.view_config import ViewConfig
 from analysis.voting.votes import Vote, single
@@ -44,21 +44,35 @@ def test_every_rule_has_its_candidates_in_its_own_views(
     expected = {**dict.fromkeys(PLAIN, (views.plain,)), **dict.fromkeys(OWN_VIEWS, (views.own,))}
     tiers = fitted.of(rule)
     assert len(tiers) == (2 if rule in JOINT else 1)  # the lean view configuration and the fullest
-    for places, config in zip(tiers, expected.get(rule, views.joint), strict=True):
-        for place in places:
+    for tier, (places, config) in enumerate(zip(tiers, expected.get(rule, views.joint), strict=True)):
+        plain = [views.plain] * len(fitted.of(CONTAINED[rule])[0]) if rule in CONTAINED and tier == 0 else []
+        configs = [*plain, *[config] * (len(places) - len(plain))]
+        assert len(configs) > len(plain)
+        for place, seen in zip(places, configs, strict=True):
             choice = fitted.choice(place)
-            assert choice.view_config == config
+            assert choice.view_config == seen
             assert choice.vote.weights.shape == (3, K)
-            assert set(choice.vote.used) <= set(config.members)
+            assert set(choice.vote.used) <= set(seen.members)
 
 
 def test_halfway_are_the_middle_candidates_of_each_batch(fitted: RuleCandidates) -> None:
     for rule in RULES:
         every, middle = fitted.of(rule), fitted.of(rule, halfway=True)
-        assert [len(tier) for tier in middle] == [1] * len(every)  # without calibrated ones a tier is one batch
-        assert all(some[0] == all_of[len(all_of) // 2] for some, all_of in zip(middle, every, strict=True))
+        # without calibrated ones a tier is one batch, and the first that of a contained rule as well
+        assert [len(tier) for tier in middle] == [1 + (rule in CONTAINED), *[1] * (len(every) - 1)]
+        for some, all_of in zip(middle, every, strict=True):
+            last = [place for place in all_of if place[0] == some[-1][0]]
+            assert some[-1] == last[len(last) // 2]
     whole, half = (fitted.choice(fitted.of("soft_class")[0][v]).vote.weights for v in (0, 2))
     np.testing.assert_allclose(half, (whole * half.size / whole.sum() + 1) / 2, rtol=1e-5)
+
+
+def test_a_rule_has_the_candidates_of_the_single_model_that_it_contains(fitted: RuleCandidates) -> None:
+    for richer, plain in CONTAINED.items():
+        mine = [fitted.choice(place) for tier in fitted.of(richer) for place in tier]
+        for place in fitted.of(plain)[0]:
+            contained = fitted.choice(place)
+            assert any(one.view_config == contained.view_config and one.vote.key == contained.vote.key for one in mine)
 
 
 def test_labels_of_images_that_are_left_out_have_no_say(fitted: RuleCandidates, selected: SelectedViews) -> None:
@@ -79,8 +93,9 @@ def test_calibrated_candidates_come_before_the_plain_ones(fitted: RuleCandidates
     for rule in JOINT:
         for places, plain in zip(both.of(rule), fitted.of(rule), strict=True):
             configs = [both.choice(place).view_config for place in places]
+            configs = [config for config in configs if len(config.members) > 1]
             half = len(configs) // 2
-            assert len(plain) == half
+            assert len([p for p in plain if len(fitted.choice(p).view_config.members) > 1]) == half
             assert all(t == 1.0 for config in configs[half:] for t in config.temperatures)
             assert any(t != 1.0 for t in configs[0].temperatures)
     assert [both.choice(p).vote.key for p in both.of("best_single")[0]] == [

@@ -71,6 +71,15 @@ def test_what_was_visited_comes_from_cheap_to_expensive(selected: SelectedViews)
     assert starts[0] <= alone
 
 
+@pytest.mark.parametrize(("budget", "several"), [(None, True), (1.0, False)])
+def test_an_ensemble_is_of_several_members_where_the_budget_has_room(budget: float | None, several: bool) -> None:
+    """The second member only disturbs the first: the search would stop at one."""
+    sample = make_sample(((3.0, 3.0), (0.0, 0.0)), num_images=12, per_image=200)
+    selected = select_views(sample, FOLDS, IMAGES, COSTS[:2], budget)
+    for fit in (selected.whole, *selected.without):
+        assert [len(config.members) > 1 for config in fit.joint] == [several, several]
+
+
 @pytest.mark.parametrize("budget", [0.5, 1.0, 2.0, 3.0])
 def test_no_rule_of_any_fit_goes_beyond_the_budget(budget: float) -> None:
     assert max(cost_of(config) for config in every_config(chosen(budget))) <= budget

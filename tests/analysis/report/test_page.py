@@ -14,6 +14,7 @@ from factories import as_json, make_ensemble, make_member, with_shipped
 
 from analysis.ensembling.result import EnsembleResult, FittedOn
 from analysis.report import charts, tables
+from analysis.report.exports import mark_exports
 from analysis.report.gallery import MAX_SIDE_PX, GalleryItem, picture
 from analysis.report.page import ReportFacts, worst_images, write_report
 from analysis.report.palette import palette
@@ -278,3 +279,15 @@ def test_what_rules_were_fitted_on_stands_in_one_line(
     ensemble = facts.ensemble.model_copy(update={"fitted_on": fitted_on})
     write_report(tmp_path / "report.html", replace(facts, ensemble=ensemble))
     assert re.search(f"<p>Rules were {said}.*</p>", (tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_bundles_that_a_user_chose_are_named_now_or_later(facts: ReportFacts, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    export = {"said": "the user ships <i>soft_vote</i>", "out": "/runs/<b>", "at": "2026-05-02"}
+    write_report(out, replace(facts, exports=[export]))
+    now = out.read_text(encoding="utf-8")
+    assert "the user ships &lt;i&gt;soft_vote&lt;/i&gt; (<code>/runs/&lt;b&gt;</code>, 2026-05-02)" in now
+    write_report(out, facts)
+    assert "Shipped by choice" not in out.read_text(encoding="utf-8")
+    assert mark_exports(out, [export])
+    assert out.read_text(encoding="utf-8") == now
