@@ -1,10 +1,10 @@
 """Ship another rule of a finished run than the verdict's, marked as the user's choice.
 
-    segsearch export --run RUN --rule soft_vote [--out DIR]
+    segsearch export --run RUN [--rule soft_vote] [--form refit] [--out DIR]
 
-Written is a bundle, RUN/bundle-<rule> by default, from the files of the run directory alone: no cluster is started and
-no image is read. The verdict stays as it is; bundle, report and `segsearch predict` say that the user chose
-otherwise. The verdict's own rule gives what the bundle stage wrote, byte for byte.
+Written is a bundle, RUN/bundle-<rule> or RUN/bundle-<rule>-<form> by default, from the files of the run directory
+alone: no cluster is started and no image is read. The verdict stays as it is; bundle, report and `segsearch predict`
+say that the user chose otherwise. The verdict's own rule gives what the bundle stage wrote, byte for byte.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,21 +33,28 @@ app = new_app()
 @app.command()
 def main(
     run: Annotated[Path, typer.Option(help="The directory of a run whose ensemble stage is done.")],
-    rule: Annotated[str, typer.Option(help="The rule to ship; a wrong name lists all of them.")],
+    rule: Annotated[
+        str | None, typer.Option(help="The rule to ship, by default the verdict's; a wrong name lists all of them.")
+    ] = None,
+    form: Annotated[
+        Literal["mean", "refit"] | None, typer.Option(help="With folds, of the verdict's rule: what its members are.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: RUN/bundle-<rule>.")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Ship another rule of a finished run than the verdict's, marked as the user's choice."""
     with errors_to_exit(debug=debug):
-        lines = export_rule(run, rule, out, at=datetime.now().astimezone().isoformat(timespec="seconds"))
+        lines = export_rule(run, rule, form, out, at=datetime.now().astimezone().isoformat(timespec="seconds"))
     typer.echo("\n".join(lines))
 
 
-def export_rule(root: Path, name: str, out: Path | None, *, at: str) -> list[str]:
+def export_rule(
+    root: Path, name: str | None, form: Literal["mean", "refit"] | None, out: Path | None, *, at: str
+) -> list[str]:
     """Write the bundle of a rule and note it in run.json and report.html; returns what to say.
 
-    Raises ValueError where `root` is no run with a verdict, another process works on it, it has no such rule, weights
-    of the rule's members are gone, or `out` may not be replaced.
+    Raises ValueError where `root` is no run with a verdict, another process works on it, it has no such rule or did not
+    judge the rule in this form, weights of the rule's members are gone, or `out` may not be replaced.
     """
     run = existing_run_dir(root, "--run")
     said: list[str] = []
@@ -58,15 +65,18 @@ def export_rule(root: Path, name: str, out: Path | None, *, at: str) -> list[str
         from search.stages.bundle import facts_of, weights_of
 
         ensemble = EnsembleResult.read(run.ensemble_json)
-        chosen = _rule(ensemble, name)
-        target = (out.expanduser() if out else run.bundle_of(name)).resolve()
-        replaced = _check_target(run, target, is_verdicts=chosen.name == ensemble.verdict.rule)
-        weights = weights_of(run, ensemble)
+        chosen = _rule(ensemble, name or ensemble.verdict.rule)
+        if form:
+            chosen = _in_form(ensemble, chosen, form)
+        choice = user_choice(ensemble, chosen, form)
+        folder = f"{chosen.name}-{form}" if form else chosen.name
+        target = (out.expanduser() if out else run.bundle_of(folder)).resolve()
+        replaced = _check_target(run, target, is_verdicts=choice is None)
+        weights = weights_of(run, ensemble, form)
         _check_weights(run, ensemble, chosen, weights)
-        export(facts_of(run), ensemble, weights, target, chosen)
-        choice = user_choice(ensemble, chosen)
+        export(facts_of(run), ensemble, weights, target, chosen, form)
         if choice is not None:
-            noted = {"at": at, "rule": name, "out": str(target), "said": choice.sentence}
+            noted = {"at": at, "rule": chosen.name, "out": str(target), "said": choice.sentence}
             said += [choice.sentence, *_note(run, noted)]
     return [*said, f"the verdict: {ensemble.verdict.sentence}", f"bundle{replaced}: {target}"]
 
@@ -90,6 +100,15 @@ def _rule(ensemble: EnsembleResult, name: str) -> RuleResult:
             f"(the verdict's is {ensemble.verdict.rule}):\n{listed}"
         )
     return found[name]
+
+
+def _in_form(ensemble: EnsembleResult, chosen: RuleResult, form: Literal["mean", "refit"]) -> RuleResult:
+    if chosen.name != ensemble.verdict.rule and form != ensemble.form:
+        raise ValueError(
+            f"--form {form} must go with the verdict's rule, {ensemble.verdict.rule}, the only one that was judged in "
+            f"it, got --rule {chosen.name}; leave one of the two out"
+        )
+    return ensemble.shipped_as(form) if chosen.name == ensemble.verdict.rule else chosen
 
 
 def _check_target(run: RunDir, target: Path, *, is_verdicts: bool) -> str:

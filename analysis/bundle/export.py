@@ -30,7 +30,7 @@ from analysis.bundle.manifest import (
 )
 from analysis.bundle.readme import RunFacts, write_card, write_score
 from analysis.ensembling.fitted_rule import FittedRule
-from analysis.ensembling.result import EnsembleResult, MemberResult, RuleResult
+from analysis.ensembling.result import EnsembleResult, MemberForm, MemberResult, RuleResult
 from analysis.ensembling.verdict import BEST, signed
 from analysis.report.palette import palette
 from trainables.files import write_text
@@ -41,6 +41,11 @@ from trainables.recipe.recipe import Recipe
 
 README = "README.md"
 STANDALONE = ("load.py", "network.py")  # what others read the bundle with; never run here
+FORMS: Mapping[MemberForm | None, str] = {
+    "trial": "single trials",
+    "mean": "means of fold models",
+    "refit": "refits",
+}
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
 
 
@@ -62,9 +67,10 @@ def export(
     weights: Mapping[str, Sequence[Path]],
     out: Path,
     chosen: RuleResult | None = None,
+    form: MemberForm | None = None,
 ) -> Path:
     """Write `out`, the bundle of the rule that the verdict chose, or of the one that a user has `chosen` among the
-    ensemble's; an older one there is replaced.
+    ensemble's, with its members in the `form` that was judged or in another; an older one there is replaced.
 
     `weights` maps a trial to its files of weights, one per network, each described by a JSON file of the same stem;
     only members with a weight in the rule are read. Raises ValueError where a file is missing, was cut short, or is of
@@ -83,7 +89,7 @@ def export(
                 _checked_recipe(path.with_suffix(".json"), candidate, ensemble.classes, facts) for path in sources
             ]
             members.append(_copy_member(sources, recipes[0], rule, m, temporary, candidate.trial))
-        manifest = _manifest(facts, ensemble, shipped, members)
+        manifest = _manifest(facts, ensemble, shipped, members, user_choice(ensemble, shipped, form))
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         write_text(temporary / MANIFEST, text + "\n")
         write_text(temporary / README, write_card(manifest, ensemble, shipped, facts.run))
@@ -96,15 +102,19 @@ def export(
     return out
 
 
-def user_choice(ensemble: EnsembleResult, chosen: RuleResult) -> UserChoice | None:
-    """What a bundle says of a rule that is not the verdict's; None of the verdict's own."""
+def user_choice(ensemble: EnsembleResult, chosen: RuleResult, form: MemberForm | None = None) -> UserChoice | None:
+    """What a bundle says of a rule, or of a form of its members, that is not the verdict's; None of the verdict's
+    own."""
     taken = ensemble.shipped
-    if chosen.name == taken.name:
+    what, instead = chosen.name, taken.name
+    if form not in (None, ensemble.form):
+        what, instead = f"{what} of {FORMS[form]}", f"{instead} of {FORMS[ensemble.form]}"
+    if what == instead:
         return None
     sentence = (
-        f"the user ships {chosen.name} instead of {taken.name}, the verdict's: on {ensemble.num_holdout} held-out "
+        f"the user ships {what} instead of {instead}, the verdict's: on {ensemble.num_holdout} held-out "
         f"images its mIoU is {write_score(chosen.holdout)}, {signed(chosen.gain_holdout)} over {BEST}; that of "
-        f"{taken.name} is {write_score(taken.holdout)}; a rule chosen by these scores does worse on new images"
+        f"the verdict's is {write_score(taken.holdout)}; what is chosen by these scores does worse on new images"
     )
     return UserChoice(verdict_rule=taken.name, sentence=sentence)
 
@@ -124,7 +134,13 @@ def foreign_files(folder: Path) -> list[str]:
     return sorted(names - {*own, *(file.weights for member in manifest.members for file in member.files)})
 
 
-def _manifest(facts: BundleFacts, ensemble: EnsembleResult, shipped: RuleResult, members: list[Member]) -> Manifest:
+def _manifest(
+    facts: BundleFacts,
+    ensemble: EnsembleResult,
+    shipped: RuleResult,
+    members: list[Member],
+    choice: UserChoice | None,
+) -> Manifest:
     classes, background, rule = ensemble.classes, ensemble.background, shipped.fitted.of_used()
     return Manifest(
         format=FORMAT,
@@ -143,7 +159,7 @@ def _manifest(facts: BundleFacts, ensemble: EnsembleResult, shipped: RuleResult,
         postprocess=shipped.postprocess,
         scores=Scores(val_fitted=shipped.val_fitted, val_crossfit=shipped.val_crossfit, holdout=shipped.holdout),
         sentence=ensemble.verdict.sentence,
-        user_choice=user_choice(ensemble, shipped),
+        user_choice=choice,
         caveats=ensemble.caveats,
         licences=_licences(facts, [member.recipe for member in members]),
     )

@@ -219,6 +219,20 @@ class EnsembleResult(Config):
     def rule(self, name: str) -> RuleResult:
         return next(rule for rule in self.rules if rule.name == name)
 
+    def shipped_as(self, form: MemberForm) -> RuleResult:
+        """The rule that the verdict chose, with its scores on the hold-out in another of the forms that were judged.
+        Raises ValueError for one that was not."""
+        found = {one.form: one for one in self.other_forms}
+        if form == self.form:
+            return self.shipped
+        if form not in found:
+            judged = ", ".join([self.form, *found])
+            raise ValueError(f"members must ship in a form that the verdict judged ({judged}), got {form}; choose one")
+        holdout, over_single = found[form].holdout, found[form].gain
+        return self.shipped.model_copy(
+            update={"holdout": holdout, "gain_holdout": over_single, "cost": found[form].cost}
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _of_older_files(cls, values: Any) -> Any:
