@@ -25,7 +25,7 @@ from trainables.data.cache import Cache
 from trainables.data.index import SegIndex, Split
 from trainables.data.splits.folds import Folds, deal_folds, read_folds, write_folds
 from trainables.data.splits.make_split import decode_facts
-from trainables.fit_fold import FoldJob, FoldRecord, fit_fold, read_done
+from trainables.fit_fold import FoldJob, FoldRecord, drop_checkpoints, fit_fold, read_done
 from trainables.logits.write_logits import Candidate
 from trainables.recipe.recipe import Recipe
 from trainables.worker_process import prepare_worker
@@ -59,7 +59,12 @@ def run(context: Context) -> None:
         context.say(f"folds: {note}")
     context.say(announce(plans, folds.num, data.split))
     jobs = [job for plan in plans for job in jobs_of(plan, folds, data.index, data.split)]
-    undone = [job for job in jobs if read_done(job, run_dir.fold_models(job.member)) is None]
+    undone = []
+    for job in jobs:
+        if read_done(job, run_dir.fold_models(job.member)) is None:
+            undone.append(job)
+        else:
+            drop_checkpoints(job, run_dir.fold_models(job.member))
     if len(undone) < len(jobs):
         context.say(f"folds: {len(jobs) - len(undone)} of {len(jobs)} models were trained before")
     failed = _train(undone, context)
