@@ -87,16 +87,24 @@ def fit_fold(
     Until then, checkpoints lie in a folder of the weights' stem, and a later call goes on from the last. Raises what
     `fit` raises.
     """
-    weights = folder / job.weights_name
-    work = weights.with_suffix("")
+    weights, work = folder / job.weights_name, _work_dir(job, folder)
     done = read_done(job, folder)
     if done is None:
         weights.unlink(missing_ok=True)
         trial = Trial(job.recipe, cache, job.split, work, device, snapshots=1)
         fit(trial, _keep_newest, resume_from=newest_epoch(work), num_ranks=num_ranks, clock=clock)
         done = _take_last(job, cache, work, weights)
-    shutil.rmtree(work, ignore_errors=True)
+    drop_checkpoints(job, folder)
     return done
+
+
+def drop_checkpoints(job: FoldJob, folder: Path) -> None:
+    """Remove the checkpoints of a fold that is done; a process that ended between the two has left them."""
+    shutil.rmtree(_work_dir(job, folder), ignore_errors=True)
+
+
+def _work_dir(job: FoldJob, folder: Path) -> Path:
+    return (folder / job.weights_name).with_suffix("")
 
 
 def _take_last(job: FoldJob, cache: Cache, work: Path, weights: Path) -> FoldRecord:

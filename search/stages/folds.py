@@ -27,7 +27,7 @@ from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.data.splits.folds import Folds, deal_folds, read_folds, write_folds
 from trainables.data.splits.make_split import decode_facts
-from trainables.fit_fold import FoldJob, FoldRecord, fit_fold, read_done
+from trainables.fit_fold import FoldJob, FoldRecord, drop_checkpoints, fit_fold, read_done
 from trainables.logits.write_logits import Candidate
 from trainables.recipe.recipe import Recipe
 from trainables.worker_process import prepare_worker
@@ -61,7 +61,12 @@ def run(context: Context) -> None:
         context.say(f"folds: {note}")
     context.say(announce(plans, folds.num, data.split, refit=options.folds.refit))
     jobs = [job for plan in plans for job in _jobs(plan, folds, context)]
-    undone = [job for job in jobs if read_done(job, run_dir.fold_models(job.member)) is None]
+    undone = []
+    for job in jobs:
+        if read_done(job, run_dir.fold_models(job.member)) is None:
+            undone.append(job)
+        else:
+            drop_checkpoints(job, run_dir.fold_models(job.member))
     if len(undone) < len(jobs):
         context.say(f"folds: {len(jobs) - len(undone)} of {len(jobs)} models were trained before")
     failed = _train(undone, context)

@@ -15,7 +15,7 @@ from factories import TinyRun, make_tiny_run, with_shipped
 from typer.testing import CliRunner
 
 from analysis.bundle.manifest import read_bundle
-from analysis.ensembling.result import FittedOn
+from analysis.ensembling.result import NO_GAIN, FittedOn, FormResult
 from analysis.report.exports import exports_markup
 from search.engine.study_file import STUDY_NAME, open_storage
 from search.export import app
@@ -146,6 +146,33 @@ def test_the_mean_of_fold_models_ships_whole(run: RunDir, tmp_path: Path) -> Non
     assert export(run, "best_single", "--out", tmp_path / "out").exit_code == 0
     [member] = read_bundle(tmp_path / "out").manifest.members
     assert [file.weights for file in member.files] == ["member-0-fold-0.safetensors", "member-0-fold-1.safetensors"]
+
+
+def test_refits_ship_in_place_of_the_means_where_the_verdict_judged_them(run: RunDir, tmp_path: Path) -> None:
+    tiny = make_tiny_run(tmp_path / "made", ("folds-00000", "folds-00001", "folds-00002"))
+    for trial, [weights] in tiny.weights.items():
+        run.fold_models(trial).mkdir(parents=True)
+        for name in ("fold-0", "fold-1", "refit"):
+            for suffix in (".safetensors", ".json"):
+                shutil.copy(weights.with_suffix(suffix), run.fold_models(trial) / f"{name}{suffix}")
+    run.study_db.unlink()
+    shipped = tiny.ensemble.shipped
+    score = shipped.holdout.model_copy(update={"miou": 0.625, "low": 0.5, "high": 0.75})
+    refit = FormResult(form="refit", cost=2.0, holdout=score, gain=shipped.gain_holdout, gain_over_shipped=NO_GAIN)
+    judged = {"fitted_on": FittedOn(kind="out_of_fold", images=3, folds=2), "form": "mean"}
+    tiny.ensemble.model_copy(update={**judged, "other_forms": (refit,)}).write(run.ensemble_json)
+    done = CliRunner().invoke(app, ["--run", str(run.root), "--form", "refit"])
+    assert done.exit_code == 0, done.output
+    manifest = read_bundle(run.root / f"bundle-{shipped.name}-refit").manifest
+    assert all(not member.more_weights for member in manifest.members)
+    assert manifest.scores.holdout == score
+    assert manifest.user_choice is not None
+    assert f"ships {shipped.name} of refits instead of {shipped.name} of means of fold models" in done.stdout
+    assert "0.625 [0.500, 0.750]" in manifest.user_choice.sentence
+    other = next(rule.name for rule in tiny.ensemble.rules if rule.name != shipped.name)
+    assert f"--form refit must go with the verdict's rule, {shipped.name}" in refused(run, other, "--form", "refit")
+    tiny.ensemble.model_copy(update=judged).write(run.ensemble_json)
+    assert "in a form that the verdict judged (mean), got refit" in refused(run, shipped.name, "--form", "refit")
 
 
 def test_an_unknown_rule_names_all_of_them_with_their_scores(run: RunDir) -> None:
