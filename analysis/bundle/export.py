@@ -16,6 +16,7 @@ import timm
 from analysis.bundle.manifest import FORMAT, MANIFEST, Manifest, Member, Scores, WeightsFile, read_bundle, sha256_of
 from analysis.ensembling.fitted_rule import FittedRule
 from analysis.ensembling.result import EnsembleResult, MemberResult
+from analysis.ensembling.stacker_file import read_stacker
 from analysis.report.palette import palette
 from trainables.files import write_text
 from trainables.models.backbone_names import MIX_TRANSFORMERS
@@ -23,6 +24,7 @@ from trainables.models.load import load_network
 from trainables.plain_json import parse_json
 from trainables.recipe.recipe import Recipe
 
+STACKER = "stacker.safetensors"
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
 
 
@@ -37,12 +39,19 @@ class BundleFacts:
     flip_pairs: tuple[tuple[int, int], ...] = ()  # classes that change places in a mirrored view
 
 
-def export(facts: BundleFacts, ensemble: EnsembleResult, weights: Mapping[str, Sequence[Path]], out: Path) -> Path:
+def export(
+    facts: BundleFacts,
+    ensemble: EnsembleResult,
+    weights: Mapping[str, Sequence[Path]],
+    out: Path,
+    *,
+    ensemble_dir: Path | None = None,
+) -> Path:
     """Write `out`, the bundle of the rule that the verdict chose; an older one there is replaced.
 
     `weights` maps a trial to its files of weights, one per network, each described by a JSON file of the same stem;
-    only members with a weight in the rule are read. Raises ValueError where a file is missing, was cut short, or is of
-    other classes, data or recipe than the ensemble says.
+    only members with a weight in the rule are read. `ensemble_dir` holds the stacker of a stacked rule. Raises
+    ValueError where a file is missing, was cut short, or is of other classes, data or recipe than the ensemble says.
     """
     fitted = ensemble.shipped.fitted
     rule, candidates = fitted.of_used(), [ensemble.members[m] for m in fitted.used]
@@ -57,6 +66,7 @@ def export(facts: BundleFacts, ensemble: EnsembleResult, weights: Mapping[str, S
                 _checked_recipe(path.with_suffix(".json"), candidate, ensemble.classes, facts) for path in sources
             ]
             members.append(_copy_member(sources, recipes[0], rule, m, temporary, candidate.trial))
+        rule = _copy_stacker(rule, ensemble_dir, temporary)
         manifest = _manifest(facts, ensemble, members, rule)
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         write_text(temporary / MANIFEST, text + "\n")
@@ -83,6 +93,7 @@ def _manifest(facts: BundleFacts, ensemble: EnsembleResult, members: list[Member
         vote=rule.kind,
         members=tuple(members),
         weights=rule.weights,
+        stacker=rule.stacker,
         postprocess=shipped.postprocess,
         scores=Scores(val_fitted=shipped.val_fitted, val_crossfit=shipped.val_crossfit, holdout=shipped.holdout),
         sentence=ensemble.verdict.sentence,
@@ -137,6 +148,17 @@ def _copy_member(sources: Sequence[Path], recipe: Recipe, rule: FittedRule, m: i
         short_px=recipe.augmentation.short_px,
         temperature=rule.temperatures[m],
     )
+
+
+def _copy_stacker(rule: FittedRule, source: Path | None, folder: Path) -> FittedRule:
+    """Copy a stacked rule's stacker, verified. -> the rule with the bundle's own file."""
+    if rule.stacker is None:
+        return rule
+    if source is None:
+        raise ValueError("a stacked rule is exported with its stacker, got no folder; give that of ensemble.json")
+    read_stacker(source, rule.stacker, len(rule.weights), len(rule.weights[0]))
+    shutil.copyfile(source / rule.stacker.file, folder / STACKER)
+    return rule.model_copy(update={"stacker": rule.stacker.model_copy(update={"file": STACKER})})
 
 
 def _read_card(path: Path) -> tuple[Recipe, dict[str, Any]]:

@@ -29,6 +29,7 @@ RULE_LABELS = {
     "soft_class": "Soft vote, class weights",
     "member": "A weight per member",
     "member_class": "A weight per member and class",
+    "stacked": "Stacking, class weights",
 }
 
 

@@ -13,4 +13,4 @@ def run(context: Context) -> None:
     folder, index = context.run, context.data.index
     facts = BundleFacts(index.name, index.fingerprint, context.data.split.fingerprint, index.licences, index.flip_pairs)
     weights = {c.trial: c.weights for c in chosen_candidates(context)}
-    export(facts, EnsembleResult.read(folder.ensemble_json), weights, folder.bundle)
+    export(facts, EnsembleResult.read(folder.ensemble_json), weights, folder.bundle, ensemble_dir=folder.root)
