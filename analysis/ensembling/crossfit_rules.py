@@ -149,10 +149,12 @@ def fit_candidates(
         view_configs.append((view_config, joint, tier))
     inner = inner_folds(images, kept, INNER_FOLDS)[sample.image]  # (P,)
     batches, rules = [], []
+    done: dict[tuple[object, ...], dict[str, list[Vote]]] = {}
     for view_config, names, _ in view_configs:
-        fits = fit_rules(
-            Sample(sample.see(view_config, kept), options.max_sweeps, folds=inner, seed=images.seed), names
-        )
+        if (view_config, *names) not in done:  # the lean choice may be the fullest
+            seen = Sample(sample.see(view_config, kept), options.max_sweeps, folds=inner, seed=images.seed)
+            done[(view_config, *names)] = fit_rules(seen, names)
+        fits = done[(view_config, *names)]
         votes = [_as_all(vote, view_config) for name in names for vote in fits[name]]
         batches.append(VoteBatch(view_config, tuple(votes)))
         rules.append(tuple(name for name in names for _ in fits[name]))

@@ -29,8 +29,10 @@ Labels = NDArray[np.uint8]
 Vector = NDArray[np.float64]
 HIDDEN = (0, 32)  # units: the sizes that are tried; 0 is the linear map
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
-CHOOSING, FITTING = 24576, 65536  # pixels
-STEPS = 40  # of L-BFGS for each decay
+CHOOSING, FITTING = 16384, 65536  # pixels
+STEPS = 40  # of L-BFGS for each decay, fewer where one lowers the loss by less than this share of it:
+TOLERANCE = 1e-4
+CLASS_SWEEPS = 3  # of the exact search for the class weights by which paths are compared
 LEAST_SPREAD = 1.0  # of a log probability by which it is divided: what hardly varies here is not blown up elsewhere
 
 
@@ -93,7 +95,8 @@ class StackingLoss:
         """The parameters of each decay, from strong to weak."""
         values = self.start
         for decay in decays:
-            found = minimize(self, values, (sample, decay), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+            options = {"maxiter": STEPS, "ftol": TOLERANCE}
+            found = minimize(self, values, (sample, decay), jac=True, method="L-BFGS-B", options=options)
             values = found.x
             yield values
 
@@ -182,8 +185,7 @@ def _choose(pixels: Pixels, folds: NDArray[np.int64], seed: int) -> tuple[int, i
     strata = pixels.strata.of(few.picked)
     scores = []
     for q in outputs.values():
-        fit = fit_pixels(
-            Pixels(q[None], sample.truth.astype(np.uint8), strata), [np.ones((1, len(q)), np.float32)], "class"
-        )
+        alone, ones = Pixels(q[None], sample.truth.astype(np.uint8), strata), np.ones((1, len(q)), np.float32)
+        fit = fit_pixels(alone, [ones], "class", max_sweeps=CLASS_SWEEPS, min_gain=1e-4)
         scores.append(fit.miou)
     return list(outputs)[int(np.argmax(scores))]
