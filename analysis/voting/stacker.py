@@ -37,7 +37,7 @@ class Stacker:
 
     @property
     def num_members(self) -> int:
-        return self.layers[0].shape[1] // self.num_classes
+        return int(self.layers[0].shape[1]) // self.num_classes
 
     @property
     def num_hidden(self) -> int:
