@@ -74,7 +74,7 @@ def export_rule(
         replaced = _check_target(run, target, is_verdicts=choice is None)
         weights = weights_of(run, ensemble, form)
         _check_weights(run, ensemble, chosen, weights)
-        export(facts_of(run), ensemble, weights, target, chosen, form)
+        export(facts_of(run), ensemble, weights, target, chosen, form, ensemble_dir=run.root)
         if choice is not None:
             noted = {"at": at, "rule": chosen.name, "out": str(target), "said": choice.sentence}
             said += [choice.sentence, *_note(run, noted)]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from analysis.ensembling.pixel_sampling import FittingSample
     from analysis.voting.executor import Executor
     from analysis.voting.labelled_logits import LabelledLogits
+    from analysis.voting.votes import Vote
 
 TINY_CLASSES = ["Background", "Paper", "Glass"]
 PLAIN_VIEW = "s1.00-none"
@@ -179,6 +180,25 @@ def make_verdict(rule: str) -> Verdict:
 def with_shipped(ensemble: EnsembleResult, rule: str) -> EnsembleResult:
     """The same result with another rule in its verdict."""
     return ensemble.model_copy(update={"verdict": make_verdict(rule)})
+
+
+def with_stacked(ensemble: EnsembleResult, folder: Path) -> tuple[EnsembleResult, Vote]:
+    """The same result with one more rule: a random stacker, in a file in `folder`, of all members but the second."""
+    from analysis.ensembling.stacker_file import write_stackers
+    from analysis.voting.stacker import Stacker
+    from analysis.voting.votes import Vote  # compiles kernels
+
+    num_members, num_classes = len(ensemble.members), len(ensemble.classes)
+    rng, num_inputs = np.random.default_rng(3), (num_members - 1) * num_classes
+    shapes = [(8, num_inputs), (8,), (num_classes, 8), (num_classes,)]
+    layers = tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    weights = np.repeat(rng.uniform(0.5, 2, (1, num_classes)), num_members, 0).astype(np.float32)
+    weights[1] = 0
+    vote = Vote("stacked", weights, Stacker(layers, np.ones(num_classes, bool), 0.5))
+    file = write_stackers(folder, {"stacked": vote})["stacked"]
+    rule = make_rule("soft_vote", weights, ensemble.members)
+    rule = rule.model_copy(update={"name": "stacked", "vote": "stacked", "stacker": file})
+    return ensemble.model_copy(update={"rules": (*ensemble.rules, rule)}), vote
 
 
 def as_json(ensemble: EnsembleResult) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from analysis.bundle.manifest import (
 from analysis.bundle.readme import RunFacts, write_card, write_score
 from analysis.ensembling.fitted_rule import FittedRule
 from analysis.ensembling.result import EnsembleResult, MemberForm, MemberResult, RuleResult
+from analysis.ensembling.stacker_file import read_stacker
 from analysis.ensembling.verdict import BEST, signed
 from analysis.report.palette import palette
 from trainables.files import write_text
@@ -46,6 +47,7 @@ FORMS: Mapping[MemberForm | None, str] = {
     "mean": "means of fold models",
     "refit": "refits",
 }
+STACKER = "stacker.safetensors"
 PACKAGES = ("segsearch", "torch", "timm", "segmentation-models-pytorch", "numpy", "opencv-python-headless")
 
 
@@ -68,13 +70,15 @@ def export(
     out: Path,
     chosen: RuleResult | None = None,
     form: MemberForm | None = None,
+    *,
+    ensemble_dir: Path | None = None,
 ) -> Path:
     """Write `out`, the bundle of the rule that the verdict chose, or of the one that a user has `chosen` among the
     ensemble's, with its members in the `form` that was judged or in another; an older one there is replaced.
 
     `weights` maps a trial to its files of weights, one per network, each described by a JSON file of the same stem;
-    only members with a weight in the rule are read. Raises ValueError where a file is missing, was cut short, or is of
-    other classes, data or recipe than the ensemble says.
+    only members with a weight in the rule are read. `ensemble_dir` holds the stacker of a stacked rule. Raises
+    ValueError where a file is missing, was cut short, or is of other classes, data or recipe than the ensemble says.
     """
     shipped = chosen or ensemble.shipped
     rule, candidates = shipped.fitted.of_used(), [ensemble.members[m] for m in shipped.fitted.used]
@@ -89,7 +93,8 @@ def export(
                 _checked_recipe(path.with_suffix(".json"), candidate, ensemble.classes, facts) for path in sources
             ]
             members.append(_copy_member(sources, recipes[0], rule, m, temporary, candidate.trial))
-        manifest = _manifest(facts, ensemble, shipped, members, user_choice(ensemble, shipped, form))
+        rule = _copy_stacker(rule, ensemble_dir, temporary)
+        manifest = _manifest(facts, ensemble, shipped, members, rule, user_choice(ensemble, shipped, form))
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         write_text(temporary / MANIFEST, text + "\n")
         write_text(temporary / README, write_card(manifest, ensemble, shipped, facts.run))
@@ -130,7 +135,7 @@ def foreign_files(folder: Path) -> list[str]:
         manifest = read_manifest(folder)
     except BundleError:
         return sorted(names)
-    own = {MANIFEST, README, *STANDALONE}
+    own = {MANIFEST, README, STACKER, *STANDALONE}
     return sorted(names - {*own, *(file.weights for member in manifest.members for file in member.files)})
 
 
@@ -139,9 +144,10 @@ def _manifest(
     ensemble: EnsembleResult,
     shipped: RuleResult,
     members: list[Member],
+    rule: FittedRule,
     choice: UserChoice | None,
 ) -> Manifest:
-    classes, background, rule = ensemble.classes, ensemble.background, shipped.fitted.of_used()
+    classes, background = ensemble.classes, ensemble.background
     return Manifest(
         format=FORMAT,
         versions=_versions(),
@@ -156,6 +162,7 @@ def _manifest(
         vote=rule.kind,
         members=tuple(members),
         weights=rule.weights,
+        stacker=rule.stacker,
         postprocess=shipped.postprocess,
         scores=Scores(val_fitted=shipped.val_fitted, val_crossfit=shipped.val_crossfit, holdout=shipped.holdout),
         sentence=ensemble.verdict.sentence,
@@ -211,6 +218,17 @@ def _copy_member(sources: Sequence[Path], recipe: Recipe, rule: FittedRule, m: i
         short_px=recipe.augmentation.short_px,
         temperature=rule.temperatures[m],
     )
+
+
+def _copy_stacker(rule: FittedRule, source: Path | None, folder: Path) -> FittedRule:
+    """Copy a stacked rule's stacker, verified. -> the rule with the bundle's own file."""
+    if rule.stacker is None:
+        return rule
+    if source is None:
+        raise ValueError("a stacked rule is exported with its stacker, got no folder; give that of ensemble.json")
+    read_stacker(source, rule.stacker, len(rule.weights), len(rule.weights[0]))
+    shutil.copyfile(source / rule.stacker.file, folder / STACKER)
+    return rule.model_copy(update={"stacker": rule.stacker.model_copy(update={"file": STACKER})})
 
 
 def _read_card(path: Path) -> tuple[Recipe, dict[str, Any]]:

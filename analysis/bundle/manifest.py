@@ -22,9 +22,11 @@ from pydantic import (
     model_validator,
 )
 
-from analysis.ensembling.fitted_rule import FittedRule, VoteKind
+from analysis.ensembling.fitted_rule import FittedRule, StackerFile, VoteKind
 from analysis.ensembling.result import Score
+from analysis.ensembling.stacker_file import read_stacker
 from analysis.postprocess.options import Postprocess
+from analysis.voting.stacker import Stacker
 from trainables.plain_json import parse_json
 from trainables.recipe.config import Config
 from trainables.recipe.recipe import MAX_SIDE_PX, Recipe
@@ -120,6 +122,7 @@ class Manifest(Config):
     vote: VoteKind
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=256)]  # (M,)
     weights: tuple[tuple[float, ...], ...]  # (M,K)
+    stacker: StackerFile | None = Field(default=None, description="of a stacked vote")
     postprocess: Postprocess | None = None  # of the label map; off where None
     scores: Scores
     sentence: str  # the verdict
@@ -135,13 +138,14 @@ class Manifest(Config):
             views=tuple(member.views for member in self.members),
             temperatures=tuple(member.temperature for member in self.members),
             weights=self.weights,
+            stacker=self.stacker,
         )
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Of the verdict's own rule, what every version of the format can read."""
+        """Of the verdict's own rule and another vote than a stacker's, what every version of the format can read."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "user_choice" or value}
+        return {key: value for key, value in values.items() if key not in ("user_choice", "stacker") or value}
 
     @model_validator(mode="after")
     def _shapes(self) -> Manifest:
@@ -169,6 +173,7 @@ class Manifest(Config):
                 f"weights must not sum to 0 for a class in a {self.vote} vote, got that for {', '.join(silent)}; "
                 "give it the weights of another class"
             )
+        assert self.fitted.kind == self.vote  # it checks that a stacked vote, and no other, has a stacker
         return self
 
 
@@ -183,13 +188,25 @@ class Bundle:
         """The files of the member's networks."""
         return [self.folder / file.weights for file in member.files]
 
+    def stacker(self) -> Stacker | None:
+        """The stacker of a stacked vote. Raises BundleError where its file is not whole."""
+        manifest = self.manifest
+        if manifest.stacker is None:
+            return None
+        try:
+            return read_stacker(self.folder, manifest.stacker, len(manifest.members), len(manifest.classes))
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+
 
 def read_bundle(folder: Path) -> Bundle:
     """Read bundle.json and verify every file it names. Raises BundleError naming the first file that is not whole."""
     manifest = read_manifest(folder)
     for file in (file for member in manifest.members for file in member.files):
         _verify(folder / file.weights, file)
-    return Bundle(folder, manifest)
+    bundle = Bundle(folder, manifest)
+    bundle.stacker()
+    return bundle
 
 
 def sha256_of(path: Path) -> str:

@@ -43,7 +43,8 @@ class Predictor:
         self.palette = np.array(manifest.palette, dtype=np.uint8)  # (K,3)
         self.device = resolve_device(device)
         self._rule = manifest.fitted
-        self._vote = votes.Vote(self._rule.kind, np.array(self._rule.weights, dtype=np.float32))  # weights (M,K)
+        weights = np.array(self._rule.weights, dtype=np.float32)  # (M,K)
+        self._vote = votes.Vote(self._rule.kind, weights, bundle.stacker())
         self._steps = manifest.postprocess
         self._batch_size = batch_size
         self._flip_pairs = manifest.flip_pairs
@@ -57,9 +58,9 @@ class Predictor:
     def probabilities(self, image: Image) -> Float:
         """image (H,W,3) uint8 RGB -> (K,H,W) float32 that sum to 1 at every pixel.
 
-        Soft votes: the weighted scores over their sum; geometric ones: the weighted geometric means over theirs. Hard
-        votes: the share of the members that voted for the class, where a tie, which `predict` gives to the best
-        member, stays a tie. Post-processing changes labels, so it has no say here.
+        Soft and stacked votes: the weighted scores over their sum; geometric ones: the weighted geometric means over
+        theirs. Hard votes: the share of the members that voted for the class, where a tie, which `predict` gives to the
+        best member, stays a tie. Post-processing changes labels, so it has no say here.
         """
         return next(found for _, found in self.probabilities_many({"image": image}))
 
@@ -112,14 +113,16 @@ def resolve_device(name: str) -> str:
 
 
 def class_scores(q: Float, vote: votes.Vote) -> Float:
-    """(M,K,P) -> (K,P): soft, the weighted sums that the vote compares; geometric, the weighted means; hard, each
-    class's number of votes."""
+    """(M,K,P) -> (K,P): soft and stacked, the weighted sums that the vote compares; geometric, the weighted means;
+    hard, each class's number of votes."""
     _, num_classes, num_pixels = q.shape
     scores = np.zeros((num_classes, num_pixels), dtype=np.float32)
     if vote.kind == "soft":
         for k in range(num_classes):
             votes.class_scores(q, vote.weights, k, 0, num_pixels, scores[k])
         return scores
+    if vote.kind == "stacked":
+        return votes.stacked_scores(q, vote)
     if vote.kind == "geometric":
         logs = votes.log_scores(q, vote.weights) / np.maximum(vote.weights.sum(axis=0), np.float32(1e-12))[:, None]
         means: Float = np.exp(logs - logs.max(axis=0))  # the scale does not matter, and this one cannot vanish

@@ -18,6 +18,7 @@ __all__ = [
     "result",
     "rules",
     "select_on_val",
+    "stacker_file",
     "temperature",
     "verdict",
     "view_search",

@@ -14,6 +14,7 @@ from analysis.ensembling.bootstrap import Resampled, gain, summary
 from analysis.ensembling.costs import InferenceCosts
 from analysis.ensembling.crossfit import CrossfitFolds
 from analysis.ensembling.crossfit_rules import Choice
+from analysis.ensembling.fitted_rule import StackerFile
 from analysis.ensembling.result import (
     FAIR_RIVAL,
     Confusion,
@@ -66,21 +67,28 @@ def rule_results(
     reasons: Mapping[str, str],
     costs: InferenceCosts,
     post: PostprocessResult,
+    stackers: Mapping[str, StackerFile],
 ) -> tuple[RuleResult, ...]:
-    """The rules from plain to rich. Where post-processing was kept, the last one is the taken rule with it."""
-    rules = [_rule_result(name, choice, scored, reasons[name], costs) for name, choice in choices.items()]
+    """The rules from plain to rich, those that are stacked with their files. Where post-processing was kept, the last
+    one is the taken rule with it."""
+    rules = [
+        _rule_result(name, choice, scored, reasons[name], costs, stackers.get(name)) for name, choice in choices.items()
+    ]
     if post.kept:
         rules[-1] = rules[-1].model_copy(update={"of": post.rule, "postprocess": post.steps})
     return tuple(rules)
 
 
-def _rule_result(name: str, choice: Choice, scored: Scored, reason: str, costs: InferenceCosts) -> RuleResult:
+def _rule_result(
+    name: str, choice: Choice, scored: Scored, reason: str, costs: InferenceCosts, stacker: StackerFile | None
+) -> RuleResult:
     crossfit, holdout = scored["val_crossfit"], scored["holdout"]
     return RuleResult(
         name=name,
         reason=reason,
         vote=choice.vote.kind,
         weights=tuple(map(tuple, choice.vote.weights.astype(float).tolist())),  # float32 values, exactly
+        stacker=stacker,
         views=choice.view_config.views,
         cost=costs.total(choice.used_views),
         temperatures=choice.view_config.temperatures,

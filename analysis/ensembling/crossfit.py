@@ -92,6 +92,17 @@ def make_crossfit_folds(
     return CrossfitFolds(of_image, num, few if grouped else None)
 
 
+def inner_folds(images: Images, kept: NDArray[np.bool_], num_folds: int) -> NDArray[np.int64]:
+    """(N,): folds of the images `kept` (N,), by which their fit makes choices of its own; -1 of the others, and of all
+    where there is one image alone."""
+    out, places = np.full(kept.size, -1), np.flatnonzero(kept)
+    if len(places) > 1:
+        ids = [f"{i:09d}" for i in places.tolist()]  # their order is that of the images
+        groups = dict(zip(ids, (images.groups[i] for i in places.tolist()), strict=True))
+        out[places] = make_crossfit_folds(ids, groups, images.grouped, num_folds, images.seed).of_image
+    return out
+
+
 def choose_candidate(counts: Sequence[Counts], of: NDArray[np.bool_]) -> int:
     """The candidate with the highest mIoU on the images `of` (N,); ties go to the later one, the more shrunk."""
     scores = np.array([float(miou(c[of].sum(0))) for c in counts])

@@ -5,14 +5,16 @@ Counts are (N,K,K) int64 per rule. No label of the hold-out is read here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.crossfit import CrossfitFolds, Images, nested
+from analysis.ensembling.crossfit import CrossfitFolds, Images, inner_folds, nested
+from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.pixel_sampling import FittingSample
-from analysis.ensembling.rules import CONTAINED, JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
+from analysis.ensembling.rules import CONTAINED, JOINT, OWN_VIEWS, PLAIN, RULES, UNCALIBRATED, Sample, fit_rules
 from analysis.ensembling.temperature import SILENT, fit_temperature
 from analysis.ensembling.view_selection import SelectedViews, ViewSelection
 from analysis.voting.executor import Executor, Say
@@ -22,6 +24,7 @@ from analysis.voting.view_config import ViewConfig, Views, VoteBatch
 from analysis.voting.votes import Vote
 
 Counts = NDArray[np.int64]
+INNER_FOLDS = 3  # of a fit's own images
 MIN_TO_CHOOSE = 5  # groups: with fewer, a share of shrinkage chosen by cross-fitting flips between none and all of it
 
 
@@ -51,6 +54,11 @@ class RuleCandidates:
     batches: tuple[VoteBatch, ...]
     rules: tuple[tuple[str, ...], ...]
     tiers: tuple[int, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The rules that have candidates, from plain to rich."""
+        return [name for name in RULES if any(name in names for names in self.rules)]
 
     def of(self, name: str, *, halfway: bool = False) -> list[list[tuple[int, int]]]:
         """Where the candidates of a rule are: (batch, vote), by tier. `halfway`: of each batch, of candidates shrunk to
@@ -89,17 +97,17 @@ def fit_folds(
     sample: FittingSample,
     selected: SelectedViews,
     folds: CrossfitFolds,
-    max_sweeps: int,
-    calibrate: bool,  # offer each joint rule its candidates again, on calibrated members
+    images: Images,
+    options: EnsembleOptions,
     say: Say,
 ) -> CrossFits:
     """Fits every rule's candidates."""
     without = []
     for fold, selection in enumerate(selected.without):
-        say(f"fitting {len(RULES)} rules without fold {fold + 1} of {folds.num}")
-        without.append(fit_candidates(sample, folds.of_image != fold, selection, max_sweeps, calibrate))
+        say(f"fitting {len(_names(options))} rules without fold {fold + 1} of {folds.num}")
+        without.append(fit_candidates(sample, folds.of_image != fold, selection, images, options))
     every = np.ones(folds.of_image.size, bool)
-    return CrossFits(fit_candidates(sample, every, selected.whole, max_sweeps, calibrate), without)
+    return CrossFits(fit_candidates(sample, every, selected.whole, images, options), without)
 
 
 def crossfit_rules(
@@ -110,7 +118,7 @@ def crossfit_rules(
     counts = score_images(data, crossed, "rules on val, cross-fitted", fold_of=folds.of_image, executor=executor)
     results = RuleResults({}, {}, {})
     halfway = images.num_units < MIN_TO_CHOOSE
-    for name in RULES:
+    for name in fits.whole.names:
         tiers = fits.whole.of(name, halfway=halfway)
         found = nested([[counts[b][:, v].astype(np.int64) for b, v in places] for places in tiers], folds, images)
         results.crossfitted[name] = found.counts
@@ -121,24 +129,44 @@ def crossfit_rules(
 
 
 def fit_candidates(
-    sample: FittingSample, kept: NDArray[np.bool_], selection: ViewSelection, max_sweeps: int, calibrate: bool
-) -> RuleCandidates:  # kept (N,)
+    sample: FittingSample,
+    kept: NDArray[np.bool_],  # (N,)
+    selection: ViewSelection,
+    images: Images,
+    options: EnsembleOptions,
+) -> RuleCandidates:
     """Every rule's candidates, fitted to the pixels of the images that are `kept`. A rule that contains one of a single
     member has its candidates too: no rule loses to what it could have been. Calibrated ones come before plain
     ones, so that the plain are chosen where both are as good (`choose_candidate`)."""
-    view_configs = [(selection.plain, PLAIN, 0), (selection.own, OWN_VIEWS, 0)]
+    joint = [name for name in JOINT if name in _names(options)]
+    calibrated = [name for name in joint if name not in UNCALIBRATED]
+    view_configs: list[tuple[ViewConfig, Sequence[str], int]] = [
+        (selection.plain, PLAIN, 0),
+        (selection.own, OWN_VIEWS, 0),
+    ]
     for tier, view_config in enumerate(selection.joint):
-        calibrated = [(_calibrated(sample.coarse, kept, view_config), JOINT, tier)] if calibrate else []
-        view_configs += [*calibrated, (view_config, JOINT, tier)]
+        if options.temperature == "auto":
+            view_configs.append((_calibrated(sample.coarse, kept, view_config), calibrated, tier))
+        view_configs.append((view_config, joint, tier))
+    inner = inner_folds(images, kept, INNER_FOLDS)[sample.image]  # (P,)
     batches, rules = [], []
+    done: dict[tuple[object, ...], dict[str, list[Vote]]] = {}
     for view_config, names, _ in view_configs:
-        fits = fit_rules(Sample(sample.see(view_config, kept), max_sweeps), names)
+        if (view_config, *names) not in done:  # the lean choice may be the fullest
+            seen = Sample(sample.see(view_config, kept), options.max_sweeps, folds=inner, seed=images.seed)
+            done[(view_config, *names)] = fit_rules(seen, names)
+        fits = done[(view_config, *names)]
         found = [(name, vote) for name in names for vote in fits[name]]
         if names is PLAIN:
             found += [(richer, vote) for richer, plain in CONTAINED.items() for vote in fits[plain]]
         batches.append(VoteBatch(view_config, tuple(_as_all(vote, view_config) for _, vote in found)))
         rules.append(tuple(name for name, _ in found))
     return RuleCandidates(tuple(batches), tuple(rules), tuple(tier for *_, tier in view_configs))
+
+
+def _names(options: EnsembleOptions) -> list[str]:
+    """The rules that are offered, from plain to rich."""
+    return [name for name in RULES if name != "stacked" or options.stacking == "auto"]
 
 
 def _calibrated(sample: FittingSample, kept: NDArray[np.bool_], view_config: ViewConfig) -> ViewConfig:
@@ -160,4 +188,4 @@ def _as_all(vote: Vote, view_config: ViewConfig) -> Vote:
     """The vote of the members that are looked at, as one of all members."""
     weights = np.zeros((len(view_config.views), vote.weights.shape[1]), np.float32)  # (M,K)
     weights[view_config.members] = vote.weights
-    return Vote(vote.kind, weights)
+    return replace(vote, weights=weights)

@@ -1,9 +1,9 @@
 """From the candidates' logits to the verdict: fits every rule on val, cross-fits it, opens the hold-out once.
 
-Writes `ensemble.json` (see `result`) and `confusions.safetensors` (counts (N,K,K) int64 per rule and scoring). This
-process never holds more than the fitting sample (`sample_mb`), the counts of its V votes (4 N V K K bytes, and about
-as much for the rules' own), the resamples (2 bytes per resample and image), and the probabilities of one image.
-`executor` says where images are read.
+Writes `ensemble.json` (see `result`), `confusions.safetensors` (counts (N,K,K) int64 per rule and scoring) and the
+stacker of a stacked rule. This process never holds more than the fitting sample (`sample_mb`), the counts of its V
+votes (4 N V K K bytes, and about as much for the rules' own), the resamples (2 bytes per resample and image), and the
+probabilities of one image. `executor` says where images are read.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import FORMAT, EnsembleResult, FittedOn, FormResult, HoldoutOpening, MemberForm
 from analysis.ensembling.select_on_val import ValSelection, decide_on_val
+from analysis.ensembling.stacker_file import write_stackers
 from analysis.ensembling.verdict import absent_classes, describe_form, make_verdict, never_predicted, too_few_groups
 from analysis.voting.executor import LOCAL, Executor, device_caveat
 from analysis.voting.labelled_logits import LabelledLogits
@@ -60,7 +61,7 @@ def fit_ensemble(
     seed: int = 0,
     executor: Executor = LOCAL,
 ) -> EnsembleResult:
-    """Fits, cross-fits and judges all rules; writes ensemble.json and confusions.safetensors into `out_dir`.
+    """Fits, cross-fits and judges all rules; writes ensemble.json and the files it goes with into `out_dir`.
 
     No label of the hold-out is read before the rule that would ship is decided. Raises ValueError where stores do
     not belong together, lack an image or hold logits that are not finite.
@@ -102,6 +103,7 @@ def fit_ensemble(
     fitted = {name: resample(counts, decided.draws) for name, counts in decided.fitted.items()}
     scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}
     post = decided.post.result(taken)
+    stackers = write_stackers(out_dir, {name: choice.vote for name, choice in rules.choices.items()})
     result = EnsembleResult(
         format=FORMAT,
         classes=val.classes,
@@ -116,7 +118,7 @@ def fit_ensemble(
         members=member_results(
             val.stores, decided.views.whole.own_views, decided.val_miou, costs, provenance.ingredients
         ),
-        rules=rule_results(rules.choices, scored, decided.reasons, costs, post),
+        rules=rule_results(rules.choices, scored, decided.reasons, costs, post, stackers),
         postprocess=post,
         cost_unit=costs.unit,
         latency_budget_ms=options.latency_budget_ms,
@@ -129,7 +131,7 @@ def fit_ensemble(
         other_forms=forms,
     )
     counts = {"val_fitted": decided.fitted, "val_crossfit": rules.crossfitted, "holdout": unseen}
-    # first, so that where ensemble.json is the counts are too
+    # last, so that where it is the counts and the stacker are too
     write_confusions(out_dir / "confusions.safetensors", counts, val, holdout, decided.folds)
     result.write(out_dir / "ensemble.json")
     return result

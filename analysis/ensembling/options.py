@@ -18,5 +18,6 @@ class EnsembleOptions(Config):
     max_sweeps: Annotated[int, Field(ge=1)] = 20  # over all weights, of one exact search
     latency_budget_ms: Annotated[float, Field(gt=0.0)] | None = None  # per image, on the devices that made the logits
     temperature: Literal["off", "auto"] = "auto"  # auto: calibrated members are offered, and used where they help
+    stacking: Literal["off", "auto"] = "auto"  # auto: offered as the richest rule; it takes most of the fit's time
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.9  # share of resamples in which a richer rule must gain
     postprocess: Literal["off", "auto"] = "auto"  # small components and holes, removed only if that helps

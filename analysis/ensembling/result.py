@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from analysis.ensembling.fitted_rule import FittedRule, Temperatures, ViewNames, VoteKind, Weights
+from analysis.ensembling.fitted_rule import FittedRule, StackerFile, Temperatures, ViewNames, VoteKind, Weights
 from analysis.postprocess.options import Postprocess
 from trainables.files import write_text
 from trainables.plain_json import parse_json
@@ -91,6 +91,7 @@ class RuleResult(Config):
     reason: str = Field(default="", description="why it was taken on val, or was not")
     vote: VoteKind
     weights: Weights
+    stacker: StackerFile | None = Field(default=None, description="of a stacked vote")
     views: ViewNames
     cost: float = Field(description="per image, in the file's cost_unit")
     temperatures: Temperatures
@@ -106,11 +107,22 @@ class RuleResult(Config):
 
     @property
     def fitted(self) -> FittedRule:
-        return FittedRule(kind=self.vote, views=self.views, temperatures=self.temperatures, weights=self.weights)
+        return FittedRule(
+            kind=self.vote,
+            views=self.views,
+            temperatures=self.temperatures,
+            weights=self.weights,
+            stacker=self.stacker,
+        )
+
+    @model_validator(mode="after")
+    def _can_vote(self) -> RuleResult:
+        assert self.fitted.kind == self.vote  # it checks itself
+        return self
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _drop_none(handler(self), "of", "postprocess")
+        return _drop_none(handler(self), "of", "postprocess", "stacker")
 
 
 class PostprocessResult(Config):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.voting.votes import Float, Vote, shrunk, single
 from analysis.weight_search.coordinate_search import Fit, Free, fit_pixels
+from analysis.weight_search.fit_stacker import fit_stacker
 from analysis.weight_search.greedy_selection import best_member, select_members
 from analysis.weight_search.pixels import Pixels
 
@@ -29,6 +30,8 @@ class Sample:
     pixels: Pixels
     max_sweeps: int = 20
     min_gain: float = 1e-5  # mIoU a sweep; less is below any noise of the sample
+    folds: NDArray[np.int64] | None = None  # (P,) within this sample, by which a stacker's size is chosen
+    seed: int = 0
     fits: dict[str, Fit] = field(default_factory=dict)
 
     @property
@@ -123,6 +126,19 @@ def member_class(sample: Sample) -> list[Vote]:
     return _shrinkages(sample.fit("member_class", starts, "member_class", sample.uniform), sample.uniform)
 
 
+def stacked(sample: Sample) -> list[Vote]:
+    """Every share takes as much off the stacker's correction as off the class weights: the last candidate is the
+    geometric mean."""
+    stacker = fit_stacker(sample.pixels, sample.folds, sample.seed)
+    pixels = Pixels(stacker.probabilities(sample.pixels.q)[None], sample.pixels.truth, sample.pixels.strata)
+    one = Sample(pixels, sample.max_sweeps, sample.min_gain)
+    weights = one.fit("stacked", [one.uniform], "class", one.uniform)
+    sample.fits["stacked"] = one.fits["stacked"]
+    rows = ((share, shrunk(weights, one.uniform, share)) for share in SHARES)
+    num_members = sample.pixels.shape[0]
+    return [Vote("stacked", np.repeat(row, num_members, 0), stacker.at_strength(1 - share)) for share, row in rows]
+
+
 # from plain to rich: the order in which they are fitted, and in which the plainer of equals is taken
 RULES: dict[str, Callable[[Sample], list[Vote]]] = {
     "best_single": best_single,
@@ -135,11 +151,13 @@ RULES: dict[str, Callable[[Sample], list[Vote]]] = {
     "soft_class": soft_class,
     "member": member,
     "member_class": member_class,
+    "stacked": stacked,
 }
 
 PLAIN = ("best_single", "best_single_class")  # see the plain view of one model
 OWN_VIEWS = ("best_single_views",)  # sees each model through its own best views
 JOINT = tuple(name for name in RULES if name not in (*PLAIN, *OWN_VIEWS))  # see the views that were chosen together
+UNCALIBRATED = ("stacked",)  # not offered again on calibrated members: they scale log probabilities themselves
 
 # rule -> the one of a single member that it contains: what that one is is among its candidates, in that one's views
 CONTAINED = {"member": "best_single", "member_class": "best_single_class"}

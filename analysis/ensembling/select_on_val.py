@@ -68,7 +68,7 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
     deciding = costs.deciding(options.latency_budget_ms).in_order(val.views)
     views = select_views(sample, folds, images, deciding, options.latency_budget_ms)
     views = replace(views, visited=tuple(replace(v, cost=costs.total(v.views)) for v in views.visited))
-    fits = fit_folds(sample, views, folds, options.max_sweeps, options.temperature == "auto", executor.say)
+    fits = fit_folds(sample, views, folds, images, options, executor.say)
     del sample
     rules = crossfit_rules(val, fits, folds, images, executor)
     draws = bootstrap_draws(val.groups, val.grouped, options.resamples, seed)

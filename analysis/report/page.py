@@ -31,6 +31,7 @@ RULE_LABELS = {
     "soft_class": "Soft vote, class weights",
     "member": "A weight per member",
     "member_class": "A weight per member and class",
+    "stacked": "Stacking, class weights",
 }
 
 

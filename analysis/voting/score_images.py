@@ -143,5 +143,5 @@ def label_map(stores: Sequence[LogitStore], batch: VoteBatch, image_id: str) -> 
         probabilities(
             stores[m], batch.view_config.views[m], image_id, row, temperature=batch.view_config.temperatures[m]
         )
-    labelled = vote_labels(q.reshape(*q.shape[:2], -1), Vote(vote.kind, vote.weights[vote.used]))
+    labelled = vote_labels(q.reshape(*q.shape[:2], -1), vote.of_used())
     return labelled.reshape(height, width)

@@ -1,4 +1,4 @@
-"""Labels from several members' probabilities: soft votes with weights, geometric means, and the hard vote.
+"""Labels from several members' probabilities: soft votes with weights, geometric means, the hard vote, stacking.
 
 Probabilities are (M,K,P) float32, members best first, weights (M,K), labels (P,) uint8. Every score is one float32 sum
 over the members in their order, and the lowest class wins a tie: fitting, cross-fitting, the hold-out and a bundle that
@@ -7,6 +7,7 @@ adds in the same order agree to the last pixel.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +16,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.voting import stacker as stacking
+from analysis.voting.stacker import LEAST, Stacker
+
 Float = NDArray[np.float32]
 Labels = NDArray[np.uint8]
-LEAST = np.float32(1e-6)  # a probability counts for no less in a geometric mean: 0 would be a veto
 BLOCK = 1024  # pixels worked on at once: the scores of a block stay in the first caches
 
 
@@ -26,10 +29,15 @@ class Vote:
     """How members are joined. Soft: class k scores sum over m of weights[m,k] * probability, the highest wins.
     Geometric: the same of log probabilities, so that one member's firm no outweighs several lukewarm ones. Hard:
     each member with any weight casts one vote for its own label; ties go to the label of the best (first) member
-    among them."""
+    among them. Stacked: class k scores weights[m,k], the same of every member with any weight, times what the stacker
+    makes of these members' probabilities."""
 
-    kind: Literal["soft", "geometric", "hard"]
+    kind: Literal["soft", "geometric", "hard", "stacked"]
     weights: Float  # (M,K)
+    stacker: Stacker | None = None  # of the members with any weight
+
+    def __post_init__(self) -> None:
+        assert (self.stacker is not None) == (self.kind == "stacked"), "a stacked vote alone has a stacker"
 
     @property
     def used(self) -> list[int]:
@@ -37,9 +45,14 @@ class Vote:
         return [m for m in range(self.weights.shape[0]) if bool((self.weights[m] != 0).any())]
 
     @property
-    def key(self) -> tuple[str, bytes]:
+    def key(self) -> tuple[object, ...]:
         """Equal votes have equal keys."""
-        return self.kind, self.weights.tobytes()
+        how = () if self.stacker is None else (self.stacker.map_key, self.stacker.strength)
+        return self.kind, self.weights.tobytes(), *how
+
+    def of_used(self) -> Vote:
+        """The same over the members that can change a label alone."""
+        return Vote(self.kind, self.weights[self.used], self.stacker)
 
 
 def used_by(votes: Sequence[Vote]) -> list[int]:
@@ -137,6 +150,8 @@ def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
             for start in range(0, num_pixels, 64 * BLOCK):  # bounds the memory of the logarithms
                 part = slice(start, start + 64 * BLOCK)
                 out[v, part] = log_scores(q[:, :, part], vote.weights).argmax(0)
+    for same_map in stacked_by_map(votes):
+        _write_stacked(q, votes, same_map, out)
     hard = [v for v, vote in enumerate(votes) if vote.kind == "hard"]
     if hard:
         used = sorted({m for v in hard for m in votes[v].used})
@@ -145,6 +160,38 @@ def labels_by_vote(q: Float, votes: Sequence[Vote]) -> Labels:
         for v in hard:
             _majority(ballots[[used.index(m) for m in votes[v].used]], num_classes, out[v])
     return out
+
+
+def stacked_by_map(votes: Sequence[Vote]) -> list[list[int]]:
+    """The places of stacked votes, those that differ in strength and class weights alone together."""
+    places = defaultdict(list)
+    for v, vote in enumerate(votes):
+        if vote.stacker is not None:
+            places[(vote.stacker.map_key, *vote.used)].append(v)
+    return list(places.values())
+
+
+def _write_stacked(q: Float, votes: Sequence[Vote], places: Sequence[int], out: Labels) -> None:
+    """Labels of stacked votes of one map, (V,P) at these places: its correction is worked out once."""
+    used, first = votes[places[0]].used, votes[places[0]].stacker
+    assert first is not None
+    for start in range(0, q.shape[2], stacking.BLOCK):
+        part = slice(start, start + stacking.BLOCK)
+        mean, correction = first.scores(q[used, :, part])
+        for v in places:
+            vote = votes[v]
+            assert vote.stacker is not None
+            labels = np.empty((1, mean.shape[1]), np.uint8)
+            joined = np.ascontiguousarray(vote.stacker.joined(mean, correction))[None]
+            _soft_labels(joined, vote.weights[used[:1]][None], labels)
+            out[v, part] = labels[0]
+
+
+def stacked_scores(q: Float, vote: Vote) -> Float:
+    """(M,K,P) -> (K,P): what a stacked vote compares."""
+    assert vote.stacker is not None
+    scores: Float = vote.weights[vote.used[0]][:, None] * vote.stacker.probabilities(q[vote.used])
+    return scores
 
 
 def log_scores(q: Float, weights: Float) -> Float:

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from analysis.voting.probabilities import finite_logits
-from analysis.voting.votes import LEAST, Labels, Vote, used_by
+from analysis.voting.stacker import LEAST
+from analysis.voting.votes import Labels, Vote, stacked_by_map, used_by
 from trainables.logits.store import LogitStore
 from trainables.metrics import confusion_torch
 
@@ -84,7 +85,30 @@ def _block_labels(q: Tensor, votes: Sequence[Vote]) -> Tensor:
                 weights = torch.from_numpy(vote.weights[m]).to(q.device)[:, None]
                 scores += weights * q[m].clamp_min(float(LEAST)).log()
             out[v] = scores.argmax(0)
+    for same_map in stacked_by_map(votes):
+        _write_stacked(q, votes, same_map, out)
     return out
+
+
+def _write_stacked(q: Tensor, votes: Sequence[Vote], places: Sequence[int], out: Tensor) -> None:
+    """Labels of stacked votes of one map, (V,P) at these places."""
+    used, first = votes[places[0]].used, votes[places[0]].stacker
+    assert first is not None
+    logs = q[used].clamp_min(float(LEAST)).log()
+    mean, values = logs.sum(0) / len(used), logs.flatten(0, 1)
+    layers = [torch.from_numpy(layer).to(q.device) for layer in first.layers]
+    for n, (weights, biases) in enumerate(zip(layers[::2], layers[1::2], strict=True)):
+        values = torch.addmm(biases[:, None], weights, values if n == 0 else values.relu())
+    fitted = torch.from_numpy(first.fitted).to(q.device)
+    for v in places:
+        stacker = votes[v].stacker
+        assert stacker is not None
+        corrected = mean + float(np.float32(stacker.strength)) * values
+        joined = corrected.softmax(0)
+        if not stacker.fitted.all():
+            joined = mean.softmax(0)
+            joined[fitted] = joined[fitted].sum(0) * corrected[fitted].softmax(0)
+        out[v] = _soft_labels(joined[None], votes[v].weights[used[:1]][None])[0]
 
 
 def _soft_labels(q: Tensor, weights: NDArray[np.float32]) -> Tensor:  # (M,K,P), (V,M,K) -> (V,P) uint8

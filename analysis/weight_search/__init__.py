@@ -2,6 +2,7 @@
 
 __all__ = [
     "coordinate_search",
+    "fit_stacker",
     "greedy_selection",
     "line_search",
     "pixels",

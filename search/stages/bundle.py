@@ -40,7 +40,7 @@ def run(context: Context) -> None:
     """Write bundle/: the rule that the verdict chose, with the weights of its members."""
     folder = context.run
     ensemble = EnsembleResult.read(folder.ensemble_json)
-    export(facts_of(folder), ensemble, weights_of(folder, ensemble), folder.bundle)
+    export(facts_of(folder), ensemble, weights_of(folder, ensemble), folder.bundle, ensemble_dir=folder.root)
 
 
 def facts_of(run: RunDir) -> BundleFacts:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_header, with_shipped
+from factories import make_header, with_shipped, with_stacked
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.numpy import load_file, save_file
@@ -30,7 +30,7 @@ from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
 from analysis.voting.score_images import label_map
 from analysis.voting.view_config import ViewConfig, VoteBatch
-from analysis.voting.votes import Vote, vote_labels
+from analysis.voting.votes import Vote, stacked_scores, vote_labels
 from trainables.data.image_file import TURNED
 from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits.latency import measure_costs, read_ms
@@ -129,6 +129,36 @@ def test_a_rule_that_a_user_chose_is_said(tiny_run: Any, photos: Path, tmp_path:
     assert done.stdout.startswith("3 of 3 images labelled")
 
 
+def test_a_stacked_bundle_predicts_what_the_logit_store_gave_to_the_verdict(
+    tiny_run: Any, stores: list[LogitStore], tmp_path: Path
+) -> None:
+    ensemble, vote = with_stacked(tiny_run.ensemble, tmp_path)
+    bundle = read_bundle(
+        export(FACTS, with_shipped(ensemble, "stacked"), tiny_run.weights, tmp_path / "bundle", ensemble_dir=tmp_path)
+    )
+    assert [member.trial for member in bundle.manifest.members] == ["0000", "0002"]
+    assert {path.name for path in bundle.folder.iterdir()} >= {"stacker.safetensors", "bundle.json"}
+    predictor, rule = Predictor(bundle, device="cpu", batch_size=1), ensemble.rule("stacked")
+    batch = VoteBatch(ViewConfig(rule.views, rule.temperatures), (vote,))
+    for name, image in tiny_run.images.items():
+        np.testing.assert_array_equal(predictor.predict(image), label_map(stores, batch, name))
+        seen = zip(stores, rule.views, rule.temperatures, strict=True)
+        q = np.stack([probabilities(s, v, name, temperature=t) for s, v, t in seen]).reshape(3, 3, -1)  # (M,K,P)
+        scores = stacked_scores(q, vote)
+        found = predictor.probabilities(image).reshape(3, -1)
+        np.testing.assert_allclose(found, scores / scores.sum(0), atol=1e-4)
+        assert np.ptp(found, axis=1).max() > 0.01  # the images have a say
+
+
+def test_a_stacked_rule_without_its_stacker_is_not_exported(tiny_run: Any, tmp_path: Path) -> None:
+    ensemble = with_shipped(with_stacked(tiny_run.ensemble, tmp_path)[0], "stacked")
+    with pytest.raises(ValueError, match="exported with its stacker"):
+        export(FACTS, ensemble, tiny_run.weights, tmp_path / "bundle")
+    with pytest.raises(ValueError, match="got no file"):
+        export(FACTS, ensemble, tiny_run.weights, tmp_path / "bundle", ensemble_dir=tmp_path / "elsewhere")
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize("rule", JUDGED)
 def test_the_png_of_a_post_processed_rule_is_the_verdicts_label_map(
     tiny_run: Any, stores: list[LogitStore], photos: Path, tmp_path: Path, rule: str
@@ -202,8 +232,9 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
     ensemble = fit_ensemble(val, judged, options, Provenance(opening, folds=num_folds), tmp_path)
     assert ensemble.cost_unit == "ms"
     assert ensemble.fitted_on == FittedOn(kind="out_of_fold" if folds else "val", images=5, folds=num_folds)
-    for rule in map(ensemble.rule, JUDGED):
-        bundle = read_bundle(export(FACTS, with_shipped(ensemble, rule.name), weights, tmp_path / "bundle"))
+    for rule in map(ensemble.rule, (*JUDGED, "stacked")):
+        shipped = with_shipped(ensemble, rule.name)
+        bundle = read_bundle(export(FACTS, shipped, weights, tmp_path / "bundle", ensemble_dir=tmp_path))
         assert all(len(member.files) == max(1, num_folds) for member in bundle.manifest.members)
         predicted = Predictor(bundle, device="cpu").predict_many({name: images[name] for name in split.holdout_ids})
         counts = sum(confusion(cache.label(name), label, 3) for name, label in predicted)

@@ -10,7 +10,8 @@ from factories import make_sample
 
 from analysis.ensembling.crossfit import CrossfitFolds, Images
 from analysis.ensembling.crossfit_rules import Choice, RuleCandidates, fit_candidates, fit_folds
-from analysis.ensembling.rules import CONTAINED, JOINT, OWN_VIEWS, PLAIN, RULES
+from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.rules import CONTAINED, JOINT, OWN_VIEWS, PLAIN, RULES, UNCALIBRATED
 from analysis.ensembling.view_selection import SelectedViews, select_views
 from analysis.voting.view_config import ViewConfig
 from analysis.voting.votes import Vote, single
@@ -18,6 +19,8 @@ from analysis.voting.votes import Vote, single
 SAMPLE = make_sample(((2.5, 2.0), (2.0, 1.5), (1.0,)), num_images=12, per_image=50)
 FOLDS, IMAGES = CrossfitFolds(np.arange(12) % 3, 3, None), Images([str(i) for i in range(12)], False, 0, 60)
 K = 3
+CALIBRATING = EnsembleOptions(max_sweeps=1)
+OPTIONS = CALIBRATING.model_copy(update={"temperature": "off"})
 COSTS = ((1.0, 1.0), (1.0, 1.0), (1.0,))
 KEPT = FOLDS.of_image != 0
 
@@ -29,7 +32,7 @@ def selected() -> SelectedViews:
 
 @pytest.fixture(scope="module")
 def fitted(selected: SelectedViews) -> RuleCandidates:
-    return fit_candidates(SAMPLE, KEPT, selected.without[0], 1, calibrate=False)
+    return fit_candidates(SAMPLE, KEPT, selected.without[0], IMAGES, OPTIONS)
 
 
 def keys(candidates: RuleCandidates) -> list[tuple[object, ...]]:
@@ -78,19 +81,19 @@ def test_a_rule_has_the_candidates_of_the_single_model_that_it_contains(fitted: 
 def test_labels_of_images_that_are_left_out_have_no_say(fitted: RuleCandidates, selected: SelectedViews) -> None:
     out = ~KEPT[SAMPLE.image]
     truth = np.where(out, (SAMPLE.truth + 1) % K, SAMPLE.truth).astype(np.uint8)
-    other = fit_candidates(replace(SAMPLE, truth=truth), KEPT, selected.without[0], 1, calibrate=False)
+    other = fit_candidates(replace(SAMPLE, truth=truth), KEPT, selected.without[0], IMAGES, OPTIONS)
     assert keys(other) == keys(fitted)
 
 
 def test_labels_of_images_that_are_kept_have(fitted: RuleCandidates, selected: SelectedViews) -> None:
     truth = np.where(KEPT[SAMPLE.image], (SAMPLE.truth + 1) % K, SAMPLE.truth).astype(np.uint8)
-    other = fit_candidates(replace(SAMPLE, truth=truth), KEPT, selected.without[0], 1, calibrate=False)
+    other = fit_candidates(replace(SAMPLE, truth=truth), KEPT, selected.without[0], IMAGES, OPTIONS)
     assert keys(other) != keys(fitted)
 
 
 def test_calibrated_candidates_come_before_the_plain_ones(fitted: RuleCandidates, selected: SelectedViews) -> None:
-    both = fit_candidates(SAMPLE, KEPT, selected.without[0], 1, calibrate=True)
-    for rule in JOINT:
+    both = fit_candidates(SAMPLE, KEPT, selected.without[0], IMAGES, CALIBRATING)
+    for rule in (name for name in JOINT if name not in UNCALIBRATED):
         for places, plain in zip(both.of(rule), fitted.of(rule), strict=True):
             configs = [both.choice(place).view_config for place in places]
             configs = [config for config in configs if len(config.members) > 1]
@@ -98,6 +101,10 @@ def test_calibrated_candidates_come_before_the_plain_ones(fitted: RuleCandidates
             assert len([p for p in plain if len(fitted.choice(p).view_config.members) > 1]) == half
             assert all(t == 1.0 for config in configs[half:] for t in config.temperatures)
             assert any(t != 1.0 for t in configs[0].temperatures)
+    for rule in UNCALIBRATED:
+        assert both.of(rule) != fitted.of(rule)  # other batches
+        same = ([one.choice(p).vote.key for tier in one.of(rule) for p in tier] for one in (both, fitted))
+        assert next(same) == next(same)
     assert [both.choice(p).vote.key for p in both.of("best_single")[0]] == [
         fitted.choice(p).vote.key for p in fitted.of("best_single")[0]
     ]
@@ -105,7 +112,7 @@ def test_calibrated_candidates_come_before_the_plain_ones(fitted: RuleCandidates
 
 def test_folds_are_fitted_each_without_its_own_images(fitted: RuleCandidates, selected: SelectedViews) -> None:
     said: list[str] = []
-    fits = fit_folds(SAMPLE, selected, FOLDS, 1, False, said.append)
+    fits = fit_folds(SAMPLE, selected, FOLDS, IMAGES, OPTIONS, said.append)
     assert len(fits.without) == len(said) == FOLDS.num
     assert keys(fits.without[0]) == keys(fitted)
     assert fits.whole.batches[0].view_config == selected.whole.plain

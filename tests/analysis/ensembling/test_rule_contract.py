@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis.ensembling.fitted_rule import FittedRule
 from analysis.ensembling.rules import JOINT, OWN_VIEWS, PLAIN, RULES, Sample, fit_rules
+from analysis.ensembling.stacker_file import read_stacker, write_stackers
 from analysis.report.page import RULE_LABELS
 from analysis.voting.votes import Vote, vote_labels
 from analysis.weight_search.pixels import Pixels
 from trainables.metrics import confusion, miou
 
 P = 900
-ORDERED = ("member", "member_class")  # coordinate search takes members one after the other: their order decides
+# coordinate search takes members one after the other, and a hidden layer starts at random numbers: their order decides
+ORDERED = ("member", "member_class", "stacked")
 Fits = dict[str, list[Vote]]
 
 
@@ -32,7 +35,8 @@ def problem(num_members: int, num_classes: int, absent: int = 1) -> tuple[np.nda
 
 
 def fitted(q: np.ndarray, truth: np.ndarray) -> Fits:
-    return fit_rules(Sample(Pixels(np.ascontiguousarray(q), truth), max_sweeps=3), list(RULES))
+    folds = np.arange(truth.size) // 30 % 3
+    return fit_rules(Sample(Pixels(np.ascontiguousarray(q), truth), max_sweeps=3, folds=folds), list(RULES))
 
 
 def score(q: np.ndarray, truth: np.ndarray, vote: Vote) -> float:
@@ -96,16 +100,18 @@ def test_the_order_of_members_changes_no_label(rule: str, turned: tuple[list[int
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_fitted_rule_survives_json_to_the_last_bit(rule: str, of_three: Fits) -> None:
+def test_a_fitted_rule_survives_json_to_the_last_bit(rule: str, of_three: Fits, tmp_path: Path) -> None:
     q = problem(3, 5)[0]
     for vote in of_three[rule]:
         views = tuple(("s1.00-none",) if m in vote.used else () for m in range(3))
         weights = tuple(map(tuple, vote.weights.tolist()))
-        before = FittedRule(kind=vote.kind, views=views, temperatures=(1.0, 1.5, 0.3), weights=weights)
+        stacker = write_stackers(tmp_path, {rule: vote}).get(rule)
+        before = FittedRule(kind=vote.kind, views=views, temperatures=(1.0, 1.5, 0.3), weights=weights, stacker=stacker)
         after = FittedRule.model_validate_json(before.model_dump_json())
         assert after == before
         np.testing.assert_array_equal(np.array(after.weights, np.float32), vote.weights)
-        of_used = Vote(after.kind, np.array(after.of_used().weights, np.float32))
+        again = read_stacker(tmp_path, after.stacker, len(after.used), 5) if after.stacker else None
+        of_used = Vote(after.kind, np.array(after.of_used().weights, np.float32), again)
         np.testing.assert_array_equal(vote_labels(q[list(after.used)], of_used), vote_labels(q, vote))
 
 

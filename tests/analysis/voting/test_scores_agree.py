@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from analysis.voting.executor import LocalExecutor, silent
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
 from analysis.voting.score_images import Scoring, score_images
+from analysis.voting.stacker import Stacker
 from analysis.voting.view_config import ViewConfig, VoteBatch
-from analysis.voting.votes import Vote, labels_by_vote
+from analysis.voting.votes import Vote, labels_by_vote, stacked_scores
 from analysis.voting.votes_torch import DeviceCounter, labels_on_device
 from trainables.logits.store import LogitStore
 from trainables.metrics import confusion
@@ -56,6 +57,14 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LogitStore]:
     return [LogitStore(root / str(m)) for m in range(NUM_MEMBERS)]
 
 
+def stacker_of(rng: np.random.Generator, num_members: int, fitted: Sequence[bool] = (True,) * NUM_CLASSES) -> Stacker:
+    shapes = [(8, num_members * NUM_CLASSES), (8,), (NUM_CLASSES, 8), (NUM_CLASSES,)]
+    layers = [rng.normal(size=shape).astype(np.float32) / 2 for shape in shapes]
+    for layer in layers[2:]:
+        layer[~np.array(fitted)] = 0
+    return Stacker(tuple(layers), np.array(fitted))
+
+
 def batches() -> list[list[VoteBatch]]:
     """Two folds of two ballots, of different views."""
     rng = np.random.default_rng(5)
@@ -64,6 +73,11 @@ def batches() -> list[list[VoteBatch]]:
         for kind in ("soft", "soft", "geometric", "hard")
         for ones in [np.ones((NUM_MEMBERS, NUM_CLASSES), np.float32)]
     ]
+    votes += [Vote("stacked", np.full((NUM_MEMBERS, NUM_CLASSES), 1.5, np.float32), stacker_of(rng, NUM_MEMBERS))]
+    partial = np.tile(rng.uniform(0.5, 2, NUM_CLASSES).astype(np.float32), (NUM_MEMBERS, 1))
+    partial[1] = 0
+    last = Vote("stacked", partial, stacker_of(rng, NUM_MEMBERS - 1, fitted=[True, False, True, True]))
+    votes += [last, replace(last, stacker=last.stacker.at_strength(0.5))]
     plain = ViewConfig.plain((VIEWS[:1],) * NUM_MEMBERS)
     rich = ViewConfig((VIEWS, VIEWS[:1], VIEWS[::-1]), (1.0, 1.7, 0.6))
     return [
@@ -151,6 +165,9 @@ def test_the_job_that_travels_is_small(stores: list[LogitStore]) -> None:
 
 def two_highest_apart(q: np.ndarray, vote: Vote) -> np.ndarray:
     """By how much the winner leads, a pixel (P,)."""
+    if vote.kind == "stacked":
+        scores = np.sort(stacked_scores(q, vote), axis=0)
+        return (scores[-1] - scores[-2]) / scores[-1]
     if vote.kind == "hard":
         lead = np.sort(q, axis=1)
         return (lead[:, -1] - lead[:, -2]).min(0)
