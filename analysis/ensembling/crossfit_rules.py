@@ -49,11 +49,12 @@ class Choice:
 @dataclass(frozen=True)
 class RuleCandidates:
     """Every rule's candidates: those of a batch see the same, and `rules[b][v]` is the rule of its vote v. Batches of
-    a higher tier see more views."""
+    a higher tier see more views. `unconverged` are the rules of which a search for weights ended while it gained."""
 
     batches: tuple[VoteBatch, ...]
     rules: tuple[tuple[str, ...], ...]
     tiers: tuple[int, ...]
+    unconverged: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
@@ -78,11 +79,13 @@ class RuleCandidates:
 
 @dataclass(frozen=True)
 class RuleResults:
-    """By rule: its cross-fitted counts (N,K,K), what is used, and what was used without each fold."""
+    """By rule: its cross-fitted counts (N,K,K), what is used, and what was used without each fold; and the rules whose
+    search for weights ended while it gained."""
 
     crossfitted: dict[str, Counts]
     choices: dict[str, Choice]
     without: dict[str, tuple[Choice, ...]]
+    unconverged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def crossfit_rules(
     """Cross-fits every rule on all pixels of val; each rule's candidate is chosen by cross-fitting (`nested`)."""
     crossed = [fitted.batches for fitted in fits.without]
     counts = score_images(data, crossed, "rules on val, cross-fitted", fold_of=folds.of_image, executor=executor)
-    results = RuleResults({}, {}, {})
+    results = RuleResults({}, {}, {}, fits.whole.unconverged)
     halfway = images.num_units < MIN_TO_CHOOSE
     for name in fits.whole.names:
         tiers = fits.whole.of(name, halfway=halfway)
@@ -151,17 +154,20 @@ def fit_candidates(
     inner = inner_folds(images, kept, INNER_FOLDS)[sample.image]  # (P,)
     batches, rules = [], []
     done: dict[tuple[object, ...], dict[str, list[Vote]]] = {}
+    unconverged: set[str] = set()
     for view_config, names, _ in view_configs:
         if (view_config, *names) not in done:  # the lean choice may be the fullest
             seen = Sample(sample.see(view_config, kept), options.max_sweeps, folds=inner, seed=images.seed)
             done[(view_config, *names)] = fit_rules(seen, names)
+            unconverged |= {name for name, fit in seen.fits.items() if not fit.converged}
         fits = done[(view_config, *names)]
         found = [(name, vote) for name in names for vote in fits[name]]
         if names is PLAIN:
             found += [(richer, vote) for richer, plain in CONTAINED.items() for vote in fits[plain]]
         batches.append(VoteBatch(view_config, tuple(_as_all(vote, view_config) for _, vote in found)))
         rules.append(tuple(name for name, _ in found))
-    return RuleCandidates(tuple(batches), tuple(rules), tuple(tier for *_, tier in view_configs))
+    tiers = tuple(tier for *_, tier in view_configs)
+    return RuleCandidates(tuple(batches), tuple(rules), tiers, frozenset(unconverged))
 
 
 def _names(options: EnsembleOptions) -> list[str]:

@@ -32,7 +32,14 @@ from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import FORMAT, EnsembleResult, FittedOn, FormResult, HoldoutOpening, MemberForm
 from analysis.ensembling.select_on_val import ValSelection, decide_on_val
 from analysis.ensembling.stacker_file import write_stackers
-from analysis.ensembling.verdict import absent_classes, describe_form, make_verdict, never_predicted, too_few_groups
+from analysis.ensembling.verdict import (
+    absent_classes,
+    describe_form,
+    make_verdict,
+    never_predicted,
+    not_converged,
+    too_few_groups,
+)
 from analysis.voting.executor import LOCAL, Executor, device_caveat
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
@@ -99,6 +106,7 @@ def fit_ensemble(
         said.append(too_few_groups(of_val, "val") if of_val > 1 else None)  # of one group, the folds' caveat says it
         said.append(too_few_groups(of_holdout, "the hold-out", step))
     said += absent_classes(val.classes, rules.crossfitted["best_single"], unseen["best_single"])
+    said.append(not_converged(taken, rules.unconverged, options.max_sweeps))
     said.append(never_predicted(rules.choices[verdict.rule].vote.weights, val.classes))
     fitted = {name: resample(counts, decided.draws) for name, counts in decided.fitted.items()}
     scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}

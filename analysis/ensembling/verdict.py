@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -148,6 +148,16 @@ def absent_classes(classes: Sequence[str], val: NDArray[np.int64], holdout: NDAr
         if missing:
             said.append(f"{', '.join(missing)} {'occurs' if len(missing) == 1 else 'occur'} in no image {text}")
     return said
+
+
+def not_converged(taken: str, unconverged: Collection[str], max_sweeps: int) -> str | None:
+    """What has to be known of a rule whose search for weights was cut off."""
+    if taken not in unconverged:
+        return None
+    return (
+        f"the search for the weights of {taken} still gained after {max_sweeps} sweeps, the most that it may take; "
+        "better ones are found with a larger ensemble.max_sweeps"
+    )
 
 
 def never_predicted(weights: NDArray[np.float32], classes: Sequence[str]) -> str | None:

@@ -288,6 +288,17 @@ def test_views_that_pay_are_chosen(tmp_path: Path) -> None:
     assert scores["best_single_views"] > scores["best_single"]
 
 
+def test_a_search_that_was_cut_off_is_said(members: Path, tmp_path: Path) -> None:
+    said = {}
+    for max_sweeps in (1, 50):
+        options = OPTIONS.model_copy(update={"max_sweeps": max_sweeps, "stacking": "off"})
+        answer = run(members, tmp_path / str(max_sweeps), ["left", "right"], options)
+        said[max_sweeps] = [caveat for caveat in answer.caveats if "still gained after" in caveat]
+    assert said[50] == []
+    assert len(said[1]) == 1
+    assert "still gained after 1 sweeps" in said[1][0]
+
+
 def test_a_class_whose_weights_are_all_zero_is_named() -> None:
     weights = np.array([[1, 0, 1], [1, 0, 0]], np.float32)
     caveat = never_predicted(weights, ("Road", "Pole", "Tree"))
