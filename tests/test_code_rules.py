@@ -37,3 +37,15 @@ def test_no_function_takes_more_than_seven_parameters() -> None:
         if len(parameters_of(function)) > MAX_PARAMETERS and not is_exempt(function)
     ]
     assert found == []
+
+
+def test_every_kernel_says_whether_its_sums_may_be_rounded_otherwise() -> None:
+    """A kernel that does not takes the fastmath of whichever kernel is the first to call it, and keeps it in numba's
+    cache for all others: the exact search then counted other pixels than the vote."""
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{function.lineno} {function.name}"
+        for path, function in functions()
+        for decorator in map(ast.unparse, function.decorator_list)
+        if "njit" in decorator and "fastmath=" not in decorator
+    ]
+    assert found == []

@@ -22,7 +22,7 @@ _STRIDE = 65536 + 72
 _TABLE_1, _TABLE_2, _TABLE_3 = (np.uint64(i * _STRIDE) for i in (1, 2, 3))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@numba.njit(cache=True, nogil=True, fastmath=False)  # type: ignore[untyped-decorator, unused-ignore]
 def _count_words(
     true: NDArray[np.uint64], pred: NDArray[np.uint64], counts: NDArray[np.int64]
 ) -> None:  # (P/8,), (P/8,), (4*_STRIDE,)

@@ -151,7 +151,7 @@ def _paint(rles: Sequence[dict[str, object]], record: ImageRecord) -> NDArray[np
     return owner
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _paint_runs(owner, counts, position):  # type: ignore[no-untyped-def] # (W*H,), (C,) bytes: see raster.rle_runs
     number, shift = 0, 0
     start = last = before = run = np.int64(0)
@@ -180,7 +180,7 @@ def _add_heat(heat: Float, owner: NDArray[np.int32], table: NDArray[np.int64]) -
     heat += counts[:-1] / np.maximum(size, 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _count_cells(owner, table, rows, columns, counts):  # type: ignore[no-untyped-def] # (W,H), (1+n,), (H,), (W,) -> (K+1,G,G)
     for x in range(owner.shape[0]):
         for y in range(owner.shape[1]):

@@ -20,7 +20,7 @@ TOLERANCE = 1e-5  # of 1/T, relative
 MAX_PIXELS = 32768  # one number needs no more
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _likelihood(logs, truth, weighs, beta):  # type: ignore[no-untyped-def] # (V,K,P), (P,) x2 -> sums of the NLL and its two derivatives by beta
     num_views, num_classes, num_pixels = logs.shape
     nll, slope, bend = 0.0, 0.0, 0.0
@@ -74,7 +74,7 @@ def nll(q: Float, truth: Labels, temperature: float) -> float:
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _add_tempered(q, beta, share, out):  # type: ignore[no-untyped-def] # (K,P) -> adds to (K,P)
     num_classes, num_pixels = q.shape
     value = np.empty(num_classes, np.float32)

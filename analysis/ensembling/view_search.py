@@ -57,7 +57,7 @@ class Step:
     miou: float  # of the sample
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _count_sum(total, delta, factor, truth, times, out):  # type: ignore[no-untyped-def] # (K,P) x2, (P,) x2 -> adds to (K,K)
     """Counts the argmax of total + factor * delta."""
     best, who = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)

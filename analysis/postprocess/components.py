@@ -23,7 +23,7 @@ class Regions(NamedTuple):
     rim: NDArray[np.bool_]  # (R,) reaches the image's border
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _root(parent, a):  # type: ignore[no-untyped-def]
     while parent[a] != a:
         parent[a] = parent[parent[a]]
@@ -31,7 +31,7 @@ def _root(parent, a):  # type: ignore[no-untyped-def]
     return a
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _join(parent, a, b):  # type: ignore[no-untyped-def] # -> the lower root, which becomes both's
     if a == b:
         return a
@@ -43,7 +43,7 @@ def _join(parent, a, b):  # type: ignore[no-untyped-def] # -> the lower root, wh
     return b
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def connected(label, diagonal):  # type: ignore[no-untyped-def] # (H,W) -> the fields of Regions
     """Regions that are 4-connected, or with `diagonal` 8-connected."""
     height, width = label.shape
@@ -89,7 +89,7 @@ def connected(label, diagonal):  # type: ignore[no-untyped-def] # (H,W) -> the f
     return ids, classes, areas_px, rim
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def adjacent(ids):  # type: ignore[no-untyped-def] # (H,W) -> (E,2) int32
     """Pairs of regions that share a pixel edge; a pair may come more than once."""
     height, width = ids.shape
@@ -111,7 +111,7 @@ def adjacent(ids):  # type: ignore[no-untyped-def] # (H,W) -> (E,2) int32
     return pairs[:num].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def around(pairs, classes, areas_px, rim, k):  # type: ignore[no-untyped-def] # (E,2), (R,) x3 -> (R,) x3
     """Regions of other classes than k, joined where they touch: each region's joint region, named by its lowest
     member, and for that name the area in pixels and whether it reaches the image's border."""

@@ -133,7 +133,7 @@ def _gathered(ids: NDArray[np.int32], wanted: Mask, patch_of: NDArray[np.int32] 
     return Patches(*_gather(ids.reshape(-1), number, int(number.max()) + 1))
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _gather(ids, number, num):  # type: ignore[no-untyped-def] # (P,) regions, (R,) their patches or -1 -> starts, pixels
     starts = np.zeros(num + 1, np.int64)
     for i in range(ids.size):
@@ -149,7 +149,7 @@ def _gather(ids, number, num):  # type: ignore[no-untyped-def] # (P,) regions, (
     return starts, pixels
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _longest_border(starts, pixels, ids, label, num_classes):  # type: ignore[no-untyped-def] # -> (n,) uint8
     """The class with which each patch, a region of `ids` (H,W), shares the most pixel edges; the lowest of equals."""
     height, width = label.shape

@@ -99,7 +99,7 @@ def _add_view(grid, y0, y1, fy, x0, x1, fx, share, out):  # type: ignore[no-unty
                 target[x] += share * row[k, x]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _at_pixels(grid, y0, y1, fy, x0, x1, fx, flat, out):  # type: ignore[no-untyped-def] # (K,h,w), (P,) -> (K,P)
     num_classes = grid.shape[0]
     width = x0.size

@@ -60,7 +60,7 @@ def used_by(votes: Sequence[Vote]) -> list[int]:
     return sorted({m for vote in votes for m in vote.used})
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def class_scores(q, weights, k, start, stop, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K) -> out (stop - start,)
     """The one place where a score is summed: members in order, zero weights left out."""
     num, num_members = stop - start, q.shape[0]
@@ -85,7 +85,7 @@ def class_scores(q, weights, k, start, stop, out):  # type: ignore[no-untyped-de
         m = second + 1
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def block_labels(q, weights, start, stop, score, best, who):  # type: ignore[no-untyped-def] # writes who (stop - start,)
     num = stop - start
     class_scores(q, weights, 0, start, stop, best)
@@ -98,7 +98,7 @@ def block_labels(q, weights, start, stop, score, best, who):  # type: ignore[no-
             who[i] = np.int32(k) if better else who[i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _soft_labels(q, weights, out):  # type: ignore[no-untyped-def] # (M,K,P), (V,M,K) -> (V,P) uint8
     score, best = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     who = np.empty(BLOCK, np.int32)
@@ -111,7 +111,7 @@ def _soft_labels(q, weights, out):  # type: ignore[no-untyped-def] # (M,K,P), (V
                 target[i] = who[i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _majority(ballots, num_classes, out):  # type: ignore[no-untyped-def] # (M,P) uint8, best member first -> (P,)
     votes = np.zeros(num_classes, np.int32)
     for i in range(out.size):

@@ -98,7 +98,7 @@ def hits_union(confusion: Counts) -> tuple[Counts, Counts]:
     return hits, np.where(true > 0, confusion.sum(0) + true - hits, ABSENT)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def mean_iou(hits, union):  # type: ignore[no-untyped-def] # (K,), (K,) int64 -> float; 0 where no class occurs
     total, present = 0.0, 0
     for k in range(hits.size):
@@ -108,12 +108,12 @@ def mean_iou(hits, union):  # type: ignore[no-untyped-def] # (K,), (K,) int64 ->
     return total / max(present, 1)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def row_of(u, low_u, scale, last):  # type: ignore[no-untyped-def] # a histogram's row, for u in [low_u, end of the last bin)
     return min(np.int32((u - low_u) * scale) + np.int32(1), np.int32(last))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _apply(hits, union, ratio, counts):  # type: ignore[no-untyped-def] # (K,) x2, (K,) float64, (K,4); in place
     touched = False
     for k in range(hits.size):
@@ -126,7 +126,7 @@ def _apply(hits, union, ratio, counts):  # type: ignore[no-untyped-def] # (K,) x
     return touched
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _mean(ratio):  # type: ignore[no-untyped-def] # (K,), -1 for an absent class
     total, present = 0.0, 0
     for k in range(ratio.size):
@@ -136,7 +136,7 @@ def _mean(ratio):  # type: ignore[no-untyped-def] # (K,), -1 for an absent class
     return total / max(present, 1)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _bound(hits, union, ratio, counts):  # type: ignore[no-untyped-def] # no order of a bin's events gives more than this
     total, present = 0.0, 0
     for k in range(hits.size):
@@ -151,7 +151,7 @@ def _bound(hits, union, ratio, counts):  # type: ignore[no-untyped-def] # no ord
     return total / max(present, 1)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _edges(hist, hits, union):  # type: ignore[no-untyped-def] # -> best mIoU at a bin's end, that bin, (B+1,) bound inside each
     num_bins = hist.shape[0] - 1
     hits, union = hits.copy(), union.copy()
@@ -171,7 +171,7 @@ def _edges(hist, hits, union):  # type: ignore[no-untyped-def] # -> best mIoU at
     return best, where, bound
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _walk(hist, flagged, u, old, new, truth, weight, hits, union, low_u, end_u, scale):  # type: ignore[no-untyped-def]
     """Exact mIoU between all events of the flagged bins, and at the edges of the others; ties go to the wider
     plateau."""

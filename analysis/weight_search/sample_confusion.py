@@ -10,7 +10,7 @@ from analysis.voting.votes import BLOCK, Float, Labels, block_labels, class_scor
 from analysis.weight_search.strata import Strata, of_pixels
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _count(q, weights, truth, ends, weighs, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K), (P,), (S,) x2 -> adds to (K,K) int64
     score, best = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     who = np.empty(BLOCK, np.int32)
@@ -25,7 +25,7 @@ def _count(q, weights, truth, ends, weighs, out):  # type: ignore[no-untyped-def
         begin = ends[stratum]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _count_each(q, weights, truth, ends, weighs, out):  # type: ignore[no-untyped-def] # (M,K,P), (M,K), (P,), (S,) x2 -> adds to (M,K,K) int64
     num_classes = q.shape[1]
     total = np.empty((num_classes, BLOCK), np.float32)

@@ -15,14 +15,14 @@ from analysis.weight_search.line_search import GAIN_FALSE, GAIN_HIT, LOSE_FALSE,
 SPREAD = 8  # rows for what no bin holds: neighbours in one row would each wait for the one before
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def scores_of(columns, weights, out):  # type: ignore[no-untyped-def] # (N,M,1,.) of `contested`, (M,1) -> (n,)
     for start in range(0, out.size, BLOCK):
         stop = min(start + BLOCK, out.size)
         class_scores(columns[start // BLOCK], weights, 0, 0, stop - start, out[start:stop])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def wins(score, rival, kinds, bounds, out):  # type: ignore[no-untyped-def] # (n,) x3, (S+1,) -> (S,3K): pixels of each kind that k wins
     table, twin = np.zeros(out.shape[1], np.int32), np.zeros(out.shape[1], np.int32)
     for stratum in range(out.shape[0]):
@@ -38,7 +38,7 @@ def wins(score, rival, kinds, bounds, out):  # type: ignore[no-untyped-def] # (n
             out[stratum, kind] = table[kind] + twin[kind]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _rows(values, score, rival, kinds, w, low, end, scale, last, width, row):  # type: ignore[no-untyped-def]
     """Rows of thresholds t = (r - a) / q, (n,) each, where the other members give a = score - w * q, and `width` times
     the kind on top. Two groups of rows after the last: where k never wins, and where it does from the start."""
@@ -53,7 +53,7 @@ def _rows(values, score, rival, kinds, w, low, end, scale, last, width, row):  #
         row[i] = (outside if now | (not inside) else b) + np.int32(width) * np.int32(kinds[i])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _piece(columns, member, start, end, score, rival, kinds):  # type: ignore[no-untyped-def]
     """-> up to where in its block the pixel `start` is followed; values along the line, scores, rivals, kinds."""
     place = start % BLOCK
@@ -63,7 +63,7 @@ def _piece(columns, member, start, end, score, rival, kinds):  # type: ignore[no
     return stop, values, s, rival[start:stop], kinds[start:stop]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def weight_histogram(pixels, line, sizes, hist):  # type: ignore[no-untyped-def]
     """Adds the thresholds of one weight, or where `member` is -1 of the whole column, to hist (B+1,K,4)."""
     columns, member, score, rival, kinds, bounds, weighs = pixels
@@ -94,7 +94,7 @@ def weight_histogram(pixels, line, sizes, hist):  # type: ignore[no-untyped-def]
             counts[:] = 0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def weight_events(flagged, pixels, line, u, old, new, truth, weight):  # type: ignore[no-untyped-def]
     """Writes out the events of the flagged rows, flagged (B+1,) uint8. -> how many."""
     columns, member, score, rival, kinds, bounds, weighs = pixels
@@ -119,7 +119,7 @@ def weight_events(flagged, pixels, line, u, old, new, truth, weight):  # type: i
     return num
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _line_ends(c, end, a, b, low, high, first, final):  # type: ignore[no-untyped-def] # (s,) each
     """Class c scores a + x * b; keeps the winners at x = 0 and x = end so far."""
     for i in range(a.size):
@@ -133,7 +133,7 @@ def _line_ends(c, end, a, b, low, high, first, final):  # type: ignore[no-untype
         final[i] = np.int32(c) if better else final[i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def line_events(q, base, step, end, truths, ends, weighs, scale, flagged, hist, u, old, new, truth, weight):  # type: ignore[no-untyped-def]
     """Events of the line of weights base + x * step (M,K), x in [0, end): a pixel's label is the upper envelope of K
     lines, walked crossing by crossing. Adds all of them to hist (B+1,K,4), the labels at x = 0 in its first row, and
@@ -195,7 +195,7 @@ def line_events(q, base, step, end, truths, ends, weighs, scale, flagged, hist, 
     return num
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def flagged_events(flagged, scale, events, num, u, old, new, truth, weight):  # type: ignore[no-untyped-def] # -> how many
     """Writes out those of the first `num` events that lie in flagged rows."""
     found = 0

@@ -16,7 +16,7 @@ UNKNOWN = 255  # no class: 255 is the label of ignored pixels
 SLACK = np.float32(1e-5)  # more than the rounding of a sum over members
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def top_two(q, weights, best, second, third, who, runner):  # type: ignore[no-untyped-def] # (M,K,P), (M,K) -> (P,) x5
     """From scratch. The lower class comes first of equal scores, as in a vote."""
     score, first = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -44,7 +44,7 @@ def top_two(q, weights, best, second, third, who, runner):  # type: ignore[no-un
             who[start + i], runner[start + i] = lead[i], follow[i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _reachable(q, k, start, stop, low, high, drop, extra, first, after, lead, labels, work, keep, where):  # type: ignore[no-untyped-def] # -> n
     """Writes into where the pixels of a block that class k can win or lose while its weights (M,) stay within
     [low, high] but for one member m, whose weight may fall by drop[m] more or rise by extra[m] more."""
@@ -89,7 +89,7 @@ def _reachable(q, k, start, stop, low, high, drop, extra, first, after, lead, la
     return num
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _settle(q, weights, k, where, second, third, runner, work, whose):  # type: ignore[no-untyped-def] # (n,) pixels of k's own
     """Looks up the two highest scores of other classes."""
     score, most, rest = work[0], work[1], work[2]
@@ -113,7 +113,7 @@ def _settle(q, weights, k, where, second, third, runner, work, whose):  # type: 
         second[where[n]], third[where[n]], runner[where[n]] = most[n], rest[n], whose[n]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _copy(values, where, begin, columns):  # type: ignore[no-untyped-def] # (M,P), (n,) pixels -> from the begin-th place on
     """Columns (N,M,1,BLOCK + 16): pixel n of them lies in block n // BLOCK."""
     done = 0
@@ -127,7 +127,7 @@ def _copy(values, where, begin, columns):  # type: ignore[no-untyped-def] # (M,P
         done += size
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def contested(q, truth, ends, state, weights, k, reach, begin, columns, rivals, kinds, bounds, sizes, won):  # type: ignore[no-untyped-def]
     """The pixels from `begin` on that class k can win or lose, as many as columns can hold, in their order: its
     probabilities in columns, and what it must reach in rivals: the best other score, or one step more where the other
@@ -175,7 +175,7 @@ def contested(q, truth, ends, state, weights, k, reach, begin, columns, rivals, 
     return num, stop
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def rescore(q, weights, k, best, second, third, who, runner):  # type: ignore[no-untyped-def]
     """After class k's column of weights moved; where k may have lost a pixel, its runner must be known."""
     score, me, unknown = np.empty(BLOCK, np.float32), np.int32(k), np.int32(UNKNOWN)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -114,3 +119,25 @@ def test_strata_of_another_sample_are_refused() -> None:
     with pytest.raises(ValueError, match="must end at the last of 10 pixels"):
         sample_confusion(np.ones((1, 2, 10), np.float32), np.ones((1, 2), np.float32), np.zeros(10, np.uint8),
                          Strata((4, 9), (1, 2)))  # fmt: skip
+
+
+AFTER_A_FAST_KERNEL = """
+import numpy as np
+from analysis.voting.votes import class_scores
+from analysis.weight_search.soft_miou import ascend
+from analysis.weight_search.strata import of_pixels
+rng = np.random.default_rng(0)
+q, weights = rng.random((2, 3, 3000)).astype(np.float32), rng.random((2, 3)).astype(np.float32)
+truth = rng.integers(0, 3, 3000).astype(np.uint8)
+ascend(q, truth, weights, "member_class", 16.0, of_pixels(None, 3000))
+out = np.empty(3000, np.float32)
+class_scores(q, weights, 1, 0, 3000, out)
+assert np.array_equal(out, weights[0, 1] * q[0, 1] + weights[1, 1] * q[1, 1]), "a score was rounded once, not twice"
+"""
+
+
+@pytest.mark.slow
+def test_scores_are_rounded_alike_whichever_kernel_was_compiled_first(tmp_path: Path) -> None:
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", AFTER_A_FAST_KERNEL], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr

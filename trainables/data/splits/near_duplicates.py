@@ -106,7 +106,7 @@ def _bits(signs: NDArray[np.bool_]) -> int:
     return int.from_bytes(np.packbits(signs).tobytes(), "big")  # (64,) -> 64 bits
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _popcount(bits):  # type: ignore[no-untyped-def] # uint64 -> how many of its bits are 1, summed in parallel halves
     bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
     bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -114,7 +114,7 @@ def _popcount(bits):  # type: ignore[no-untyped-def] # uint64 -> how many of its
     return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _root(parent, n):  # type: ignore[no-untyped-def]
     while parent[n] != n:
         parent[n] = parent[parent[n]]
@@ -122,7 +122,7 @@ def _root(parent, n):  # type: ignore[no-untyped-def]
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _clusters(cosine, gradient, thumbs, max_bits, min_correlation):  # type: ignore[no-untyped-def]
     parent = np.arange(cosine.size)
     for i in range(cosine.size):
@@ -142,7 +142,7 @@ def _clusters(cosine, gradient, thumbs, max_bits, min_correlation):  # type: ign
     return parent
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _nearest(cosine, gradient, other_cosine, other_gradient):  # type: ignore[no-untyped-def]
     position = np.zeros(cosine.size, np.int64)
     bits = np.full(cosine.size, 129, np.int64)
