@@ -1,6 +1,6 @@
 """A network as an ONNX file, run by onnxruntime for the check. The packages are the optional extra `onnx`.
 
-Written by torch's TorchScript exporter: the newer one, over torch.export, took 40 times as long for a small network,
+Written by torch's TorchScript exporter: the newer one, over torch.export, took 30 times as long for a small network,
 since it proves what it is told of sizes, and what comes out is checked by running it anyway.
 """
 
