@@ -45,19 +45,18 @@ def with_trial_alone(
 
 
 def _row(rows: Sequence[TrialRow], name: str, candidates: Sequence[str]) -> TrialRow:
-    for row in rows:
-        if (name == row.trial or (name.isdecimal() and int(name) == row.number)) and row.checkpoint is not None:
+    scored = [row for row in rows if row.checkpoint is not None and row.best_miou is not None]
+    for row in scored:
+        if name == row.trial or (name.isdecimal() and int(name) == row.number):
             return row
-    known = [row.trial for row in rows if row.checkpoint is not None]
-    listed = ", ".join(dict.fromkeys([*candidates, *known]))
+    listed = ", ".join(dict.fromkeys([*candidates, *(row.trial for row in scored)]))
     raise ValueError(f"--trial must be a candidate or a trial with a checkpoint, got {name!r}; choose one of: {listed}")
 
 
 def _member(row: TrialRow) -> MemberResult:
-    miou = math.nan if row.best_miou is None else row.best_miou
-    return MemberResult(
-        trial=row.trial, recipe_hash=row.recipe_hash, family=row.family, views=(PLAIN,), val_miou=miou, costs={}
-    )
+    assert row.best_miou is not None  # as `_row` asks
+    identity = {"trial": row.trial, "recipe_hash": row.recipe_hash, "family": row.family}
+    return MemberResult(**identity, views=(PLAIN,), val_miou=row.best_miou, costs={})
 
 
 def _rule(ensemble: EnsembleResult, place: int) -> RuleResult:
@@ -69,7 +68,7 @@ def _rule(ensemble: EnsembleResult, place: int) -> RuleResult:
         vote="soft",
         weights=tuple((float(m == place),) * num_classes for m in range(len(members))),
         views=tuple((PLAIN,) if m == place else () for m in range(len(members))),
-        cost=members[place].costs.get(PLAIN, math.nan),
+        cost=members[place].costs.get(PLAIN, 0.0),  # 0: not measured; it goes into no bundle
         temperatures=(1.0,) * len(members),
         val_fitted=unscored,
         val_crossfit=unscored,

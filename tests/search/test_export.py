@@ -117,19 +117,19 @@ def test_the_verdicts_own_rule_is_the_bundle_stages_output_byte_for_byte(run: Ru
 def test_the_report_of_the_run_names_what_was_exported(run: RunDir) -> None:
     run.report.write_text(f"<p>before</p>{exports_markup([])}<p>after</p>")
     for _ in range(2):  # the second replaces the first, here and in the report
-        assert export(run, "hard_vote", "--out", run.root / "<b>").exit_code == 0
+        assert export(run, "best_single", "--out", run.root / "<b>").exit_code == 0
     text = run.report.read_text()
-    assert text.count("the user ships hard_vote instead of member_class") == 1
+    assert text.count("the user ships best_single instead of member_class") == 1
     assert "/run/&lt;b&gt;</code>" in text
     assert text.startswith("<p>before</p>")
     assert text.endswith("<p>after</p>")
     [noted] = json.loads(run.run_json.read_text())["exports"]
-    assert (noted["rule"], noted["out"]) == ("hard_vote", str(run.root / "<b>"))
+    assert (noted["rule"], noted["out"]) == ("best_single", str(run.root / "<b>"))
 
 
 def test_a_report_without_a_place_for_it_is_said(run: RunDir) -> None:
     run.report.write_text("<p>old</p>")
-    assert "is of an earlier version and does not show the choice" in export(run, "hard_vote").stdout
+    assert "is of an earlier version and does not show the choice" in export(run, "best_single").stdout
     assert run.report.read_text() == "<p>old</p>"
 
 
@@ -199,7 +199,7 @@ def test_what_is_no_run_and_what_has_no_verdict_are_refused(run: RunDir, tmp_pat
 
 def test_only_a_bundle_is_replaced_and_never_the_runs_own(run: RunDir, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    assert export(run, "hard_vote", "--out", tmp_path / "photos").exit_code == 0  # an empty folder
+    assert export(run, "best_single", "--out", tmp_path / "photos").exit_code == 0  # an empty folder
     assert "bundle, replaced: " in export(run, "best_single", "--out", tmp_path / "photos").stdout
     (tmp_path / "photos" / "a.png").touch()
     assert "nothing else, got" in refused(run, "hard_vote", "--out", tmp_path / "photos")
