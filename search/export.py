@@ -1,15 +1,18 @@
-"""Ship another rule of a finished run than the verdict's, marked as the user's choice.
+"""Export a finished run for another runtime, or another rule than the verdict's, marked as the user's choice.
 
-    segsearch export --run RUN [--rule soft_vote] [--form refit] [--out DIR]
+    segsearch export --run RUN [--format onnx] [--rule soft_vote | --trial 3] [--form refit] [--out DIR]
 
-Written is a bundle, RUN/bundle-<rule> or RUN/bundle-<rule>-<form> by default, from the files of the run directory
-alone: no cluster is started and no image is read. The verdict stays as it is; bundle, report and `segsearch predict`
-say that the user chose otherwise. The verdict's own rule gives what the bundle stage wrote, byte for byte.
+Written is RUN/<format>-<rule>, RUN/<format>-<rule>-<form> or RUN/<format>-trial-<trial> by default, from the files of
+the run directory alone: no cluster is started and no image is read. The verdict stays as it is; bundle, report and
+`segsearch predict` say that the user chose otherwise. As a bundle, the verdict's own rule gives what the bundle stage
+wrote, byte for byte.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,8 +29,33 @@ if TYPE_CHECKING:
     from analysis.ensembling.result import EnsembleResult, RuleResult
 
 EXPORTS = "exports"  # the key of run.json that lists bundles of rules that users chose
+Form = Literal["mean", "refit"]
+Format = Literal["bundle", "onnx", "torch_export"]
 
 app = new_app()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is exported, as the user named it: a rule (None: the verdict's), its members' form, or one trial alone."""
+
+    rule: str | None = None
+    form: Form | None = None
+    trial: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.trial is not None and (self.rule or self.form):
+            other = f"--rule {self.rule}" if self.rule else f"--form {self.form}"
+            raise ValueError(f"--trial must go without a rule and a form, got --trial {self.trial} {other}; choose one")
+
+
+@dataclass(frozen=True)
+class Output:
+    """How it is written, and where (None: in the run directory)."""
+
+    format: Format = "bundle"
+    out: Path | None = None
+    fp16: bool = False
 
 
 @app.command()
@@ -36,25 +64,31 @@ def main(
     rule: Annotated[
         str | None, typer.Option(help="The rule to ship, by default the verdict's; a wrong name lists all of them.")
     ] = None,
-    form: Annotated[
-        Literal["mean", "refit"] | None, typer.Option(help="With folds, of the verdict's rule: what its members are.")
+    form: Annotated[Form | None, typer.Option(help="With folds, of the verdict's rule: what its members are.")] = None,
+    trial: Annotated[
+        str | None, typer.Option(help="One trial alone, in its plain view, in place of a rule: its number or name.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: RUN/bundle-<rule>.")] = None,
+    file_format: Annotated[
+        Format, typer.Option("--format", help="A bundle, or a graph per network, checked against PyTorch.")
+    ] = "bundle",
+    fp16: Annotated[bool, typer.Option("--fp16", help="With --format onnx: half precision inside.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The folder; default: RUN/<format>-<rule>.")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Ship another rule of a finished run than the verdict's, marked as the user's choice."""
+    """Export a finished run, or another rule of it than the verdict's, marked as the user's choice."""
     with errors_to_exit(debug=debug):
-        lines = export_rule(run, rule, form, out, at=datetime.now().astimezone().isoformat(timespec="seconds"))
+        wanted, output = Wanted(rule, form, trial), Output(file_format, out, fp16)
+        lines = export_run(run, wanted, output, at=datetime.now().astimezone().isoformat(timespec="seconds"))
     typer.echo("\n".join(lines))
 
 
-def export_rule(
-    root: Path, name: str | None, form: Literal["mean", "refit"] | None, out: Path | None, *, at: str
-) -> list[str]:
-    """Write the bundle of a rule and note it in run.json and report.html; returns what to say.
+def export_run(root: Path, wanted: Wanted, output: Output, *, at: str) -> list[str]:
+    """Write what is wanted and, where it is not the verdict's, note it in run.json and report.html; returns what to
+    say.
 
-    Raises ValueError where `root` is no run with a verdict, another process works on it, it has no such rule or did not
-    judge the rule in this form, weights of the rule's members are gone, or `out` may not be replaced.
+    Raises ValueError where `root` is no run with a verdict, another process works on it, it has no such rule or trial
+    or did not judge the rule in this form, weights of the rule's members are gone, `out` may not be replaced, or a
+    network cannot be written in this format.
     """
     run = existing_run_dir(root, "--run")
     said: list[str] = []
@@ -63,22 +97,49 @@ def export_rule(
         from analysis.bundle.export import export, user_choice
         from analysis.ensembling.result import EnsembleResult
         from search.stages.bundle import facts_of, weights_of
+        from search.stages.single_trial import with_trial_alone
 
+        _check_format(output)
         ensemble = EnsembleResult.read(run.ensemble_json)
-        chosen = _rule(ensemble, name or ensemble.verdict.rule)
-        if form:
-            chosen = _in_form(ensemble, chosen, form)
-        choice = user_choice(ensemble, chosen, form)
-        folder = f"{chosen.name}-{form}" if form else chosen.name
-        target = (out.expanduser() if out else run.bundle_of(folder)).resolve()
-        replaced = _check_target(run, target, is_verdicts=choice is None)
-        weights = weights_of(run, ensemble, form)
+        weights = weights_of(run, ensemble, wanted.form)
+        if wanted.trial is None:
+            chosen, folder = _chosen_rule(ensemble, wanted)
+        else:
+            ensemble, chosen, weights = with_trial_alone(run, ensemble, weights, wanted.trial)
+            folder = f"trial-{_members(ensemble, chosen)[0]}"
+        choice = user_choice(ensemble, chosen, wanted.form)
+        target = (output.out.expanduser() if output.out else run.export_of(output.format, folder)).resolve()
+        replaced = _check_target(run, target, output.format, is_verdicts=choice is None)
         _check_weights(run, ensemble, chosen, weights)
-        export(facts_of(run), ensemble, weights, target, chosen, form, ensemble_dir=run.root)
+        if output.format == "bundle":
+            export(facts_of(run), ensemble, weights, target, chosen, wanted.form, ensemble_dir=run.root)
+        else:
+            from analysis.bundle.manifest import read_bundle
+            from analysis.bundle.network_export import export_networks
+
+            with tempfile.TemporaryDirectory(dir=run.root, prefix=".export-") as temporary:
+                bundle = Path(temporary) / "bundle"
+                export(facts_of(run), ensemble, weights, bundle, chosen, wanted.form, ensemble_dir=run.root)
+                said += export_networks(read_bundle(bundle), target, output.format, fp16=output.fp16)
         if choice is not None:
             noted = {"at": at, "rule": chosen.name, "out": str(target), "said": choice.sentence}
             said += [choice.sentence, *_note(run, noted)]
-    return [*said, f"the verdict: {ensemble.verdict.sentence}", f"bundle{replaced}: {target}"]
+    return [*said, f"the verdict: {ensemble.verdict.sentence}", f"{output.format}{replaced}: {target}"]
+
+
+def _check_format(output: Output) -> None:
+    if output.format != "bundle" or output.fp16:
+        from analysis.bundle.network_export import check_format
+
+        check_format(output.format, fp16=output.fp16)
+
+
+def _chosen_rule(ensemble: EnsembleResult, wanted: Wanted) -> tuple[RuleResult, str]:
+    """-> the rule, and the name of its folder."""
+    chosen = _rule(ensemble, wanted.rule or ensemble.verdict.rule)
+    if wanted.form is None:
+        return chosen, chosen.name
+    return _in_form(ensemble, chosen, wanted.form), f"{chosen.name}-{wanted.form}"
 
 
 def _check_judged(run: RunDir) -> None:
@@ -102,7 +163,7 @@ def _rule(ensemble: EnsembleResult, name: str) -> RuleResult:
     return found[name]
 
 
-def _in_form(ensemble: EnsembleResult, chosen: RuleResult, form: Literal["mean", "refit"]) -> RuleResult:
+def _in_form(ensemble: EnsembleResult, chosen: RuleResult, form: Form) -> RuleResult:
     if chosen.name != ensemble.verdict.rule and form != ensemble.form:
         raise ValueError(
             f"--form {form} must go with the verdict's rule, {ensemble.verdict.rule}, the only one that was judged in "
@@ -111,21 +172,23 @@ def _in_form(ensemble: EnsembleResult, chosen: RuleResult, form: Literal["mean",
     return ensemble.shipped_as(form) if chosen.name == ensemble.verdict.rule else chosen
 
 
-def _check_target(run: RunDir, target: Path, *, is_verdicts: bool) -> str:
-    """', replaced' where the folder holds an older bundle. Raises ValueError where it must not be replaced."""
+def _check_target(run: RunDir, target: Path, file_format: Format, *, is_verdicts: bool) -> str:
+    """', replaced' where the folder holds an older export. Raises ValueError where it must not be replaced."""
     from analysis.bundle.export import foreign_files
+    from analysis.bundle.network_export import foreign_to_networks
 
-    if target == run.bundle.resolve() and not is_verdicts:
+    if target == run.bundle.resolve() and not (is_verdicts and file_format == "bundle"):
         raise ValueError(
             f"--out must leave the verdict's own bundle as it is, got {target}; choose another folder, or leave --out "
             "out"
         )
     if not target.exists():
         return ""
-    foreign = foreign_files(target)
+    foreign = foreign_files(target) if file_format == "bundle" else foreign_to_networks(target)
     if foreign:
+        what = "a bundle" if file_format == "bundle" else "networks that were exported"
         raise ValueError(
-            f"--out must be a new folder, or one that holds a bundle and nothing else, got {target} with "
+            f"--out must be a new folder, or one that holds {what} and nothing else, got {target} with "
             f"{', '.join(foreign[:3])}; choose another"
         )
     return ", replaced"
@@ -136,7 +199,7 @@ def _check_weights(
 ) -> None:
     """Raises ValueError where weights of the rule's members are gone, with the rules whose weights are there."""
     gone = {trial: [path for path in paths if not path.is_file()] for trial, paths in weights.items()}
-    lacking = {r.name: [m for m in _members(ensemble, r) if gone[m]] for r in ensemble.rules}
+    lacking = {r.name: [m for m in _members(ensemble, r) if gone[m]] for r in (*ensemble.rules, chosen)}
     if not lacking[chosen.name]:
         return
     paths = [path for trial in lacking[chosen.name] for path in gone[trial]]

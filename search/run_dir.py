@@ -71,9 +71,9 @@ class RunDir:
     def bundle(self) -> Path:
         return self.root / "bundle"
 
-    def bundle_of(self, rule: str) -> Path:
-        """Where the bundle of a rule that a user chose is written by default."""
-        return self.root / f"bundle-{rule}"
+    def export_of(self, file_format: str, name: str) -> Path:
+        """Where a rule or trial that a user chose is written by default."""
+        return self.root / f"{file_format}-{name}"
 
     @property
     def report(self) -> Path:

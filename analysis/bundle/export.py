@@ -18,6 +18,7 @@ from analysis.bundle import standalone
 from analysis.bundle.manifest import (
     FORMAT,
     MANIFEST,
+    SINGLE_TRIAL,
     BundleError,
     Manifest,
     Member,
@@ -101,7 +102,7 @@ def export(
         for name in STANDALONE:
             shutil.copyfile(standalone.FOLDER / name, temporary / name)
         read_bundle(temporary)
-        _replace_folder(temporary, out)
+        replace_folder(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
@@ -111,6 +112,14 @@ def user_choice(ensemble: EnsembleResult, chosen: RuleResult, form: MemberForm |
     """What a bundle says of a rule, or of a form of its members, that is not the verdict's; None of the verdict's
     own."""
     taken = ensemble.shipped
+    if chosen.name == SINGLE_TRIAL:
+        [member] = (ensemble.members[m] for m in chosen.fitted.used)
+        sentence = (
+            f"the user ships trial {member.trial} alone instead of {taken.name}, the verdict's: in validation the mIoU "
+            f"of its plain view is {member.val_miou:.3f}; on {ensemble.num_holdout} held-out images, where it was not "
+            f"scored, that of the verdict's is {write_score(taken.holdout)}"
+        )
+        return UserChoice(verdict_rule=taken.name, sentence=sentence)
     what, instead = chosen.name, taken.name
     if form not in (None, ensemble.form):
         what, instead = f"{what} of {FORMS[form]}", f"{instead} of {FORMS[ensemble.form]}"
@@ -273,7 +282,7 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _replace_folder(new: Path, target: Path) -> None:
+def replace_folder(new: Path, target: Path) -> None:
     """Rename `new` to `target`. A folder cannot be renamed over another: the old one steps aside first."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)

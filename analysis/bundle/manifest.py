@@ -33,6 +33,7 @@ from trainables.recipe.recipe import MAX_SIDE_PX, Recipe
 
 FORMAT: Literal["segsearch-bundle/1"] = "segsearch-bundle/1"
 MANIFEST = "bundle.json"
+SINGLE_TRIAL = "single_trial"  # the rule of one trial alone, which is none of the ensemble's
 MAX_BYTES = 2**24  # of the manifest
 Channel = Annotated[int, Field(ge=0, le=255)]
 Rgb = tuple[Channel, Channel, Channel]

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from analysis.bundle.manifest import Manifest, Member
+from analysis.bundle.manifest import SINGLE_TRIAL, Manifest, Member
 from analysis.bundle.standalone.network import unreadable
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult, Score
 from analysis.ensembling.verdict import signed
@@ -111,10 +111,18 @@ def _scores(manifest: Manifest, ensemble: EnsembleResult, rule: RuleResult) -> l
         "mIoU is the mean over the classes that occur in the truth, of one confusion matrix summed over images; "
         f"intervals are 95%, resampled by {ensemble.unit}.",
         _table(("images", "number", "mIoU"), ((what, str(n), write_score(score)) for what, n, score in rows)),
-        f"On the hold-out: {signed(rule.gain_holdout)} over the best single model, "
-        f"{signed(rule.gain_over_rival_holdout)} over the best single model with class weights ({FAIR_RIVAL}).",
+        *_gains(rule),
         _table(("class", "IoU on the hold-out"), ((name, _interval(*iou)) for name, *iou in classes)),
         *(f"* {_text(caveat)}" for caveat in manifest.caveats),
+    ]
+
+
+def _gains(rule: RuleResult) -> list[str]:
+    if rule.holdout.miou is None:
+        return []
+    return [
+        f"On the hold-out: {signed(rule.gain_holdout)} over the best single model, "
+        f"{signed(rule.gain_over_rival_holdout)} over the best single model with class weights ({FAIR_RIVAL})."
     ]
 
 
@@ -158,7 +166,9 @@ def _origin(manifest: Manifest, run: RunFacts) -> list[str]:
     named = ["python", program] if program.endswith(".py") else [PurePath(program).name]
     lines = [" ".join([*named, *map(shlex.quote, words)])]
     if manifest.user_choice:
-        lines.append(f"segsearch export --run RUN --rule {manifest.rule}")
+        trials = [member.trial for member in manifest.members]
+        what = f"--trial {shlex.quote(trials[0])}" if manifest.rule == SINGLE_TRIAL else f"--rule {manifest.rule}"
+        lines.append(f"segsearch export --run RUN {what}")
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     made = "\n".join(lines).replace("```", "")
     return ["## Made by", f"```sh\n{made}\n```", f"With {_text(versions)}."]

@@ -117,19 +117,19 @@ def test_the_verdicts_own_rule_is_the_bundle_stages_output_byte_for_byte(run: Ru
 def test_the_report_of_the_run_names_what_was_exported(run: RunDir) -> None:
     run.report.write_text(f"<p>before</p>{exports_markup([])}<p>after</p>")
     for _ in range(2):  # the second replaces the first, here and in the report
-        assert export(run, "hard_vote", "--out", run.root / "<b>").exit_code == 0
+        assert export(run, "best_single", "--out", run.root / "<b>").exit_code == 0
     text = run.report.read_text()
-    assert text.count("the user ships hard_vote instead of member_class") == 1
+    assert text.count("the user ships best_single instead of member_class") == 1
     assert "/run/&lt;b&gt;</code>" in text
     assert text.startswith("<p>before</p>")
     assert text.endswith("<p>after</p>")
     [noted] = json.loads(run.run_json.read_text())["exports"]
-    assert (noted["rule"], noted["out"]) == ("hard_vote", str(run.root / "<b>"))
+    assert (noted["rule"], noted["out"]) == ("best_single", str(run.root / "<b>"))
 
 
 def test_a_report_without_a_place_for_it_is_said(run: RunDir) -> None:
     run.report.write_text("<p>old</p>")
-    assert "is of an earlier version and does not show the choice" in export(run, "hard_vote").stdout
+    assert "is of an earlier version and does not show the choice" in export(run, "best_single").stdout
     assert run.report.read_text() == "<p>old</p>"
 
 
@@ -199,7 +199,7 @@ def test_what_is_no_run_and_what_has_no_verdict_are_refused(run: RunDir, tmp_pat
 
 def test_only_a_bundle_is_replaced_and_never_the_runs_own(run: RunDir, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    assert export(run, "hard_vote", "--out", tmp_path / "photos").exit_code == 0  # an empty folder
+    assert export(run, "best_single", "--out", tmp_path / "photos").exit_code == 0  # an empty folder
     assert "bundle, replaced: " in export(run, "best_single", "--out", tmp_path / "photos").stdout
     (tmp_path / "photos" / "a.png").touch()
     assert "nothing else, got" in refused(run, "hard_vote", "--out", tmp_path / "photos")
@@ -250,3 +250,64 @@ def test_no_cluster_is_imported(run: RunDir) -> None:
     )
     command = [sys.executable, "-c", code, "--run", str(run.root), "--rule", "best_single"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["0", "False"]
+
+
+def of_trial(run: RunDir, trial: str, *more: object) -> Any:
+    return CliRunner().invoke(app, ["--run", str(run.root), "--trial", trial, *map(str, more)])
+
+
+def test_one_trial_ships_alone_and_is_marked(run: RunDir) -> None:
+    done = of_trial(run, "1")  # the number of 00001
+    assert done.exit_code == 0, done.output
+    manifest = read_bundle(run.root / "bundle-trial-00001").manifest
+    assert [(member.trial, member.views) for member in manifest.members] == [("00001", ("s1.00-none",))]
+    assert manifest.scores.holdout.miou is None
+    assert manifest.user_choice is not None
+    assert "the user ships trial 00001 alone instead of member_class, the verdict's: in validation" in done.stdout
+    readme = (run.root / "bundle-trial-00001" / "README.md").read_text(encoding="utf-8")
+    assert "segsearch export --run RUN --trial 00001" in readme
+    assert "nan" not in readme
+
+
+def test_the_best_single_models_trial_ships_with_its_scores(run: RunDir) -> None:
+    assert of_trial(run, "0").exit_code == 0
+    manifest = read_bundle(run.root / "bundle-trial-00000").manifest
+    assert (manifest.rule, manifest.scores.holdout.miou) == ("best_single", 0.5)
+
+
+def test_a_trial_that_is_no_candidate_ships_from_its_checkpoint(run: RunDir) -> None:
+    ensemble = json.loads(run.ensemble_json.read_text())
+    ensemble["members"][2]["trial"] = "soup-9"
+    shutil.copytree(run.soups / "soup-0", run.soups / "soup-9")
+    run.ensemble_json.write_text(json.dumps(ensemble))
+    done = of_trial(run, "00001")
+    assert done.exit_code == 0, done.output
+    [member] = read_bundle(run.root / "bundle-trial-00001").manifest.members
+    assert member.trial == "00001"
+
+
+def test_a_trial_that_is_not_there_or_comes_with_a_rule_is_refused(run: RunDir) -> None:
+    done = of_trial(run, "7")
+    assert done.exit_code == 2
+    assert "a trial with a checkpoint, got '7'; choose one of: 00000, soup-0, 00001" in done.stderr
+    done = of_trial(run, "1", "--rule", "hard_vote")
+    assert done.exit_code == 2
+    assert "--trial must go without a rule and a form, got --trial 1 --rule hard_vote" in done.stderr
+
+
+def test_onnx_of_a_trial_is_written_and_replaced(run: RunDir) -> None:
+    for replaced in ("", ", replaced"):
+        done = of_trial(run, "1", "--format", "onnx")
+        assert done.exit_code == 0, done.output
+        assert done.stdout.splitlines()[-1] == f"onnx{replaced}: {run.root / 'onnx-trial-00001'}"
+    assert "member-0.onnx: largest difference of a logit" in done.stdout
+    index = json.loads((run.root / "onnx-trial-00001" / "networks.json").read_text(encoding="utf-8"))
+    assert index["user_choice"]["verdict_rule"] == "member_class"
+    assert [path.name for path in run.root.glob(".export-*")] == []
+    assert "nothing else, got" in of_trial(run, "1", "--out", run.root / "onnx-trial-00001").stderr
+
+
+def test_half_precision_is_for_onnx_alone(run: RunDir) -> None:
+    for file_format in ("bundle", "torch_export"):
+        done = of_trial(run, "1", "--fp16", "--format", file_format)
+        assert f"--fp16 must go with --format onnx, got --format {file_format}" in done.stderr

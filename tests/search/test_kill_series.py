@@ -74,7 +74,7 @@ MOMENTS = (
     Moment("between the opened hold-out and ensemble.json", "analysis.ensembling.fit:_count_holdout"),
     Moment("between confusions and ensemble.json", "analysis.ensembling.fit:write_confusions", "after"),
     Moment("while the bundle is copied", "analysis.bundle.export:sha256_of"),
-    Moment("between the whole bundle and run.json", "analysis.bundle.export:_replace_folder", "after"),
+    Moment("between the whole bundle and run.json", "analysis.bundle.export:replace_folder", "after"),
     Moment("between the old bundle and the new one", "pathlib:Path.replace", "after", about=".bundle.old"),
     Moment("while the report is written", "pathlib:Path.replace", about="report.html"),
 )

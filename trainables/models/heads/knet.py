@@ -47,7 +47,7 @@ class KNet(nn.Module):
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
         fused = self.generator.fused(features)  # (B,D,h,w)
         masks = self.generator.classify(fused)
-        kernels = self.generator.classifier.weight.flatten(1).expand(len(fused), -1, -1)  # (B,K,D)
+        kernels = self.generator.classifier.weight.flatten(1).expand(fused.shape[0], -1, -1)  # (B,K,D)
         earlier = []
         for stage in self.stages:
             earlier.append((masks, 1.0))
