@@ -58,6 +58,9 @@ class Sizes:
 class Graph(nn.Module):
     """A trained network with its normalisation, as it is exported: see the module."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: Segmentor) -> None:
         super().__init__()
         self.backbone, self.head = network.backbone, _with_poolings_of_any_size(copy.deepcopy(network.head))

@@ -55,8 +55,14 @@ def _row(rows: Sequence[TrialRow], name: str, candidates: Sequence[str]) -> Tria
 
 def _member(row: TrialRow) -> MemberResult:
     assert row.best_miou is not None  # as `_row` asks
-    identity = {"trial": row.trial, "recipe_hash": row.recipe_hash, "family": row.family}
-    return MemberResult(**identity, views=(PLAIN,), val_miou=row.best_miou, costs={})
+    return MemberResult(
+        trial=row.trial,
+        recipe_hash=row.recipe_hash,
+        family=row.family,
+        views=(PLAIN,),
+        val_miou=row.best_miou,
+        costs={},
+    )
 
 
 def _rule(ensemble: EnsembleResult, place: int) -> RuleResult:
