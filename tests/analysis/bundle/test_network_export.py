@@ -54,9 +54,6 @@ def agreement(network: Segmentor, name: str, folder: Path, sizes: Sizes) -> Agre
         ("test_resnet", UPERNET),
         ("test_convnext", KNET),
         pytest.param("mit_b0", SEGFORMER, marks=SLOW),
-        pytest.param("swin_tiny_patch4_window7_224", UPERNET, marks=SLOW),
-        pytest.param("vit_tiny_patch16_224", UPERNET, marks=SLOW),
-        pytest.param("twins_svt_small", KNET, marks=SLOW),
     ],
 )
 def test_onnx_gives_the_logits_at_any_size(backbone: str, head: dict[str, Any], tmp_path: Path) -> None:
