@@ -34,7 +34,7 @@ class Resampled:
 
     miou: float
     iou: Scores  # (K,)
-    mious: Scores  # (R,)
+    mious: Scores  # (R,), twice as many of few units
     ious: Scores  # (R,K)
 
 
@@ -79,8 +79,14 @@ def resample(counts: Counts, draws: Draws) -> Resampled:
 
 
 def widened(miou: float, iou: Scores, mious: Scores, ious: Scores, num_units: int) -> Resampled:
-    """Scores of resamples, moved away from the estimate (`widening`). One unit says nothing of another: all NaN."""
+    """Scores of resamples, moved away from the estimate (`widening`). One unit says nothing of another: all NaN.
+
+    Resamples of a few units have a few values, and no say in how lopsided the scores of others are: each counts on
+    either side of the estimate, so that an interval reaches as far up as down.
+    """
     factor = widening(num_units)
+    if num_units < MIN_GROUPS:
+        mious, ious = np.concatenate([mious, 2 * miou - mious]), np.concatenate([ious, 2 * iou - ious])
     return Resampled(miou, iou, miou + factor * (mious - miou), iou + factor * (ious - iou))
 
 

@@ -66,6 +66,18 @@ def test_the_widening_is_students_t_over_the_normal(num_units: int, factor: floa
     assert widening(num_units) == pytest.approx(factor, rel=1e-3)
 
 
+@pytest.mark.parametrize(("num_groups", "symmetric"), [(2, True), (5, True), (6, False)])
+def test_an_interval_of_few_groups_reaches_as_far_up_as_down(num_groups: int, symmetric: bool) -> None:
+    """Two groups have three resamples: the lower end of a gain's interval was the gain itself."""
+    rng = np.random.default_rng(6)
+    draws = bootstrap_draws([f"g{i % num_groups}" for i in range(24)], True, 300, 0)
+    plain, rich = images(rng, 24), images(rng, 24)
+    rich[np.arange(24) % num_groups == 0] = images(rng, -(-24 // num_groups), 0.95)
+    step = gain(resample(rich, draws), resample(plain, draws))
+    assert step.low < step.gain < step.high
+    assert ((step.high - step.gain) == pytest.approx(step.gain - step.low)) == symmetric
+
+
 def test_one_group_shows_no_gain() -> None:
     rng = np.random.default_rng(4)
     weak, strong = (resample(images(rng, 20, skill), bootstrap_draws(["a"] * 20, True, 50, 0)) for skill in (0.4, 0.9))
