@@ -14,7 +14,7 @@ READY_DEV := checked-dev
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 endif
 
-.PHONY: help run test quick fuzz lint bench setup lock clean checked checked-dev
+.PHONY: help run test quick kills fuzz lint bench setup lock clean checked checked-dev
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
@@ -24,10 +24,14 @@ run: $(READY)  ## search on the built-in data, then ensemble, verdict, bundle, r
 	$(BIN)/python search/run.py --space $(SPACE)
 
 test: $(READY_DEV)  ## the whole suite; the slow, real-data runs come last
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 quick: $(READY_DEV)  ## the suite without the slow runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -m "not slow"
+
+kills: $(READY_DEV)  ## kill a run at each of its 23 moments and compare what is left; submit one as a Ray job
+	SEGSEARCH_KILLS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/search/test_kill_series.py tests/search/cluster/test_job_submit.py
 
 fuzz: $(READY_DEV)  ## every reader against 10,000 new hostile inputs; hours
 	SEGSEARCH_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz

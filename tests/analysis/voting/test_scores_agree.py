@@ -82,7 +82,7 @@ def batches() -> list[list[VoteBatch]]:
     rich = ViewConfig((VIEWS, VIEWS[:1], VIEWS[::-1]), (1.0, 1.7, 0.6))
     return [
         [VoteBatch(plain, tuple(votes[:3])), VoteBatch(rich, tuple(votes))],
-        [VoteBatch(rich, tuple(votes[1:])), VoteBatch(rich, tuple(votes))],
+        [VoteBatch(rich, tuple(votes[1:4])), VoteBatch(rich, tuple(votes))],
     ]
 
 

@@ -90,6 +90,7 @@ def submit(environment: dict[str, str], checkout: Path, *arguments: str) -> subp
     return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 def test_a_job_is_refused_without_a_run_directory_that_lasts_and_ends_with_one(
     cluster: dict[str, str], checkout: Path, tmp_path: Path
