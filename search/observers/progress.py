@@ -14,20 +14,12 @@ from rich.text import Text
 from typing_extensions import override
 
 from search.observers.trial_row import Observer, TrialRow
+from trainables.progress_lines import duration
 
 STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red", "DIVERGED": "red"}
 ROWS_SHOWN = 15
 SILENT_S = 300.0  # no trial is called stalled earlier
 SILENT_EPOCHS = 3  # nor before so many times the longest wait for an epoch
-
-
-def duration(seconds: float) -> str:
-    """'2h05m', '3m07s' or '12s'."""
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, rest_minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{rest_minutes:02d}m"
-    return f"{minutes}m{rest_s:02d}s" if minutes else f"{rest_s}s"
 
 
 def score(miou: float | None) -> str:

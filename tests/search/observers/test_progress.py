@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import pytest
 from factories import Clock, make_row
 from rich.console import Console
 
-from search.observers.progress import LiveTable, PlainLines, build_progress, duration
+from search.observers.progress import LiveTable, PlainLines, build_progress
 from search.observers.trial_row import TrialRow
 
 
@@ -18,13 +17,6 @@ def row(number: int, state: str, miou: float | None = None, **more: Any) -> Tria
 
 
 ROWS = {0: row(0, "COMPLETE", 0.41), 1: row(1, "RUNNING", 0.2), 2: row(2, "FAIL", error="line\nKeyError: 'stem'")}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (59.7, "1m00s"), (187, "3m07s"), (3600, "1h00m"), (7530, "2h05m")]
-)
-def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
