@@ -1,12 +1,13 @@
-"""Label a folder of images with a bundle.
+"""Label images with a bundle.
 
-    python analysis/predict.py --bundle RUN/bundle --images FOLDER --out OUT
+    python analysis/predict.py --bundle RUN/bundle --out OUT INPUT...
 
-The folder is walked recursively. Written under OUT, at the images' own relative paths, are palette PNGs
-(`png`, the default) or float16 probabilities as safetensors (`probabilities`), or one COCO file (`rle`). Pixels are
-taken as stored, as in training: an orientation tag is warned of and not applied. Files that are no image by their
-suffix are named and left out. Exit code 2 where the input is wrong or an image cannot be read; all other images are
-finished first. Heavy imports come late, so that --help and a broken bundle answer at once.
+An input is an image, a folder (walked recursively), a pattern such as 'photos/*.jpg', a COCO file (the images that it
+lists) or a zip. Written under OUT, at the images' own relative paths, are palette PNGs (`png`, the default) or float16
+probabilities as safetensors (`probabilities`), or one COCO file (`rle`). Pixels are taken as stored, as in training: an
+orientation tag is warned of and not applied. Files that are no image by their suffix are named and left out. Exit code
+2 where the input is wrong or an image cannot be read; all other images are finished first. Heavy imports come late, so
+that --help and a broken bundle answer at once.
 """
 
 from __future__ import annotations
@@ -27,21 +28,11 @@ from trainables.files import can_name_file
 from trainables.worker_process import is_out_of_memory
 
 if TYPE_CHECKING:
+    from analysis.bundle.inputs import NamedImage
     from trainables.data.image_file import DecodedImage
 
 MAX_NAMED = 20
-NO_IMAGE = "file that is no image by its suffix, left out"
 app = new_app()
-
-
-@dataclass
-class Outcome:
-    """What became of the files of a folder."""
-
-    names: list[str]  # of images
-    unreadable: list[str] = field(default_factory=list)  # images that could not be read, a line each
-    warnings: dict[str, list[str]] = field(default_factory=dict)  # rule -> the files that bend it
-    note: str = ""  # on the bundle
 
 
 class Format(StrEnum):
@@ -50,11 +41,45 @@ class Format(StrEnum):
     probabilities = "probabilities"
 
 
+ONE_FILE = {Format.rle}  # formats of which one file holds all images
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is predicted, with what, and where to."""
+
+    bundle: Path
+    inputs: tuple[str, ...]
+    out: Path
+    output_format: Format = Format.png
+    batch_size: int = 8
+    device: str = "auto"
+    coco_images: Path | None = None  # what the names in COCO files are relative to; None: each file's own folder
+
+
+@dataclass
+class Outcome:
+    """What became of the images."""
+
+    names: list[str]  # of images
+    unreadable: list[str] = field(default_factory=list)  # images that could not be read, a line each
+    warnings: dict[str, list[str]] = field(default_factory=dict)  # rule -> the files that bend it
+    note: str = ""  # on the bundle
+
+
 @app.command()
 def main(
     bundle: Annotated[Path, typer.Option(help="The bundle/ folder of a finished run.")],
-    images: Annotated[Path, typer.Option(help="A folder of images, searched recursively.")],
     out: Annotated[Path, typer.Option(help="Where predictions are written; made if absent.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Images, folders, patterns such as 'photos/*.jpg', COCO files, zip archives.", metavar="INPUT"
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of images; beside COCO files, the folder their names are relative to.")
+    ] = None,
     output_format: Annotated[
         Format, typer.Option("--format", help="Palette PNGs, one COCO file, or float16 probabilities.")
     ] = Format.png,
@@ -62,10 +87,22 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
     debug: DebugOption = False,
 ) -> None:
-    """Label every image of a folder with what a run shipped."""
+    """Label images with what a run shipped."""
     with errors_to_exit(debug=debug):
-        outcome = predict_folder(bundle, images, out, output_format, batch_size, device)
+        given, coco_images = _given(inputs or [], images)
+        outcome = predict_images(Job(bundle, given, out, output_format, batch_size, device, coco_images))
     _report(outcome, out)
+
+
+def _given(inputs: Sequence[str], images: Path | None) -> tuple[tuple[str, ...], Path | None]:
+    """The inputs, and the folder of COCO files' images. `--images` alone is an input."""
+    if images is not None and not images.is_dir():
+        raise ValueError(f"--images must be a folder, got {images}; give the folder that holds the images")
+    if images is not None and inputs and not any(text.lower().endswith(".json") for text in inputs):
+        raise ValueError(f"--images goes with COCO files, got it beside {', '.join(inputs)}; list the folder with them")
+    if images is None and not inputs:
+        raise ValueError("at least one input is needed, got none; name images, a folder, a COCO file or a zip")
+    return (tuple(inputs), images) if inputs else ((str(images),), None)
 
 
 def _report(outcome: Outcome, out: Path) -> None:
@@ -81,68 +118,52 @@ def _report(outcome: Outcome, out: Path) -> None:
         fail(f"{len(outcome.unreadable)} images could not be read:\n{lines}")
 
 
-def predict_folder(
-    bundle: Path, images: Path, out: Path, output_format: Format, batch_size: int, device: str
-) -> Outcome:
-    """Predict all of `images` into `out`.
+def predict_images(job: Job) -> Outcome:
+    """Predict all images of the job.
 
-    Raises ValueError (BundleError) before the first prediction where the bundle, a folder or the device is wrong, and
-    later where --out is full or a batch does not fit the memory.
+    Raises ValueError (BundleError, DataProblems) before the first prediction where the bundle, an input or the device
+    is wrong, and later where `out` is full or a batch does not fit the memory.
     """
+    from analysis.bundle.inputs import NO_IMAGE, open_inputs
     from analysis.bundle.manifest import read_bundle
 
-    checked = read_bundle(bundle)
-    outcome = sort_files(images, out, one_file=output_format is Format.rle)
-    if checked.manifest.user_choice is not None:
-        outcome.note = checked.manifest.user_choice.sentence
+    checked = read_bundle(job.bundle)
+    with open_inputs(job.inputs, job.out, coco_images=job.coco_images) as found:
+        outcome = Outcome([image.name for image in found.images])
+        if found.others:
+            outcome.warnings[NO_IMAGE] = found.others
+        if job.output_format not in ONE_FILE:
+            refuse_shared_targets(outcome.names)
+        if checked.manifest.user_choice is not None:
+            outcome.note = checked.manifest.user_choice.sentence
 
-    from analysis.bundle.predictor import Predictor
-    from analysis.bundle.writers import WRITERS
+        from analysis.bundle.predictor import Predictor
+        from analysis.bundle.writers import WRITERS
 
-    predictor = Predictor(checked, device=device, batch_size=batch_size)
-    with _writable(out):
-        out.mkdir(parents=True, exist_ok=True)
-    writer = WRITERS[output_format](out, predictor, checked.manifest.background)
-    for batch in _read_ahead(images, outcome.names, batch_size):
-        readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
-        outcome.unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
-        for name, image in readable.items():
-            for rule in image.warnings:
-                outcome.warnings.setdefault(rule, []).append(name)
-        with _writable(out), _fits_memory(batch_size):
-            writer.write_all(predictor, {name: image.pixels for name, image in readable.items()})
-    with _writable(out):
+        predictor = Predictor(checked, device=job.device, batch_size=job.batch_size)
+        with _writable(job.out):
+            job.out.mkdir(parents=True, exist_ok=True)
+        writer = WRITERS[job.output_format](job.out, predictor, checked.manifest.background)
+        for batch in _read_ahead(found.images, job.batch_size):
+            readable = {name: image for name, image in batch.items() if not isinstance(image, str)}
+            outcome.unreadable += [problem for problem in batch.values() if isinstance(problem, str)]
+            for name, image in readable.items():
+                for rule in image.warnings:
+                    outcome.warnings.setdefault(rule, []).append(name)
+            with _writable(job.out), _fits_memory(job.batch_size):
+                writer.write_all(predictor, {name: image.pixels for name, image in readable.items()})
+    with _writable(job.out):
         writer.close()
     return outcome
 
 
-def sort_files(images: Path, out: Path, *, one_file: bool) -> Outcome:
-    """The images under a folder, by their suffixes, and the other files, as sorted relative paths with '/'.
-
-    Raises ValueError where there is none, where `out` lies inside (its PNGs would be taken for images), and, unless all
-    go to one file, where two images would be written to one name.
-    """
-    if not images.is_dir():
-        raise ValueError(f"--images must be a folder, got {images}; give the folder that holds the images")
-    if out.resolve().is_relative_to(images.resolve()):
-        raise ValueError(f"--out must lie outside --images, got {out} in {images}; choose another folder")
-    from trainables.data.image_file import SUFFIXES
-
-    names: list[str] = []
-    others: list[str] = []
-    for path in sorted(path for path in images.rglob("*") if path.is_file()):
-        hidden = path.name.startswith(".")  # macOS leaves ._a.jpg beside a.jpg
-        kept = names if path.suffix.lower() in SUFFIXES and not hidden else others
-        kept.append(path.relative_to(images).as_posix())
-    if not names:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise ValueError(f"--images must hold at least one image ({kinds}), got none in {images}; check the folder")
+def refuse_shared_targets(names: Sequence[str]) -> None:
+    """Raises ValueError where two images would be written to one name: x.jpg and x.png."""
     first: dict[Path, str] = {}
-    for name in names if not one_file else ():
+    for name in names:
         other = first.setdefault(Path(name).with_suffix(""), name)
         if other != name:
             raise ValueError(f"two images would be written to one name: {other} and {name}; rename one or use rle")
-    return Outcome(names, warnings={NO_IMAGE: others} if others else {})
 
 
 @contextmanager
@@ -166,22 +187,21 @@ def _fits_memory(batch_size: int) -> Iterator[None]:
         raise ValueError(f"{error}; use a smaller --batch-size, now {batch_size}") from error
 
 
-def _read_ahead(images: Path, names: Sequence[str], batch_size: int) -> Iterator[dict[str, DecodedImage | str]]:
+def _read_ahead(images: Sequence[NamedImage], batch_size: int) -> Iterator[dict[str, DecodedImage | str]]:
     """Batches of name -> image, or an error message; one batch is read while another is worked on."""
-    from trainables.data.image_file import decode_image
 
-    def read(name: str) -> DecodedImage | str:
-        if not can_name_file(name):
-            return f"{name!r}: its name is no UTF-8 text, so that no prediction can be named after it; rename it"
+    def read(image: NamedImage) -> DecodedImage | str:
+        if not can_name_file(image.name):
+            return f"{image.name!r}: its name is no UTF-8 text, so that no prediction can be named after it; rename it"
         try:
-            return decode_image(images / name)
+            return image.read()
         except (ValueError, OSError) as error:
             return str(error)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         pending: deque[dict[str, Future[DecodedImage | str]]] = deque()
-        for start in range(0, len(names), batch_size):
-            pending.append({name: pool.submit(read, name) for name in names[start : start + batch_size]})
+        for start in range(0, len(images), batch_size):
+            pending.append({image.name: pool.submit(read, image) for image in images[start : start + batch_size]})
             if len(pending) == 2:
                 yield {name: future.result() for name, future in pending.popleft().items()}
         for batch in pending:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from analysis.bundle.export import BundleFacts, export
+from analysis.bundle.inputs import NO_IMAGE
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
 from analysis.ensembling.fit import Provenance, fit_ensemble
@@ -24,7 +26,7 @@ from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import FittedOn, HoldoutOpening
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
-from analysis.predict import NO_IMAGE, app, sort_files
+from analysis.predict import app, refuse_shared_targets
 from analysis.report.palette import palette, png_palette
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
@@ -304,6 +306,19 @@ def test_probabilities_are_written_as_float16_safetensors(
     assert (found.dtype, found.shape) == (np.float16, (3, 41, 64))
 
 
+def test_coco_files_zips_and_files_are_labelled_together(
+    bundles: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "test.json").write_text(json.dumps({"images": [{"id": 0, "file_name": "b/d.png"}]}))
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(photos / "b" / "c.png", "c.png")
+    inputs = (tmp_path / "test.json", tmp_path / "more.zip", photos / "a.png")
+    done = run("--bundle", bundles["best_single"], "--out", tmp_path / "out", "--images", photos, *inputs)
+    assert done.exit_code == 0, done.output
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+    assert written == {"b/d.png", "more/c.png", "a.png"}
+
+
 def test_unreadable_images_are_all_told_and_the_others_finished(
     bundles: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
@@ -332,12 +347,12 @@ def test_all_formats_of_training_are_labelled_as_stored_and_other_files_named(
     image.save(photos / "f.tif", tiffinfo={274: 6})
     for name in ("g.gif", "h.avif", "i.ppm", "j.jp2"):
         image.save(photos / name)
-    for name in ("clip.mp4", "._a.png"):
+    for name in ("clip.mp4", "._a.png"):  # macOS leaves the second beside a.png: hidden, and passed over
         (photos / name).write_bytes(b"other")
     result = run("--bundle", bundles["best_single"], "--images", photos, "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert "9 of 9 images labelled" in result.output
-    assert f"warning: {NO_IMAGE} (._a.png, clip.mp4): 2" in result.output
+    assert f"warning: {NO_IMAGE} (clip.mp4): 1" in result.output
     assert f"warning: {TURNED} (e.jfif, f.tif): 2" in result.output
     labels = [np.array(Image.open(tmp_path / "out" / name)) for name in ("a.png", "f.png")]
     assert np.array_equal(*labels)
@@ -345,9 +360,9 @@ def test_all_formats_of_training_are_labelled_as_stored_and_other_files_named(
 
 def test_a_run_without_ray(bundles: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from analysis.predict import Format, predict_folder; from pathlib import Path\n"
+        "import sys; from analysis.predict import Job, predict_images; from pathlib import Path\n"
         "assert 'torch' not in sys.modules, 'heavy imports must come late'\n"
-        "predict_folder(*map(Path, sys.argv[1:4]), Format.png, 4, 'auto')\n"
+        "predict_images(Job(Path(sys.argv[1]), (sys.argv[2],), Path(sys.argv[3]), batch_size=4))\n"
         "assert 'ray' not in sys.modules and 'optuna' not in sys.modules"
     )
     args = [bundles["best_single"], photos, tmp_path / "out"]
@@ -376,29 +391,26 @@ def test_the_user_is_told_what_is_wrong(bundles: dict[str, Path], photos: Path, 
     inside = run("--bundle", bundle, "--images", photos, "--out", photos / "out")
     nowhere = run("--bundle", bundle, "--images", tmp_path / "no", "--out", tmp_path / "out")
     device = run("--bundle", bundle, "--images", photos, "--out", tmp_path / "out", "--device", "gpu")
+    nothing = run("--bundle", bundle, "--out", tmp_path / "out")
+    beside = run("--bundle", bundle, "--out", tmp_path / "out", "--images", photos, photos / "a.png")
     blocked = run("--bundle", bundle, "--images", photos, "--out", photos / "a.png" / "out")
     file = tmp_path / "file"
     file.touch()
     unwritable = run("--bundle", bundle, "--images", photos, "--out", file / "out")
     for result, message in (
-        (inside, "must lie outside --images"), (nowhere, "must be a folder"), (device, "use cpu or auto"),
-        (blocked, "must lie outside --images"), (unwritable, "--out must be writable"),
+        (inside, "must lie outside the images"), (nowhere, "must be a folder"), (device, "use cpu or auto"),
+        (nothing, "at least one input is needed"), (beside, "--images goes with COCO files"),
+        (blocked, "must lie outside the images"), (unwritable, "--out must be writable"),
     ):  # fmt: skip
         assert result.exit_code == 2
         assert message in result.output
         assert "Traceback" not in result.output
 
 
-def test_two_images_of_one_name_are_refused_but_not_for_one_file(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("x.png", "x.jpg", "notes.txt"):
-        (folder / name).touch()
-    sorted_out = sort_files(folder, tmp_path / "out", one_file=True)
-    assert sorted_out.names == ["x.jpg", "x.png"]
-    assert sorted_out.warnings == {NO_IMAGE: ["notes.txt"]}
+def test_two_images_of_one_name_are_refused() -> None:
+    refuse_shared_targets(["x.png", "y.png", "b/x.jpg"])
     with pytest.raises(ValueError, match=r"one name: x.jpg and x.png"):
-        sort_files(folder, tmp_path / "out", one_file=False)
+        refuse_shared_targets(["x.jpg", "x.png"])
 
 
 def test_an_image_of_the_wrong_kind_is_refused(predictors: dict[str, Predictor]) -> None:

@@ -85,7 +85,7 @@ def probe_image(path: Path) -> ImageFile:
     """Probe an image file cheaply. Raises ValueError for one that is missing, cut short or not read (see above)."""
     if not path.is_file():
         raise ValueError(f"no file at {path}; add it, correct root, or take the image out of the JSON")
-    with _opened(path) as (stream, image):
+    with _opened(lambda: path.open("rb")) as (stream, image):
         width, height = _stored_size(image)
         size, head, tail = _edges(stream)
         mark = END_MARKS.get(image.format or "")
@@ -107,8 +107,14 @@ def decode_image(path: Path) -> DecodedImage:
     refused (see above). Every part that shows a model a picture reads it here, so that a prediction sees the same
     pixels as training did.
     """
+    return decode_opened(lambda: path.open("rb"), str(path))
+
+
+def decode_opened(opener: Callable[[], BinaryIO], shown: str) -> DecodedImage:
+    """`decode_image` of an image that is no file of its own, such as a member of an archive. `opener` gives a stream
+    that can seek, or raises OSError; `shown` names it in errors."""
     try:
-        with _opened(path) as (_, image):
+        with _opened(opener) as (_, image):
             try:
                 orientation, warnings = _orientation(image), _warnings(image)
                 image.load()
@@ -120,14 +126,17 @@ def decode_image(path: Path) -> DecodedImage:
                 stored = image.transpose(UNTURN[orientation])
             return DecodedImage(np.array(stored.convert("RGB")), warnings)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{shown}: {error}") from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+def _opened(opener: Callable[[], BinaryIO]) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """The file and its image, not yet decoded. Raises ValueError where it is none, or one that is refused."""
+    empty = False
     try:
-        with path.open("rb") as stream:
+        with opener() as stream:
+            empty = stream.seek(0, os.SEEK_END) == 0
+            stream.seek(0)
             fault = _tiff_fault(stream)  # before Pillow, which says no more of many bands than that it knows no such
             if fault is not None:
                 raise ValueError(fault)
@@ -136,7 +145,6 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
                 _refuse_deep(image, stream)
                 yield stream, image
     except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
         reason = "it is empty; copy it again" if empty else f"none of {', '.join(FORMATS)}; convert it to 8-bit RGB PNG"
         raise ValueError(f"the file cannot be read as an image ({reason}, or take it out)") from error
     except Image.DecompressionBombError as error:
