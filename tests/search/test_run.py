@@ -243,12 +243,14 @@ def test_folds_fit_on_every_label_outside_the_hold_out_and_ship_their_mean(tmp_p
     output = finish(
         start("--space", "convnext.yaml", "--data", str(card), *TINY, *few, "--run-dir", str(run), cache=cache)
     )
-    assert "folds: 1 recipes x 2 folds, about 0." in output
+    assert "folds: 1 recipes x 2 folds and a refit, about 0." in output
+    assert "with one refit per recipe instead of the mean of its fold models: " in output
     data, folds = json.loads((run / "data.json").read_text()), json.loads((run / "folds.json").read_text())["folds"]
     every = sorted((*data["train"], *data["val"]))
     assert sorted(image_id for fold in folds for image_id in fold) == every
     ensemble = json.loads((run / "ensemble.json").read_text())
     assert ensemble["fitted_on"] == {"kind": "out_of_fold", "images": len(every), "folds": 2}
+    assert (ensemble["form"], [form["form"] for form in ensemble["other_forms"]]) == ("mean", ["refit"])
     [member] = ensemble["members"]
     assert member["trial"].startswith("folds-0000")
 
