@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.ensembling.external_predictions import ExternalPrediction, SizeOf, read_folder
+from analysis.ensembling.external_predictions import ExternalPrediction, SizeOf, for_float16, read_folder
 
 FOLD = re.compile(r"fold_(\d+)")
 
@@ -91,4 +91,4 @@ class MemberReader:
                 )
             log_odds = [found.logits.astype(np.float64) for found in few if found]
             mean = np.logaddexp.reduce([one - np.logaddexp.reduce(one, axis=0) for one in log_odds])
-            yield replace(first, logits=(mean - mean.max(0)).astype(np.float32).clip(min=-60000))
+            yield replace(first, logits=for_float16(mean.astype(np.float32)))

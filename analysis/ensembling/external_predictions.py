@@ -221,8 +221,12 @@ def _as_logits(array: NDArray[np.generic], order: Sequence[int], what: str, labe
     found = found[list(order)]
     if found.min() >= 0 and np.abs(found.sum(0) - 1).max() < 0.02:
         found = np.log(np.maximum(found, np.float32(LEAST)))
-    found = found - found.max(0)  # softmax is the same, and float16 has most digits near 0
-    return np.maximum(found, np.float32(-60000))
+    return for_float16(found)
+
+
+def for_float16(logits: Float) -> Float:
+    """Logits (K,h,w) of the same softmax that float16 holds with most digits: the highest is 0."""
+    return np.maximum(logits - logits.max(0), np.float32(-60000))
 
 
 def _covers(shape: Sequence[int], label_px: tuple[int, int]) -> bool:

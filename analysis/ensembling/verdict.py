@@ -109,7 +109,6 @@ def describe_form(form: FormResult, shipped_cost: float) -> str:
     what = {
         "refit": "one refit per recipe instead of the mean of its fold models",
         "mean": "the mean of each recipe's fold models instead of its refit",
-        "trial": "single trials",
     }[form.form]
     share = form.cost / shipped_cost
     return f"with {what}: {signed(form.gain_over_shipped)} beside what ships, at {share:.0%} of its cost"
