@@ -226,7 +226,8 @@ def _as_logits(array: NDArray[np.generic], order: Sequence[int], what: str, labe
 
 def for_float16(logits: Float) -> Float:
     """Logits (K,h,w) of the same softmax that float16 holds with most digits: the highest is 0."""
-    return np.maximum(logits - logits.max(0), np.float32(-60000))
+    below: Float = np.maximum(logits - logits.max(0), np.float32(-60000))
+    return below
 
 
 def _covers(shape: Sequence[int], label_px: tuple[int, int]) -> bool:
