@@ -60,7 +60,11 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined(ranks: Ranks, meeting: Path, device: str) -> Iterator[None]:
-    """This process as one of `ranks`, which find each other through the file `meeting`: NCCL on GPUs, Gloo on CPUs."""
+    """This process as one of `ranks`, which find each other through the file `meeting`: NCCL on GPUs, Gloo on CPUs.
+
+    Left by an exception, the group stays: NCCL would wait in its end for ranks that still compute, and the exception
+    would not be told before they give up. The process is to be ended then.
+    """
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     elif sys.platform.startswith("linux"):
@@ -72,7 +76,5 @@ def joined(ranks: Ranks, meeting: Path, device: str) -> Iterator[None]:
         world_size=ranks.count,
         timeout=_TIMEOUT,
     )
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    yield
+    distributed.destroy_process_group()

@@ -43,7 +43,7 @@ def report_failures(trainable: Trainable) -> Trainable:
     @functools.wraps(trainable)
     def run(config: dict[str, Any]) -> None:
         resources = tune.get_context().get_trial_resources().required_resources
-        prepare_worker(float(resources.get("CPU", 1.0)))
+        prepare_worker(float(resources.get("CPU", 1.0)), float(resources.get("GPU", 0.0)))
         try:
             trainable(config)
         except Exception as error:
@@ -54,6 +54,8 @@ def report_failures(trainable: Trainable) -> Trainable:
             else:
                 raise
         else:
+            if resources.get("GPU"):
+                release_memory()
             return
         release_memory()
         tune.report({METRIC: 0.0, "epoch": 0, "failed": reason})
@@ -79,7 +81,6 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
 
     context = tune.get_context()
     resources = context.get_trial_resources().required_resources
-    prepare_worker(float(resources.get("CPU", 1.0)))
     recipe = Recipe.model_validate(config["recipe"])
     checkpoint = tune.get_checkpoint()
     report = EpochReporter(trial=context.get_trial_name() or "", family=recipe.family)

@@ -1,4 +1,4 @@
-"""Threads, environment and memory of a worker process."""
+"""Threads, environment, devices and memory of a worker process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import gc
 import os
 import sys
 
+OUT_OF_MEMORY = (  # in a RuntimeError, such as torch's AcceleratorError
+    "out of memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
 THREAD_TIMEOUT_S = 60  # Ray waits 2 s for a trial's teardown before it gives the next trial up
 
 
@@ -18,23 +24,34 @@ def worker_environment(cpus: float) -> dict[str, str]:
     }
 
 
-def prepare_worker(cpus: float) -> None:
-    """Set this process up for a trial with `cpus` CPUs, in place of an earlier trial's settings."""
+def prepare_worker(cpus: float, gpus: float) -> None:
+    """Set this process up for a holder of `cpus` CPUs and `gpus` GPUs, in place of an earlier one's settings.
+
+    Ray hides no GPU from who holds none, so that is done here. Who holds a share of one can allocate that share of its
+    memory, and is out of memory beyond it, as if the device ended there.
+    """
     os.environ.update(worker_environment(cpus))
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(max(1, int(cpus)))
+    if 0 < gpus < 1:
+        import torch
+
+        if torch.cuda.is_available():  # the run has checked it; a test may have made its GPUs up
+            torch.cuda.set_per_process_memory_fraction(gpus)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error is an allocation that failed, on the device or the host."""
     names = {kind.__name__ for kind in type(error).__mro__}
     text = str(error).lower()
-    said = "out of memory" in text or "can't allocate memory" in text
+    said = any(sign in text for sign in OUT_OF_MEMORY)
     return bool(names & {"OutOfMemory", "OutOfMemoryError", "MemoryError"}) or ("RuntimeError" in names and said)
 
 
 def release_memory() -> None:
-    """Frees what the failed trial held, so that the reused actor's next trial has the device to itself."""
+    """Frees what the last trial held, so that the reused actor's next one, and others on the device, can have it."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from analysis.voting.executor import Job, Progress, R, Say, silent
+from search.cluster.nodes import live_nodes, num_holders
 from search.cluster.ray_tasks import portable_errors, result_of
 from trainables.worker_process import prepare_worker
 
@@ -38,11 +39,12 @@ class RayExecutor:
         return "cuda" if self.gpus_per_task else None
 
     def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
-        slots = slots_of_cluster(self.gpus_per_task if job.device else 0.0)
+        gpus = self.gpus_per_task if job.device else 0.0
+        slots = max(1, num_holders({"cpu": 1.0, "gpu": gpus}, live_nodes()))
         size = self.images_per_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
         held, flying = ray.put(job), deque[Any]()
         progress, sizes = Progress(self.say, what, len(ids)), deque[int]()
-        actors = [_actor(self.gpus_per_task) for _ in range(slots)] if job.device else []
+        actors = [_actor(gpus) for _ in range(slots)] if gpus else []
         task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run)
         try:
             for n, start in enumerate(range(0, len(ids), size)):
@@ -61,24 +63,20 @@ class RayExecutor:
                 ray.kill(actor)
 
 
-def slots_of_cluster(gpus_per_task: float) -> int:
-    """How many parts the cluster can run at once, at least 1."""
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    slots = int(total.get("CPU", 1.0))
-    return max(1, min(slots, int(total.get("GPU", 0.0) / gpus_per_task)) if gpus_per_task else slots)
-
-
 @portable_errors
-def _run(job: Job[R], ids: Sequence[str]) -> R:
-    prepare_worker(1)
+def _run(job: Job[R], ids: Sequence[str], gpus: float = 0.0) -> R:
+    prepare_worker(1, gpus)
     return job(ids)
 
 
 class _Runner:
+    def __init__(self, gpus: float) -> None:
+        self.gpus = gpus
+
     def run(self, job: Job[R], ids: Sequence[str]) -> R:
-        return _run(job, ids)
+        return _run(job, ids, self.gpus)
 
 
 def _actor(gpus: float) -> Any:
     limits: dict[str, Any] = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES}
-    return ray.remote(num_cpus=1, num_gpus=gpus, **limits)(_Runner).remote()
+    return ray.remote(num_cpus=1, num_gpus=gpus, **limits)(_Runner).remote(gpus)

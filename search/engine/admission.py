@@ -8,15 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch._subclasses.fake_tensor import DataDependentOutputException, UnsupportedOperatorException
 
 from search.space.options import Options, Resources
 from trainables.data.augment.pipeline import view_size
 from trainables.recipe.recipe import Recipe
+from trainables.training.batch import check_batch
 from trainables.training.memory_estimate import check_views, footprint, num_params
 
 GIB = 2**30
@@ -53,6 +52,7 @@ class AdmissionCheck:
 
     options: Options
     num_classes: int
+    num_train: int  # images to train on
     image_sizes: tuple[tuple[int, int], ...]  # (height, width)
     device_gb: float | None
 
@@ -60,6 +60,7 @@ class AdmissionCheck:
         """Build the network without memory and try its crop and every view. Takes seconds for a large one."""
         gpus = self.resources_of(recipe)["gpu"]
         try:
+            check_batch(recipe.train, self.num_train, max(1, int(gpus)))
             params = num_params(recipe, self.num_classes)
             check_views(recipe, self.num_classes, self.views_px(recipe))
             found = footprint(recipe, self.num_classes, low_precision=gpus > 0)
@@ -112,19 +113,3 @@ def some_sizes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     distinct = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
     last, count = len(distinct) - 1, min(MAX_SIZES, len(distinct))
     return tuple(distinct[round(i * last / max(1, count - 1))] for i in range(count))
-
-
-def cluster_gpu_gb() -> float | None:
-    """Memory (GiB) of the cluster's largest GPU, as each GPU node reports it; None without a GPU."""
-    nodes: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]  # type: ignore[no-untyped-call]
-    ask = ray.remote(num_cpus=0, num_gpus=0.01)(_gpu_bytes)
-    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    answers: list[int] = ray.get([ask.options(scheduling_strategy=node).remote() for node in there])
-    return max(answers) / GIB if any(answers) else None
-
-
-def _gpu_bytes() -> int:
-    """A Ray task: memory (bytes) of this node's first GPU; 0 where torch sees none."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0

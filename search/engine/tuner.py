@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 from optuna.samplers import RandomSampler
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search import ConcurrencyLimiter
 
+from search.cluster.nodes import Node, check_fits, live_nodes, num_holders
 from search.engine.admission import Admission, AdmissionPolicy
 from search.engine.asha import FamilyASHA
 from search.engine.ray_callback import TrialTable
@@ -71,16 +71,16 @@ def run_search(
         observers: Told of every trial and epoch, in this order.
 
     Raises:
-        ValueError: the study exists and `resume` is not set; a trial asks for more than the cluster has.
+        ValueError: the study exists and `resume` is not set; a trial asks for more than any node has.
         SearchInterrupted: Ctrl-C.
     """
     if run.study_db.exists() and not resume:
         raise ValueError(f"a new search needs a study of its own, got {run.study_db}, which exists; resume that run")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_trials, slots = space.options.search.num_trials, concurrency(space, policy, total)
+    nodes = live_nodes()
+    num_trials, slots = space.options.search.num_trials, concurrency(space, policy, nodes)
     storage = open_storage(run.study_db)
-    search = FamilySearch(space, storage=storage, metric=METRIC, admit=partial(admit, policy, total))
+    search = FamilySearch(space, storage=storage, metric=METRIC, admit=partial(admit, policy, nodes))
     limiter = ConcurrencyLimiter(search, max_concurrent=slots)
     table = TrialTable(search, limiter, observers, METRIC, timeout_s=space.options.search.trial_timeout_s)
     table.tell("begin", table.rows, num_trials)
@@ -98,9 +98,9 @@ def run_search(
     return rows
 
 
-def admit(policy: AdmissionPolicy, total: Mapping[str, float], recipe: Recipe) -> Admission:
-    """The policy's decision on a recipe. Raises ValueError where its trial asks for more than the cluster's `total`."""
-    check_resources(policy.resources_of(recipe), total)
+def admit(policy: AdmissionPolicy, nodes: Sequence[Node], recipe: Recipe) -> Admission:
+    """The policy's decision on a recipe. Raises ValueError where its trial fits no node."""
+    check_fits(policy.resources_of(recipe), nodes)
     return policy.admit(recipe)
 
 
@@ -215,18 +215,7 @@ def placement(policy: AdmissionPolicy, config: Mapping[str, Any]) -> tune.Placem
     return tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
 
 
-def check_resources(wanted: Mapping[str, float], total: Mapping[str, float]) -> None:
-    """Raises ValueError where a trial asks for more than the whole cluster has: Ray would wait forever."""
-    for name in ("cpu", "gpu"):
-        have = total.get(name.upper(), 0.0)
-        if wanted.get(name, 0.0) > have:
-            raise ValueError(
-                f"resources.{name} must fit the cluster, got {wanted[name]:g} where it has {have:g}; "
-                f"lower resources.{name} or connect to a larger cluster"
-            )
-
-
-def concurrency(space: SearchSpace, policy: AdmissionPolicy, total: Mapping[str, float]) -> int:
+def concurrency(space: SearchSpace, policy: AdmissionPolicy, nodes: Sequence[Node]) -> int:
     """How many trials Ray may hold at once: more than fit, so that one that waits for a large share (two GPUs) does
     not idle a device that a smaller one could use. `search.max_concurrent` decides where it is set.
 
@@ -238,9 +227,9 @@ def concurrency(space: SearchSpace, policy: AdmissionPolicy, total: Mapping[str,
         probe.enqueue_trial(dict(default))
     asked = [policy.resources_of(space.suggest(probe.ask())) for _ in range(max(PROBES, len(defaults)))]
     for wanted in asked:
-        check_resources(wanted, total)
+        check_fits(wanted, nodes)
     if max_concurrent is not None:
         return max_concurrent
-    fit = [int(min(total[name.upper()] / amount for name, amount in wanted.items() if amount)) for wanted in asked]
+    fit = [num_holders(wanted, nodes) for wanted in asked]
     alike = len({tuple(sorted(wanted.items())) for wanted in asked}) == 1
     return max(fit) + (1 if alike else max(2, max(fit) // 4))

@@ -108,7 +108,7 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
 @portable_errors
 def _fit_one(job: FoldJob, cache: Cache, folder: Path, cpu: float, gpu: float) -> FoldRecord:
     """A Ray task: train one recipe on all folds but one, or on all."""
-    prepare_worker(cpu)
+    prepare_worker(cpu, gpu)
     device, num_ranks = "cuda" if gpu else "cpu", max(1, int(gpu))
     return fit_fold(job, cache, folder, device=device, num_ranks=num_ranks)
 

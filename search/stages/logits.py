@@ -67,7 +67,7 @@ def _write_one(
     resources: Resources,
 ) -> list[str]:
     """A Ray task: write all logits of one candidate and measure the cost of its views; returns messages."""
-    prepare_worker(resources.cpu)
+    prepare_worker(resources.cpu, min(1.0, resources.gpu))
     device = "cuda" if resources.gpu else "cpu"
     said = candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device)
     measure_costs(candidate, cache, split.val_ids, views, folders, device=device, clock=time.perf_counter)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from search.run_dir import read_json, write_json
 from search.stages import bundle, ensemble, folds, logits, report, search, soups
+from search.stages.prepare_cluster import check_cluster, spread_cache
 from search.stages.stage import Context, Stage
 
 STAGES: Mapping[Stage, Callable[[Context], None]] = {
@@ -24,15 +25,17 @@ STAGES: Mapping[Stage, Callable[[Context], None]] = {
 
 
 def run_all(context: Context, until: Stage = Stage.report) -> None:
-    """Run every stage that is not done yet, up to `until`. Raises ValueError for errors that the user can correct."""
-    ordered = list(Stage)
-    for name in ordered[: ordered.index(until) + 1]:
-        record = read_json(context.run.run_json)
-        done = record["stages"].get(name)
-        if done:
-            context.say(f"{name}: done at {done}, skipped")
+    """Run every stage that is not done yet, up to `until`. Raises ValueError for errors that the user can correct, and
+    where the cluster lacks what one of them holds, before the first of them begins."""
+    ordered = list(Stage)[: list(Stage).index(until) + 1]
+    done = read_json(context.run.run_json)["stages"]
+    check_cluster(context, [name for name in ordered if not done.get(name)])
+    for name in ordered:
+        if done.get(name):
+            context.say(f"{name}: done at {done[name]}, skipped")
             continue
         context.say(f"== {name}")
+        spread_cache(context, name)
         STAGES[name](context)
         record = read_json(context.run.run_json)
         record["stages"][name] = context.now().isoformat(timespec="seconds")

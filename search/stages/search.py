@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from search.engine.admission import AdmissionCheck, cluster_gpu_gb, some_sizes
+from search.cluster.nodes import gpu_memory_gb, live_nodes
+from search.engine.admission import AdmissionCheck, some_sizes
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.observers.progress import build_progress
@@ -40,5 +41,6 @@ def admission_check(context: Context) -> AdmissionCheck:
     """The admission check of recipes, by the data's image sizes and the memory of the cluster's GPUs."""
     data, options = context.data, context.space.options
     sizes = [(record.height, record.width) for record in data.index.images]
-    device_gb = options.resources.memory_gb or (cluster_gpu_gb() if options.resources.gpu else None)
-    return AdmissionCheck(options, data.index.num_classes, some_sizes(sizes), device_gb)
+    device_gb = gpu_memory_gb(live_nodes()) if options.resources.gpu else None
+    device_gb = options.resources.memory_gb or device_gb
+    return AdmissionCheck(options, data.index.num_classes, len(data.split.train_ids), some_sizes(sizes), device_gb)

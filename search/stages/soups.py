@@ -87,7 +87,7 @@ def make_planned(
 @portable_errors
 def make_one(plan: Plan, cache: Cache, split: Split, folder: Path, resources: Resources) -> Soup:
     """A Ray task: make one soup."""
-    prepare_worker(resources.cpu)
+    prepare_worker(resources.cpu, min(1.0, resources.gpu))
     return make_soup(plan, cache, split, folder, device="cuda" if resources.gpu else "cpu")
 
 

@@ -31,6 +31,7 @@ from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState, prepare, steps_per_epoch
 from trainables.training.trial import Trial
 from trainables.training.validate import no_scores, validate
+from trainables.worker_process import is_out_of_memory
 
 AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
 
@@ -72,7 +73,9 @@ def attempt(
         if ranks.is_first:
             take_weights(resume_from, trial.out_dir)  # those there may be another trial's: a worker uses folders again
         return _epochs(trial, state, loss, report, autocast, clock)
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise DoesNotFit(state.accumulate if state else accumulate, str(error)) from error
 
 
@@ -87,7 +90,8 @@ def _epochs(
     recipe, ranks = trial.recipe, state.ranks
     dataset = TrainSet(trial.cache, trial.split.train_ids, recipe.augmentation, recipe.seed)
     num_workers = -(-recipe.train.num_workers // ranks.count)
-    loader = train_loader(dataset, recipe.train.batch_size, num_workers, recipe.seed, state.epoch, ranks)
+    pinned = trial.device.startswith("cuda")
+    loader = train_loader(dataset, recipe.train.batch_size, num_workers, recipe.seed, state.epoch, ranks, pinned=pinned)
     assert len(loader) == steps_per_epoch(recipe, trial.split), "the schedule must know how many batches there are"
     try:
         while state.epoch < recipe.train.num_epochs:

@@ -22,6 +22,7 @@ import torch
 
 from trainables.recipe.recipe import Recipe
 from trainables.training.attempt import DoesNotFit, EpochReport, Report, attempt
+from trainables.training.batch import check_batch
 from trainables.training.checkpoint import LAST
 from trainables.training.epoch import Diverged
 from trainables.training.launch_ranks import attempt_on_ranks
@@ -81,18 +82,7 @@ def fit(
 def _check(trial: Trial, num_ranks: int) -> None:
     recipe, split = trial.recipe, trial.split
     recipe.augmentation.check_sizes([trial.cache.size(image_id) for image_id in split.train_ids])
-    batch_size = recipe.train.batch_size
-    if batch_size > len(split.train_ids):
-        raise ValueError(
-            f"batch_size must not exceed the train split's images, got {batch_size} and "
-            f"{len(split.train_ids)}; use at most {len(split.train_ids)}"
-        )
-    unit = num_ranks * recipe.train.accumulate
-    if num_ranks > 1 and batch_size % unit:
-        raise ValueError(
-            f"batch_size must be divisible by {num_ranks} GPUs x {recipe.train.accumulate} micro-batches, got "
-            f"{batch_size}; use {max(1, batch_size // unit) * unit}, or another resources.gpu or train.accumulate"
-        )
+    check_batch(recipe.train, len(split.train_ids), num_ranks)
     if not split.val_ids and not trial.snapshots:
         raise ValueError("a trial needs images to validate on, got an empty val split; give `val` or carve one")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from search.engine import admission
 from search.engine.admission import Admission, AdmissionCheck, resources_of, some_sizes
 from search.observers.trials_csv import CsvTable
 from search.space.options import LargeResources, Options, Resources, Tta
@@ -23,7 +22,7 @@ def recipe_of(backbone: str = "test_convnext", head: str = "segformer", **train:
 
 def gate(device_gb: float | None, **resources: Any) -> AdmissionCheck:
     options = Options(resources=Resources(**resources), tta=Tta(scales=(0.5, 1.5)))
-    return AdmissionCheck(options, 5, ((64, 64), (64, 96)), device_gb)
+    return AdmissionCheck(options, 5, 64, ((64, 64), (64, 96)), device_gb)
 
 
 def test_a_trial_that_fits_is_let_in_with_its_figures() -> None:
@@ -74,10 +73,14 @@ def test_some_sizes_reach_from_the_smallest_to_the_largest(count: int, kept: int
     assert (len(found), found[0], found[-1]) == (kept, sizes[0], sizes[-1])
 
 
-def test_without_a_gpu_nothing_is_known_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}, "NodeID": "a"}])
-    monkeypatch.setattr(admission.ray, "get", lambda answers: answers)
-    assert admission.cluster_gpu_gb() is None
+@pytest.mark.parametrize(
+    ("batch_size", "gpus", "said"),
+    [(65, 1, "must not exceed the train split's images, got 65 and 64"), (6, 4, "divisible by 4 GPUs x 1 micro-")],
+)
+def test_a_batch_that_training_would_refuse_is_refused_before(batch_size: int, gpus: int, said: str) -> None:
+    refusal = gate(None, gpu=gpus).admit(recipe_of(batch_size=batch_size)).refusal
+    assert refusal is not None
+    assert said in refusal
 
 
 def test_a_refused_trial_is_a_failed_row_and_the_search_goes_on(search_in: Callable[..., Any], tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from search.cluster.nodes import Node
 from search.engine.study_file import open_study
-from search.engine.tuner import SearchInterrupted, check_resources, concurrency
+from search.engine.tuner import SearchInterrupted, concurrency
 from search.observers.event_log import read_events
 from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.run_dir import RunDir
@@ -270,16 +271,15 @@ def test_finished_search_resumes_to_nothing_and_more_trials_are_added(
 
 
 def test_demand_that_no_cluster_meets_is_refused_before_a_trial_starts(search_in: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"resources.gpu must fit the cluster, got 2 where it has 0"):
+    with pytest.raises(ValueError, match=r"must fit one node of the cluster, got resources.gpu 2"):
         search_in(resources_of=lambda recipe: {"cpu": 1, "gpu": 2})
     assert not (tmp_path / "tune").exists()
-    check_resources({"cpu": 2, "gpu": 0}, {"CPU": 2})
 
 
 @pytest.mark.parametrize(("gpus_of_swin", "expected"), [(1, 4 + 1), (2, 4 + 2)])
 def test_more_trials_are_held_than_fit(toy: Any, gpus_of_swin: int, expected: int) -> None:
     wanted = lambda recipe: {"cpu": 1, "gpu": gpus_of_swin if recipe.family == "swin" else 1}  # noqa: E731
-    assert concurrency(toy.space_of(), toy.ToyPolicy(wanted), {"CPU": 64, "GPU": 4}) == expected
+    assert concurrency(toy.space_of(), toy.ToyPolicy(wanted), [Node(64, 4)]) == expected
 
 
 DRIVER = """

@@ -16,7 +16,7 @@ from trainables.data.card import read_card
 from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.ranks import Ranks
+from trainables.ranks import Ranks, joined
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Backbone, Optimizer, Recipe, Train, UPerNetHead
 from trainables.training import launch_ranks
@@ -152,6 +152,19 @@ def test_a_killed_rank_is_named_and_not_the_one_that_missed_it():
     assert "rank 1 of 2 ended with exit status -9 (killed" in str(found)
     full = DoesNotFit(2, "out of memory")
     assert launch_ranks._cause(processes, 0, full) is full
+
+
+def test_an_exception_is_told_before_the_group_ends(tmp_path, monkeypatch):
+    """Its end waits for ranks that still compute: for NCCL's whole time limit."""
+    ended = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: ended.append("group"))
+    with pytest.raises(ZeroDivisionError), joined(Ranks(0, 2), tmp_path / "meeting", "cpu"):
+        raise ZeroDivisionError
+    assert ended == []
+    with joined(Ranks(0, 2), tmp_path / "meeting", "cpu"):
+        pass
+    assert ended == ["group"]
 
 
 def test_a_batch_must_divide_by_the_ranks(data, tmp_path):

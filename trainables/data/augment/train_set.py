@@ -100,9 +100,17 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def train_loader(
-    dataset: TrainSet, batch_size: int, num_workers: int, seed: int, epoch: int, ranks: Ranks = ALONE
+    dataset: TrainSet,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    epoch: int,
+    ranks: Ranks = ALONE,
+    *,
+    pinned: bool = False,
 ) -> DataLoader[Item]:
-    """A loader of raw batches (for `to_batch`) that starts at `epoch`; of each, `ranks` take their shares.
+    """A loader of raw batches (for `to_batch`) that starts at `epoch`; of each, `ranks` take their shares. `pinned`
+    memory is for batches that go to a GPU: pinning opens one, which a trial on the CPU must not do.
 
     Build it once: before each later epoch call `dataset.set_epoch`, and its workers stay. The last, short batch is left
     out where the set is larger than a batch. End with `stop_workers` in a `finally`.
@@ -114,7 +122,7 @@ def train_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=_one_thread,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         # without it each new iterator draws its workers' base seed from torch's global generator, and a resumed run,
         # which makes one iterator more, would go on with other dropout masks than an uninterrupted one
         generator=torch.Generator().manual_seed(seed),
