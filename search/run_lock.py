@@ -74,12 +74,15 @@ def _take_lease(lease: SoftFileLease, say: Callable[[str], None]) -> None:
         lease.acquire(timeout=FIRST_TRY_S, poll_interval=0.05)
     except Timeout:
         say(f"{_holder(lease)} held this run last; waiting up to {LEASE_S:.0f} s for a sign of life")
-        before = _renewed_ns(lease)
-        lease.acquire(
-            timeout=LEASE_S + BEAT_S,
-            poll_interval=1.0,
-            cancel_check=lambda: _renewed_ns(lease) not in (None, before),
-        )
+        seen = {_renewed_ns(lease)}
+
+        def is_renewed() -> bool:
+            """Whether two renewals were seen: the first may be a dead holder's last one, which a network disk's client
+            shows late."""
+            seen.add(_renewed_ns(lease))
+            return len(seen - {None}) > 2
+
+        lease.acquire(timeout=LEASE_S + BEAT_S, poll_interval=1.0, cancel_check=is_renewed)
 
 
 def _renewed_ns(lease: SoftFileLease) -> int | None:

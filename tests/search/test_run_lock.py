@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import pytest
 from filelock import SoftFileLease
 
 from search import run_lock
-from search.run_lock import hold
+from search.run_lock import LEASE_S, hold
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from search.run_lock import hold
+from search.run_lock import LEASE_S, hold
 with hold(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(600)
@@ -110,3 +111,40 @@ def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path: Path) -> Non
     (tmp_path / "run.lock").mkdir()
     with pytest.raises(ValueError, match="must be writable"), hold(tmp_path, print):
         pass
+
+
+@pytest.fixture
+def two_hosts(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """One folder as two hosts see it over a network disk without a lock service: neither sees the other's kernel
+    locks, and file times arrive seconds late."""
+    if shutil.which("bindfs") is None or shutil.which("unshare") is None or os.geteuid() != 0:
+        pytest.skip("needs root, bindfs and unshare: two mounts of one folder and another host name")
+    folders = [tmp_path / name for name in ("disk", "here", "there")]
+    for folder in folders:
+        folder.mkdir()
+    for folder in folders[1:]:
+        options = "attr_timeout=3,entry_timeout=3"
+        subprocess.run(["bindfs", "-o", options, str(folders[0]), str(folder)], check=True)
+    yield folders[1], folders[2]
+    for folder in folders[1:]:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.kills
+def test_the_lease_alone_holds_a_run_on_a_network_disk_without_kernel_locks(two_hosts: tuple[Path, Path]) -> None:
+    here, there = two_hosts
+    as_node7 = ["unshare", "--uts", "sh", "-c", 'hostname node7; exec "$@"', "sh"]
+    command = [*as_node7, sys.executable, "-c", HOLDER, str(there)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        expected = rf"process {holder.pid} on host node7 holds"
+        with pytest.raises(ValueError, match=expected), hold(here, print):  # within one renewal
+            pass
+        holder.kill()
+    said: list[str] = []
+    begun = time.monotonic()
+    with hold(here, said.append):
+        assert time.monotonic() - begun < LEASE_S + 30
+    assert len(said) == 1
+    assert "on host node7 held this run last; waiting up to 120 s" in said[0]
