@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -68,21 +69,44 @@ def _take_kernel_lock(root: Path, held: ExitStack) -> None:
         held.callback(lock.release)
 
 
+class _Watch:
+    """What is seen of another host's lease. The first renewal may be a dead holder's last one, which the client of a
+    network disk shows late; the second is a sign of life."""
+
+    def __init__(self, lease: SoftFileLease) -> None:
+        self.lease = lease
+        self.renewed_ns, self.since_s, self.num_renewals = _renewed_ns(lease), time.monotonic(), 0
+
+    def is_decided(self) -> bool:
+        now = _renewed_ns(self.lease)
+        if now not in (None, self.renewed_ns):
+            self.renewed_ns, self.since_s, self.num_renewals = now, time.monotonic(), self.num_renewals + 1
+        return self.is_alive or time.monotonic() - self.since_s > LEASE_S + BEAT_S
+
+    @property
+    def is_alive(self) -> bool:
+        return self.num_renewals > 1
+
+
 def _take_lease(lease: SoftFileLease, say: Callable[[str], None]) -> None:
-    """Raises Timeout where the holder renews it. Whether one on another host does is seen within LEASE_S seconds."""
+    """Raises Timeout where the holder renews it. A lease that is not renewed for LEASE_S is taken over by filelock, or
+    here where the disk cannot exchange two names in one step, which filelock needs for it (NFS, SMB)."""
     try:
         lease.acquire(timeout=FIRST_TRY_S, poll_interval=0.05)
     except Timeout:
-        say(f"{_holder(lease)} held this run last; waiting up to {LEASE_S:.0f} s for a sign of life")
-        seen = {_renewed_ns(lease)}
-
-        def is_renewed() -> bool:
-            """Whether two renewals were seen: the first may be a dead holder's last one, which a network disk's client
-            shows late."""
-            seen.add(_renewed_ns(lease))
-            return len(seen - {None}) > 2
-
-        lease.acquire(timeout=LEASE_S + BEAT_S, poll_interval=1.0, cancel_check=is_renewed)
+        say(f"{_holder(lease)} held this run last; waiting up to {LEASE_S + BEAT_S:.0f} s for a sign of life")
+        watch = _Watch(lease)
+        try:
+            lease.acquire(timeout=3 * LEASE_S, poll_interval=min(1.0, BEAT_S), cancel_check=watch.is_decided)
+        except Timeout:
+            if watch.is_alive or _renewed_ns(lease) != watch.renewed_ns:
+                raise
+            # whoever else does the same at this moment either comes too late for the rename, or takes a new lease
+            # away, whose holder then stops: never do two go on
+            aside = Path(f"{lease.lock_file}.expired-{os.uname().nodename}-{os.getpid()}")
+            Path(lease.lock_file).rename(aside)
+            aside.unlink()
+            lease.acquire(timeout=FIRST_TRY_S, poll_interval=0.05)
 
 
 def _renewed_ns(lease: SoftFileLease) -> int | None:

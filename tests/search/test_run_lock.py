@@ -144,7 +144,7 @@ def test_the_lease_alone_holds_a_run_on_a_network_disk_without_kernel_locks(two_
         holder.kill()
     said: list[str] = []
     begun = time.monotonic()
-    with hold(here, said.append):
-        assert time.monotonic() - begun < LEASE_S + 30
+    with hold(here, said.append):  # such a disk cannot exchange two names, nor can NFS
+        assert time.monotonic() - begun < 2 * LEASE_S
     assert len(said) == 1
-    assert "on host node7 held this run last; waiting up to 120 s" in said[0]
+    assert "on host node7 held this run last; waiting up to 130 s" in said[0]
