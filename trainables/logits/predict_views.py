@@ -8,10 +8,12 @@ A view's size is a multiple of 32 px, so the logit grid covers the image exactly
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import cv2
@@ -20,12 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables.data.augment.normalise import normalise
 from trainables.data.augment.pipeline import view_size
 from trainables.logits.sources import ImageSource
 from trainables.logits.view import View
 from trainables.models.probability_mean import Network
 from trainables.models.resize import resize
 from trainables.recipe.recipe import Recipe
+from trainables.worker_process import is_out_of_memory, release_memory
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 
@@ -75,16 +79,18 @@ def view_batches(
 ) -> Iterator[tuple[list[str], Tensor]]:
     """`view_logits` a batch at a time, still on the device: (ids, logits (B,K,h,w) float16).
 
-    The model is left in the mode (training or not) that it came in.
+    A batch that does not fit the device's memory goes through in halves, as all after it do. The model is left in the
+    mode (training or not) that it came in.
     """
     model, device = inference.model, inference.device
     dtype = autocast_dtype(inference.amp, device)
+    forward = _Halving(partial(_forward, model, view=view, dtype=dtype))
     sizes = _equal_sizes(inference, images, ids, view)
     was_training = model.training
     model.to(device).eval()
     try:
         for batch_ids, batch in _ahead(images, sizes, view):
-            logits = _forward(model, batch.to(device, non_blocking=True), view, dtype)
+            logits = forward(batch.to(device, non_blocking=True))
             yield batch_ids, _sides_restored(logits, view, inference.flip_pairs)
     finally:
         model.train(was_training)
@@ -95,13 +101,31 @@ def at_label_size(logits: Tensor, size: tuple[int, int]) -> Tensor:  # (B,K,h,w)
     return resize(logits.float(), size)
 
 
+class _Halving:
+    """`forward` of as many images (B,...) at once as the memory has held so far: half as many after each time that they
+    did not fit. Raises what `forward` raises where one image does not fit."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        self.forward, self.most = forward, sys.maxsize
+
+    def __call__(self, images: Tensor) -> Tensor:
+        while True:
+            most = min(self.most, len(images))
+            try:
+                return torch.cat([self.forward(part) for part in images.split(most)])
+            except Exception as error:
+                if most == 1 or not is_out_of_memory(error):
+                    raise
+                self.most = most // 2
+            release_memory()  # after the exception, whose frames held what did not fit
+
+
 @torch.no_grad()  # not inference_mode: what a backbone caches here must serve in training too
 def _forward(
-    model: Network, images: Tensor, view: View, dtype: torch.dtype | None
+    model: Network, images: Tensor, *, view: View, dtype: torch.dtype | None
 ) -> Tensor:  # (B,3,H,W) uint8 -> (B,K,h,w)
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255.0 for v in (model.mean, model.std))
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-        logits = model((images.float() - mean) / std)
+        logits = model(normalise(images, model.mean, model.std))
     return view.undo(logits).half().contiguous()
 
 

@@ -67,6 +67,8 @@ def attempt(
 ) -> dict[str, Any]:
     """Train to the last epoch and return its metrics. Raises DoesNotFit and Diverged, on all ranks or on one."""
     state: TrainingState | None = None
+    if trial.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(trial.device)  # an earlier trial's, where a worker is used again
     autocast = autocast_dtype(trial.recipe.train.amp, trial.device)
     try:
         state, loss = prepare(trial, autocast, resume_from=resume_from, accumulate=accumulate, ranks=ranks)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from trainables.data.augment.train_set import TrainSet, normalise, train_loader
+from trainables.data.augment.normalise import normalise
+from trainables.data.augment.train_set import TrainSet, train_loader
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.files import write_text

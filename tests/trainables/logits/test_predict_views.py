@@ -120,6 +120,34 @@ def test_equal_sizes_share_a_batch_and_every_image_comes_once():
     assert all(np.array_equal(together[name], alone[name]) for name in together)
 
 
+class Small(Pooling):
+    """On a device that holds `most` images at once."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, image):
+        logits = super().forward(image)
+        if len(image) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return logits
+
+
+def test_what_does_not_fit_goes_through_in_halves_from_then_on():
+    cache = FakeCache(**{f"i{n:02}": (32, 32) for n in range(20)})
+    model = Small(most=3)
+    found = _run(model, cache, View(), batch_size=8)
+    assert [shape[0] for shape in model.seen] == [8, 4, 2, 2, 2, 2, *[2] * 4, 2, 2]
+    whole = _run(Pooling(), cache, View(), batch_size=8)
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+
+
+def test_an_image_that_does_not_fit_alone_is_out_of_memory():
+    with pytest.raises(torch.OutOfMemoryError):
+        _run(Small(most=0), FakeCache(a=(32, 32)), View())
+
+
 def test_the_model_keeps_its_mode_and_gets_no_gradient():
     recipe = Recipe(backbone=Backbone(name="test_convnext", pretrained=False), head=SegFormerHead(channels=16))
     model = build_segmentor(recipe, 3).train()

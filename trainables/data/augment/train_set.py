@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainables.data.augment.mix_sources import Sources
+from trainables.data.augment.normalise import normalise
 from trainables.data.augment.pipeline import reseed, train_transform
 from trainables.data.cache import Cache
 from trainables.ranks import ALONE, Ranks
@@ -74,7 +75,7 @@ class TrainSet(Dataset[Item]):
         image_id = self.ids[position]
         changed = self.transform(image=self.cache.image(image_id), mask=self.cache.label(image_id), **mixing)
         image = torch.from_numpy(np.ascontiguousarray(changed["image"].transpose(2, 0, 1)))  # (3,h,w)
-        return image, torch.from_numpy(changed["mask"]).long(), position
+        return image, torch.from_numpy(np.ascontiguousarray(changed["mask"])), position  # bytes, until on the device
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -148,10 +149,3 @@ def to_batch(
     """A raw batch on the device, normalised there: its images travel as bytes. mean, std (3,) are for RGB in [0, 1]."""
     image, label, position = (part.to(device, non_blocking=True) for part in raw)
     return Batch(normalise(image, mean, std), label.long(), position.long())
-
-
-def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B,3,H,W) uint8 -> float32, as the backbone was trained to see it."""
-    scale = 255 * torch.tensor(std, dtype=torch.float32, device=image.device).view(1, 3, 1, 1)
-    shift = 255 * torch.tensor(mean, dtype=torch.float32, device=image.device).view(1, 3, 1, 1)
-    return image.float().sub_(shift).div_(scale)
