@@ -69,6 +69,14 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+class Classifier(nn.Conv2d):
+    """Logits in float32: eight bits of bfloat16 would tie."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
 class SegFormer(nn.Module):
     """Xie 2021."""
 
@@ -76,7 +84,7 @@ class SegFormer(nn.Module):
         super().__init__()
         width = cfg["channels"]
         self.projections = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.fuse, self.classifier = _conv(len(channels) * width, width, 1), nn.Conv2d(width, num_classes, 1)
+        self.fuse, self.classifier = _conv(len(channels) * width, width, 1), Classifier(width, num_classes, 1)
 
     def forward(self, levels: list[Tensor]) -> Any:
         size = levels[0].shape[2:]
@@ -94,7 +102,7 @@ class UPerNet(nn.Module):
         self.bottleneck = _conv(top + 4 * width, width, 3)
         self.laterals = nn.ModuleList(_conv(c, width, 1) for c in finer)
         self.outputs = nn.ModuleList(_conv(width, width, 3) for _ in finer)
-        self.fuse, self.classifier = _conv(len(channels) * width, width, 3), nn.Conv2d(width, num_classes, 1)
+        self.fuse, self.classifier = _conv(len(channels) * width, width, 3), Classifier(width, num_classes, 1)
 
     def forward(self, levels: list[Tensor]) -> Any:
         return self.classifier(self.fused(levels))
@@ -148,7 +156,8 @@ class _Stage(nn.Module):
         kernels = self.update(group, kernels)
         kernels = self.attention_norm(kernels + self.attention(kernels, kernels, kernels, need_weights=False)[0])
         kernels = self.feed_forward_norm(kernels + self.feed_forward(kernels))
-        return torch.einsum("bkd,bdhw->bkhw", self.mask_kernel(kernels), fused), kernels
+        with torch.autocast(fused.device.type, enabled=False):
+            return torch.einsum("bkd,bdhw->bkhw", self.mask_kernel(kernels.float()), fused.float()), kernels
 
 
 class _Update(nn.Module):

@@ -130,6 +130,16 @@ def test_half_precision_stays_near(small_model: Build, head: str) -> None:
     assert (low - full).norm() < 0.05 * full.norm()
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_logits_are_float32_where_the_rest_is_bfloat16(small_model: Build, head: str) -> None:
+    """Eight bits of bfloat16 would tie; in training the loss itself takes care."""
+    model = small_model(smallest(head), head).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        logits = model(torch.randn(1, 3, 64, 64))
+    assert logits.dtype == torch.float32
+    assert logits.to(torch.bfloat16).float().ne(logits).any()
+
+
 def test_two_classes_get_graded_masks(small_model: Build) -> None:
     logits = small_model("test_vit", "segmenter", num_classes=2)(torch.randn(1, 3, 96, 96))
     difference = (logits[:, 0] - logits[:, 1]).abs()

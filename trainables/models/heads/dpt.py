@@ -15,6 +15,7 @@ from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 from torch import Tensor, nn
 
 from trainables.models.compatibility import FeatureRequest
+from trainables.models.heads.classifier import Classifier
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.recipe.recipe import DptHead
 
@@ -35,7 +36,7 @@ class Dpt(nn.Module):
         self.classifier = nn.Sequential(
             conv_norm_relu(cfg.channels, cfg.channels, 3),
             nn.Dropout2d(cfg.dropout),
-            nn.Conv2d(cfg.channels, num_classes, 1),
+            Classifier(cfg.channels, num_classes, 1),
         )
         initialize_decoder(self.decoder)
         init_head(self.classifier)

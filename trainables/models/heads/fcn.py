@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from trainables.models.heads.classifier import Classifier
 from trainables.models.heads.conv_norm import conv_norm_relu
 
 
@@ -14,7 +15,7 @@ class FCNHead(nn.Module):
         super().__init__()
         self.block = conv_norm_relu(in_channels, channels, 3)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = Classifier(channels, num_classes, 1)
 
     def forward(self, feature: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(self.block(feature)))

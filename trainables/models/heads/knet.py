@@ -15,12 +15,11 @@ training did, and float16 overflows.
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor, nn
 
 from trainables.models.compatibility import PYRAMID, FeatureRequest
+from trainables.models.heads.classifier import as_scored, full_precision, scoring
 from trainables.models.heads.upernet import UPerNet
 from trainables.recipe.recipe import KNetHead, UPerNetHead
 
@@ -83,7 +82,9 @@ class KernelStage(nn.Module):
         attended, _ = self.attention(kernels, kernels, kernels, need_weights=False)
         kernels = self.attention_norm(kernels + attended)
         kernels = self.feed_forward_norm(kernels + self.feed_forward(kernels))
-        return torch.einsum("bkd,bdhw->bkhw", self.mask_kernel(kernels), fused), kernels
+        with scoring(self, fused.device.type):
+            scorer = self.mask_kernel(as_scored(self, kernels))
+            return torch.einsum("bkd,bdhw->bkhw", scorer, as_scored(self, fused)), kernels
 
 
 class KernelUpdate(nn.Module):
@@ -114,14 +115,7 @@ class KernelUpdate(nn.Module):
 
 def gather(fused: Tensor, masks: Tensor) -> Tensor:
     """Group features (B,K,D), eq. 4: the mean of the map (B,D,h,w) under each class's probability (B,K,h,w)."""
-    with _full_precision(fused.device.type):  # shares of a pixel are below half precision's steps
+    with full_precision(fused.device.type):  # shares of a pixel are below half precision's steps
         share = masks.float().softmax(dim=1)
         share = share / share.sum(dim=(2, 3), keepdim=True).clamp(min=_TINY)
         return torch.einsum("bkhw,bdhw->bkd", share, fused.float())
-
-
-def _full_precision(device_type: str) -> contextlib.AbstractContextManager[None]:
-    """Autocast off; the meta device has none to switch off."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.models.compatibility import PYRAMID, FeatureRequest
+from trainables.models.heads.classifier import Classifier
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.resize import resize
 from trainables.recipe.recipe import SegFormerHead
@@ -24,7 +25,7 @@ class SegFormer(nn.Module):
         self.projections = nn.ModuleList(projections)
         self.fuse = conv_norm_relu(len(channels) * cfg.channels, cfg.channels, 1)
         self.dropout = nn.Dropout2d(cfg.dropout)
-        self.classifier = nn.Conv2d(cfg.channels, num_classes, 1)
+        self.classifier = Classifier(cfg.channels, num_classes, 1)
         init_head(self)
         for projection in projections:  # not classifiers, though they have a bias
             nn.init.xavier_uniform_(projection.weight)

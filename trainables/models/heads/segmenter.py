@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.compatibility import FeatureRequest
+from trainables.models.heads.classifier import as_scored, scoring
 from trainables.recipe.recipe import SegmenterHead
 
 _HEAD_WIDTH = 64
@@ -62,9 +63,10 @@ class Segmenter(nn.Module):
 
     def masks(self, patches: Tensor, classes: Tensor) -> Tensor:
         """(B,P,D), (B,K,D) -> (B,K,P)."""
-        patches = functional.normalize(self.project_patches(patches), dim=-1)
-        classes = functional.normalize(self.project_classes(classes), dim=-1)
-        masks: Tensor = self.mask_norm(patches @ classes.transpose(1, 2))  # (B,P,K)
+        with scoring(self, patches.device.type):
+            patches = functional.normalize(self.project_patches(as_scored(self, patches)), dim=-1)
+            classes = functional.normalize(self.project_classes(as_scored(self, classes)), dim=-1)
+            masks: Tensor = self.mask_norm(patches @ classes.transpose(1, 2))  # (B,P,K)
         return masks.transpose(1, 2)
 
 

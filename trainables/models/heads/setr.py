@@ -16,6 +16,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainables.models.compatibility import FeatureRequest
+from trainables.models.heads.classifier import Classifier
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.recipe.recipe import SetrHead
 
@@ -57,4 +58,4 @@ def _decoder(in_channels: int, channels: int, kernel_px: int, ups: tuple[int, ..
     for up in ups:
         steps.append(nn.Upsample(scale_factor=up, mode="bilinear", align_corners=False))
         steps.append(conv_norm_relu(channels, channels, kernel_px))
-    return nn.Sequential(*steps, nn.Conv2d(channels, num_classes, 1))
+    return nn.Sequential(*steps, Classifier(channels, num_classes, 1))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.compatibility import PYRAMID, FeatureRequest
+from trainables.models.heads.classifier import Classifier
 from trainables.models.heads.conv_norm import PooledBatchNorm2d
 from trainables.recipe.recipe import SmpHead
 
@@ -125,7 +126,7 @@ class SmpDecoder(nn.Module):
             )
         fitted = _FITTED[cfg.name](channels)
         self.decoder = _with_pooled_norms(fitted.decoder)
-        self.classifier = nn.Conv2d(fitted.channels, num_classes, fitted.kernel_px, padding=fitted.kernel_px // 2)
+        self.classifier = Classifier(fitted.channels, num_classes, fitted.kernel_px, padding=fitted.kernel_px // 2)
         self.stride = fitted.stride
         self._leading = fitted.leading
         initialize_decoder(self.decoder)

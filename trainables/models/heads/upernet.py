@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.models.compatibility import PYRAMID, FeatureRequest
+from trainables.models.heads.classifier import Classifier
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.heads.fcn import FCNHead
 from trainables.models.resize import resize
@@ -33,7 +34,7 @@ class UPerNet(nn.Module):
         self.outputs = nn.ModuleList(conv_norm_relu(width, width, 3) for _ in channels[:-1])
         self.fuse = conv_norm_relu(len(channels) * width, width, 3)
         self.dropout = nn.Dropout2d(cfg.dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.classifier = Classifier(width, num_classes, 1)
         self.aux_weight = cfg.aux_weight
         self.aux_head = (
             FCNHead(channels[_AUX_LEVEL], cfg.aux_channels, num_classes, cfg.dropout) if cfg.aux_weight else None
