@@ -8,6 +8,7 @@ constant liar would count as a bad result. Ray's own snapshots are written but n
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +26,13 @@ from typing_extensions import override
 
 from search.engine.admission import Admission
 from search.engine.asha import is_broken
+from search.engine.budget import why_enough
 from search.engine.study_file import STUDY_NAME, rewind_trial, root_of
 from search.observers.trial_row import checkpoint_path
 from search.space.options import Options
 from trainables.recipe.recipe import Recipe
 
+SEARCHED_S = "searched_s"  # the study's attribute: seconds of all sessions, when a trial ended last
 MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
 
 
@@ -78,6 +81,7 @@ class FamilySearch(OptunaSearch):
         storage: RDBStorage,
         metric: str,
         admit: Callable[[Recipe], Admission] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(space=space.suggest, metric=metric, mode="max", storage=storage, study_name=STUDY_NAME)  # type: ignore[arg-type]
         budget = space.options.search
@@ -97,6 +101,8 @@ class FamilySearch(OptunaSearch):
         self._position = 0  # of the next trial: the number of trials with a recipe
         self._num_lost = 0  # trials FAILed without a recipe, as earlier code did: they have a number and no position
         self._rdb = storage
+        self._budget, self._clock, self._begun_s = budget, clock, clock()
+        self._earlier_s = float(self.study.user_attrs.get(SEARCHED_S, 0.0))
         self._adopt()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,7 +121,12 @@ class FamilySearch(OptunaSearch):
 
     @property
     def is_done(self) -> bool:
-        return not self._waiting and not self._live and self._position >= self._num_trials
+        return not self._waiting and not self._live and (self._position >= self._num_trials or bool(self.enough()))
+
+    def enough(self) -> str | None:
+        """Why no further trial is suggested although there are some left to `num_trials`; None where one is."""
+        searched_s = self._earlier_s + self._clock() - self._begun_s
+        return why_enough(self._budget, self.study.get_trials(deepcopy=False), searched_s)
 
     def _adopt(self) -> None:
         """Takes over what an interrupted driver left in the study."""
@@ -190,7 +201,7 @@ class FamilySearch(OptunaSearch):
 
     def _ask_admitted(self) -> int | None:
         """The next new trial that is admitted; None where none is left. Those refused on the way fail."""
-        while self._position < self._num_trials:
+        while self._position < self._num_trials and not self.enough():
             number = self._ask()
             if number not in self.refused:
                 return number
@@ -247,6 +258,7 @@ class FamilySearch(OptunaSearch):
 
     def _tell(self, number: int, outcome: str) -> None:
         """End a trial in the study. COMPLETE gets the value of the best epoch, whose weights are kept."""
+        self.study.set_user_attr(SEARCHED_S, round(self._earlier_s + self._clock() - self._begun_s, 3))
         trial = self._trials.pop(number)
         if outcome == "COMPLETE":
             curve = self.study._storage.get_trial(trial._trial_id).intermediate_values

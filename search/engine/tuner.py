@@ -26,6 +26,7 @@ from ray.tune.search import ConcurrencyLimiter
 from search.cluster.nodes import Node, check_fits, live_nodes, num_holders
 from search.engine.admission import Admission, AdmissionPolicy
 from search.engine.asha import FamilyASHA
+from search.engine.budget import ENDED_EARLY
 from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch, SearchSpace
 from search.engine.study_file import open_storage
@@ -88,6 +89,7 @@ def run_search(
         if not search.is_done:
             tune_trials(table, space.options.search, policy, trainable, run.tune, reuse_actors=reuse_actors)
         table.take_refused()
+        search.study.set_user_attr(ENDED_EARLY, search.enough() if len(table.rows) < num_trials else None)
     finally:
         table.tell("end")
         rows = study_rows(search.study, search.root)

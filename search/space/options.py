@@ -25,6 +25,9 @@ class Search(Config):
     max_concurrent: Annotated[int, Field(ge=1)] | None = None  # None: as many as the cluster holds
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the last checkpoint after a lost node
     trial_timeout_s: Annotated[float, Field(gt=0.0)] | None = None  # without an epoch's end it is killed and restarted
+    budget_device_hours: Annotated[float, Field(gt=0.0)] | None = None  # then no trial starts; others end as usual
+    until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial starts
+    until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial starts
 
     @model_validator(mode="after")
     def _grace_within(self) -> Search:

@@ -6,6 +6,8 @@ import sys
 
 from search.cluster.nodes import gpu_memory_gb, live_nodes
 from search.engine.admission import AdmissionCheck, some_sizes
+from search.engine.budget import ENDED_EARLY
+from search.engine.study_file import open_study
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.observers.progress import build_progress
@@ -35,6 +37,9 @@ def run(context: Context) -> None:
         context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB per million parameters")
     trainable = make_trainable(data.index, data.split, data.cache_root, snapshots)
     run_search(space, policy, trainable, folder, observers=observers, resume=folder.study_db.exists())
+    early = open_study(folder.study_db).user_attrs.get(ENDED_EARLY)
+    if early:
+        context.say(f"search: no further trial was started, since {early}")
 
 
 def admission_check(context: Context) -> AdmissionCheck:
