@@ -112,7 +112,7 @@ class _Halving:
         while True:
             most = min(self.most, len(images))
             try:
-                return torch.cat([self.forward(part) for part in images.split(most)])
+                return torch.cat([self.forward(part) for part in torch.split(images, most)])
             except Exception as error:
                 if most == 1 or not is_out_of_memory(error):
                     raise
