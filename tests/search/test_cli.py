@@ -14,6 +14,7 @@ from search.cli import app
 COMMANDS = [
     "run",
     "convert",
+    "init",
     "eda",
     "split",
     "mix",
@@ -52,6 +53,7 @@ def test_every_command_is_listed() -> None:
     [
         ["run", "--space", "nowhere.yaml"],
         ["convert", "--from", "labelme", "nowhere", "--out", "out"],
+        ["init", "nowhere"],
         ["eda", "--data", "nowhere.yaml"],
         ["split", "--data", "nowhere.yaml", "--out", "split.json"],
         ["mix", "--data", "nowhere.yaml", "--out", "mixed"],
