@@ -19,7 +19,7 @@ from search.run_dir import existing_run_dir
 from trainables.command import DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
-    from analysis.early_stopping import Audit
+    from analysis.search_quality import Audit
 
 MAX_NAMED = 5  # stopped trials, the most promising first
 
@@ -42,7 +42,7 @@ def audit_run(root: Path) -> Audit:
     """Raises ValueError where `root` is no run with a study, or no trial of it reported an epoch."""
     from optuna.trial import TrialState
 
-    from analysis.early_stopping import Curve, audit_curves
+    from analysis.search_quality import Curve, audit_curves
     from search.engine.asha import milestones
     from search.engine.study_file import open_study
     from search.observers.trial_row import trial_name

@@ -52,6 +52,10 @@ class RunDir:
         return self.root / "soups"
 
     @property
+    def noise_json(self) -> Path:
+        return self.root / "noise.json"
+
+    @property
     def folds_json(self) -> Path:
         return self.root / "folds.json"
 

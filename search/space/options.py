@@ -24,10 +24,18 @@ class Search(Config):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     max_concurrent: Annotated[int, Field(ge=1)] | None = None  # None: as many as the cluster holds
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the last checkpoint after a lost node
+    noise_repeats: Annotated[int, Field(ge=0)] = 0  # of the best recipe under other seeds, for a noise floor; 0: off
     trial_timeout_s: Annotated[float, Field(gt=0.0)] | None = None  # without an epoch's end it is killed and restarted
     budget_device_hours: Annotated[float, Field(gt=0.0)] | None = None  # then no trial starts; others end as usual
     until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial starts
     until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial starts
+
+    @field_validator("noise_repeats")
+    @classmethod
+    def _none_or_several(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 (off) or at least 2, got 1: a spread needs two scores; use 3")
+        return value
 
     @model_validator(mode="after")
     def _grace_within(self) -> Search:

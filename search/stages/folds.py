@@ -86,7 +86,7 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
     waiting: dict[Any, FoldJob] = {}
     for job in jobs:
         held = resources_of(options.resources, job.recipe, data.index.num_classes)
-        task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=options.search.max_failures)(_fit_one)
+        task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=options.search.max_failures)(fit_one)
         waiting[task.remote(job, cache, context.run.fold_models(job.member), held["cpu"], held["gpu"])] = job
     failed: dict[str, str] = {}
     for job, record, error in as_they_end(waiting):
@@ -106,7 +106,7 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
 
 
 @portable_errors
-def _fit_one(job: FoldJob, cache: Cache, folder: Path, cpu: float, gpu: float) -> FoldRecord:
+def fit_one(job: FoldJob, cache: Cache, folder: Path, cpu: float, gpu: float) -> FoldRecord:
     """A Ray task: train one recipe on all folds but one, or on all."""
     prepare_worker(cpu, gpu)
     device, num_ranks = "cuda" if gpu else "cpu", max(1, int(gpu))

@@ -1,4 +1,4 @@
-"""Runs the stages in order: search, soups, folds, logits, ensemble with verdict, bundle, report.
+"""Runs the stages in order: search, noise, soups, folds, logits, ensemble with verdict, bundle, report.
 
 Stages exchange files. A stage that run.json records as done is skipped; it is recorded only after its last file was
 renamed into place, so an interrupted stage runs again.
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from search.run_dir import read_json, write_json
-from search.stages import bundle, ensemble, folds, logits, report, search, soups
+from search.stages import bundle, ensemble, folds, logits, noise, report, search, soups
 from search.stages.prepare_cluster import check_cluster, spread_cache
 from search.stages.stage import Context, Stage
 
 STAGES: Mapping[Stage, Callable[[Context], None]] = {
     Stage.search: search.run,
+    Stage.noise: noise.run,
     Stage.soups: soups.run,
     Stage.folds: folds.run,
     Stage.logits: logits.run,

@@ -13,6 +13,7 @@ from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.verdict import describe_form
 from analysis.report.gallery import GalleryItem
 from analysis.report.page import ReportFacts, worst_images, write_report
+from analysis.search_quality.noise_floor import NoiseFloor, read_noise_floor
 from search.engine.asha import milestones
 from search.engine.study_file import open_study
 from search.observers.event_log import read_events
@@ -38,6 +39,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
     study = open_study(run.study_db)
     search = space.options.search
     shares, why_not = importances(study)
+    floor = read_noise_floor(run.noise_json)
     facts = ReportFacts(
         title=f"{record['space']} on {index.name}",
         started=record["started"],
@@ -52,13 +54,13 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
             "trials": search.num_trials,
         },
         ensemble=ensemble,
-        trials=[trial_line(row) for row in ranked(study_rows(study, run.root))],
+        trials=trial_lines(study_rows(study, run.root), floor),
         curves=curves(read_events(run.events)),
         rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
         importances=shares,
         gallery=gallery(run, cache, ensemble),
         warnings=read_json(run.data_json)["warnings"],
-        notes=[*split.notes, *why_not],
+        notes=[*split.notes, *why_not, *([floor.describe(scores_of(study_rows(study, run.root)))] if floor else [])],
         exports=record.get("exports", []),
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )
@@ -68,6 +70,16 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
 def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Best first; trials without a score last."""
     return sorted(rows, key=lambda row: (row.best_miou is None, -(row.best_miou or 0.0), row.number))
+
+
+def scores_of(rows: Sequence[TrialRow]) -> dict[str, float]:
+    return {row.trial: row.best_miou for row in rows if row.best_miou is not None}
+
+
+def trial_lines(rows: Sequence[TrialRow], floor: NoiseFloor | None) -> list[dict[str, Any]]:
+    """The rows of the report's trial table, best first; with a noise floor, ties with the best one are marked."""
+    ties = set(floor.ties(scores_of(rows))) if floor else set()
+    return [trial_line(row) | ({"tie with the best": "yes"} if row.trial in ties else {}) for row in ranked(rows)]
 
 
 def trial_line(row: TrialRow) -> dict[str, Any]:

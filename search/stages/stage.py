@@ -18,6 +18,7 @@ class Stage(StrEnum):
     """The stages of a run, in their order."""
 
     search = "search"
+    noise = "noise"
     soups = "soups"
     folds = "folds"
     logits = "logits"

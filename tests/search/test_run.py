@@ -239,11 +239,14 @@ def test_folds_fit_on_every_label_outside_the_hold_out_and_ship_their_mean(tmp_p
     """Two trials, the better one on two folds; what ships reproduces the verdict, and every label is judged."""
     card = write_synthetic(tmp_path / "data", num_images=40, image_px=64, seed=4)
     run, cache = tmp_path / "run", tmp_path / "cache"
-    few = ("--set", "search.num_trials=2", "--set", "folds={num: 2, recipes: 1}")
+    few = ("--set", "search.num_trials=2", "--set", "search.noise_repeats=2", "--set", "folds={num: 2, recipes: 1}")
     output = finish(
         start("--space", "convnext.yaml", "--data", str(card), *TINY, *few, "--run-dir", str(run), cache=cache)
     )
     assert "folds: 1 recipes x 2 folds and a refit, about 0." in output
+    floor = json.loads((run / "noise.json").read_text())
+    assert len(set(floor["seeds"])) == len(floor["mious"]) == 2
+    assert "mIoU are ties" in output
     assert "with one refit per recipe instead of the mean of its fold models: " in output
     data, folds = json.loads((run / "data.json").read_text()), json.loads((run / "folds.json").read_text())["folds"]
     every = sorted((*data["train"], *data["val"]))

@@ -146,7 +146,7 @@ def write_done(job: FoldJob, folder: Path) -> FoldRecord:
 def test_a_recipe_whose_fold_fails_is_named_and_left_out_and_what_is_done_stays(
     local_ray: None, context: Context, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folds_module, "_fit_one", fit_one)
+    monkeypatch.setattr(folds_module, "fit_one", fit_one)
     run(context)
     [member] = chosen_candidates(context)
     assert (member.trial, member.ingredients) == ("folds-00000", tuple(f"00000 fold {k}" for k in range(3)))
@@ -171,7 +171,7 @@ def test_a_refit_that_fails_costs_the_member_only_where_refits_ship(
     local_ray: None, context: Context, said: list[str], monkeypatch: pytest.MonkeyPatch, ship: str, members: int
 ) -> None:
     with_options(context, folds=ON["folds"] | {"ship": ship}, ensemble=ON["ensemble"])
-    monkeypatch.setattr(folds_module, "_fit_one", without_refits)
+    monkeypatch.setattr(folds_module, "fit_one", without_refits)
     if members:
         run(context)
         assert "warning: folds-00000 stays without a refit, which failed: no room" in said
@@ -187,7 +187,7 @@ def test_a_refit_ships_where_the_space_says_so(
     local_ray: None, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_options(context, folds={"num": 3, "recipes": 1, "ship": "refit"})
-    monkeypatch.setattr(folds_module, "_fit_one", lambda job, _cache, folder, cpu, gpu: write_done(job, folder))
+    monkeypatch.setattr(folds_module, "fit_one", lambda job, _cache, folder, cpu, gpu: write_done(job, folder))
     run(context)
     [member] = found = chosen_candidates(context)
     [weights] = member.shipped_weights
@@ -201,7 +201,7 @@ def test_a_run_without_a_member_says_why(local_ray: None, context: Context, monk
     def fail(*_: Any) -> None:
         raise ValueError("no room")
 
-    monkeypatch.setattr(folds_module, "_fit_one", fail)
+    monkeypatch.setattr(folds_module, "fit_one", fail)
     with pytest.raises(ValueError, match=r"got none of 2: folds-00000: fold \d: no room; folds-00002: fold"):
         run(context)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.early_stopping import Curve, audit_curves
+from analysis.search_quality import Curve, audit_curves
 
 EPOCHS = 9
 
