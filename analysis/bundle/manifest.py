@@ -8,6 +8,7 @@ nor timm, so that a broken bundle is reported in a fraction of a second.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -237,6 +238,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} must be JSON, got a broken file ({error}); it was cut short or edited: copy the bundle again"
         ) from None
     found = raw.get("format") if isinstance(raw, dict) else None
+    if isinstance(found, str) and re.fullmatch(r"segsearch-bundle/\d+", found) and found != FORMAT:
+        raise BundleError(f"{path} must have the format {FORMAT!r}, got {found!r}, a newer one; update segsearch")
     if found != FORMAT:
         raise BundleError(f"{path} must have the format {FORMAT!r}, got {found!r}; use the segsearch that wrote it")
     try:

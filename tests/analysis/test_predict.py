@@ -20,13 +20,15 @@ from typer.testing import CliRunner
 from analysis.bundle.export import BundleFacts, export
 from analysis.bundle.inputs import NO_IMAGE
 from analysis.bundle.manifest import read_bundle
+from analysis.bundle.predict_images import refuse_shared_targets
 from analysis.bundle.predictor import Predictor
+from analysis.bundle.restart import LOCK, STAMP
 from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import FittedOn, HoldoutOpening
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
-from analysis.predict import app, refuse_shared_targets
+from analysis.predict import app
 from analysis.report.palette import palette, png_palette
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
@@ -57,15 +59,6 @@ def bundles(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for name in JUDGED:
         found[name] = export(FACTS, with_shipped(tiny_run.ensemble, name), tiny_run.weights, folder / name)
     return found
-
-
-@pytest.fixture
-def photos(tiny_run: Any, tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    for name, image in tiny_run.images.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / name)
-    return folder
 
 
 class Pictures:
@@ -277,7 +270,7 @@ def test_pngs_mirror_the_folder_and_carry_the_palette(
         assert png.mode == "P"
         np.testing.assert_array_equal(np.array(png), predicted)
         assert png.getpalette()[:9] == png_palette(palette(3, background=True))[:9]
-    assert len(list((tmp_path / "out").rglob("*.*"))) == 3
+    assert {path.name for path in (tmp_path / "out").rglob("*.*")} == {"a.png", "c.png", "d.png", STAMP, LOCK}
 
 
 def test_the_coco_file_is_read_back_as_the_labels(
@@ -360,9 +353,10 @@ def test_all_formats_of_training_are_labelled_as_stored_and_other_files_named(
 
 def test_a_run_without_ray(bundles: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from analysis.predict import Job, predict_images; from pathlib import Path\n"
+        "import sys; from analysis.bundle.job import Job; from analysis.bundle.predict_images import predict_images\n"
+        "from pathlib import Path\n"
         "assert 'torch' not in sys.modules, 'heavy imports must come late'\n"
-        "predict_images(Job(Path(sys.argv[1]), (sys.argv[2],), Path(sys.argv[3]), batch_size=4))\n"
+        "predict_images(Job(Path(sys.argv[1]), (sys.argv[2],), Path(sys.argv[3])))\n"
         "assert 'ray' not in sys.modules and 'optuna' not in sys.modules"
     )
     args = [bundles["best_single"], photos, tmp_path / "out"]
