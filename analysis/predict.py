@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from analysis.bundle.job import CsvLayout, Execution, Format, Job, csv_layout, given_inputs
+from analysis.bundle.job import CsvLayout, Execution, Format, Job, csv_layout, given_inputs, given_tile
 from analysis.bundle.outcome import report
 from trainables.command import DebugOption, errors_to_exit, new_app
 
@@ -49,6 +49,12 @@ def main(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; several have one thread each.")] = 1,
     half: Annotated[bool, typer.Option("--half", help="Compute in float16, on a GPU.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the networks: slow to start.")] = False,
+    tile: Annotated[
+        int | None, typer.Option(help="See larger images through tiles of so many px, in bounded memory.")
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="With --tile: share that tiles overlap by; default 0.25.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace predictions of other settings in --out.")
     ] = False,
@@ -76,7 +82,7 @@ def main(
                 f"--csv-size, --csv-columns, --csv-separator and --expected go with --format csv, got {output_format}; "
                 "leave them out"
             )
-        how = Execution(device, batch_size, workers, half, compiled)
+        how = Execution(device, batch_size, workers, half, compiled, given_tile(tile, overlap))
         job = Job(bundle, given, out, output_format, how, coco_images, layout, expected, overwrite)
         from analysis.bundle.predict_images import predict_images
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from trainables.logits.view_name import tile_fault
 from trainables.recipe.config import Config
 
 MAX_SIDE_PX, MAX_NAME = 10_000, 200
@@ -74,6 +75,7 @@ class Execution:
     workers: int = 1  # processes
     half: bool = False  # float16
     compiled: bool = False
+    tile: tuple[int, float] | None = None  # px and overlap, in place of what the bundle's views say
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,21 @@ class Job:
     layout: CsvLayout = field(default_factory=CsvLayout)  # of the format csv
     expected: Path | None = None  # names the rows that the CSV must have, in their order
     overwrite: bool = False  # predictions of other settings in `out`
+
+
+def given_tile(px: int | None, overlap: float | None) -> tuple[int, float] | None:
+    """The tile as options of a command have it. Raises ValueError for one that no network can see."""
+    if px is None:
+        if overlap is not None:
+            raise ValueError(
+                f"--overlap goes with --tile, got --overlap {overlap} alone; add --tile 512, or leave it out"
+            )
+        return None
+    tile = px, 0.25 if overlap is None else overlap
+    fault = tile_fault(*tile)
+    if fault is not None:
+        raise ValueError(f"--tile, --overlap: {fault}")
+    return tile
 
 
 def given_inputs(inputs: Sequence[str], images: Path | None) -> tuple[tuple[str, ...], Path | None]:

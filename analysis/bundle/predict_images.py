@@ -86,6 +86,7 @@ def _settings(job: Job, bundle: Bundle) -> Settings:
         device=device.partition(":")[0],
         half=job.execution.half,
         compiled=job.execution.compiled,
+        tile=job.execution.tile,
         layout=job.layout if job.output_format == Format.csv else None,
     )
 

@@ -9,7 +9,7 @@ post-processing. So the bundle reproduces the verdict on the hold-out (to the la
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from analysis.bundle.manifest import Bundle, BundleError, Member
 from analysis.postprocess.label_map import postprocess
 from analysis.voting import probabilities, votes
 from trainables.logits.predict_views import Inference, view_logits
-from trainables.logits.view import View
+from trainables.logits.view import Tile, View
 from trainables.models.load import load_network
 from trainables.models.probability_mean import Network
 
@@ -34,8 +34,9 @@ class Predictor:
     """The members of a bundle, loaded. Give `predict_many` several images of one size and it batches them.
 
     `device` is a torch device's name, or 'auto': a GPU where there is one. `half` computes in float16, whatever the
-    recipe's own precision; `compiled` lets torch compile the networks. Raises BundleError where weights do not fit
-    their network, ValueError for a device that is not there or cannot do what is asked.
+    recipe's own precision; `compiled` lets torch compile the networks; `tile` is how larger images are seen, in place
+    of what the views say. Raises BundleError where weights do not fit their network, ValueError for a device that is
+    not there or cannot do what is asked.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Predictor:
         batch_size: int = 8,
         half: bool = False,
         compiled: bool = False,
+        tile: Tile | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}; use 1 where memory is short")
@@ -54,7 +56,7 @@ class Predictor:
         self.palette = np.array(manifest.palette, dtype=np.uint8)  # (K,3)
         self.device = resolve_device(device)
         check_half(self.device, half=half)
-        self._half = half
+        self._half, self._tile = half, tile
         self._rule = manifest.fitted
         weights = np.array(self._rule.weights, dtype=np.float32)  # (M,K)
         self._vote = votes.Vote(self._rule.kind, weights, bundle.stacker())
@@ -122,8 +124,10 @@ class Predictor:
         amp = "fp16" if self._half else member.recipe.train.amp
         inference = Inference(model, member.short_px, self.device, self._batch_size, amp, self._flip_pairs)
         held = _HeldLogits(images, {})
-        for view in member.views:
-            held.by_view[view] = dict(view_logits(inference, _HeldImages(images), list(images), View.parse(view)))
+        for name in member.views:
+            view = View.parse(name)
+            seen = view if self._tile is None else replace(view, tile=self._tile)
+            held.by_view[name] = dict(view_logits(inference, _HeldImages(images), list(images), seen))
         return held
 
 

@@ -38,6 +38,7 @@ class Settings(Config):
     device: str  # its kind: cpu, cuda
     half: bool = False
     compiled: bool = False
+    tile: tuple[int, float] | None = None
     layout: CsvLayout | None = None  # of the format csv
 
 

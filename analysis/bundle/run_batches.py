@@ -46,11 +46,18 @@ class _Worker:
 
     def __init__(self, task: Task) -> None:
         from analysis.bundle.predictor import Predictor
+        from trainables.logits.view import Tile
 
         self.task = task
         how = task.execution
+        tile = None if how.tile is None else Tile(*how.tile)
         self.predictor = Predictor(
-            task.bundle, device=how.device, batch_size=how.batch_size, half=how.half, compiled=how.compiled
+            task.bundle,
+            device=how.device,
+            batch_size=how.batch_size,
+            half=how.half,
+            compiled=how.compiled,
+            tile=tile,
         )
         self.writer = WRITERS[task.output_format](task.out, task.labelling)
 

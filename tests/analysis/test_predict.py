@@ -40,7 +40,7 @@ from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits.latency import measure_costs, read_ms
 from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.store import LogitStore, LogitWriter
-from trainables.logits.view import View
+from trainables.logits.view import Tile, View
 from trainables.logits.write_logits import Candidate, write_logits
 from trainables.metrics import confusion, miou
 from trainables.models.load import load_model
@@ -211,11 +211,12 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         folders = {part: tmp_path / trial / part for part in stores}
         weights[trial] = of_folds(path, tmp_path / "folds" / trial, folds) if folds else (path,)
         candidate = Candidate(trial, recipe, weights[trial][0].parent, 0.5, folds=folds)
-        views = [View(), View(1.0, "horizontal")]
+        views = [View(), View(1.0, "horizontal"), View(tile=Tile(64, 0.5))]
         write_logits(candidate, cache, split, views, folders, device="cpu")
         measure_costs(candidate, cache, names, views, folders, device="cpu", clock=perf_counter)
         ms = read_ms(folders["val"])[1]
         assert ms["s1.00-none"] == ms["s1.00-horizontal"] > 0
+        assert ms["s1.00-t64o50-none"] not in (0, ms["s1.00-none"])
         for part, held in stores.items():
             held.append(LogitStore(folders[part]))
     options = EnsembleOptions(folds=2, resamples=100)

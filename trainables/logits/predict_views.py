@@ -22,6 +22,7 @@ from torch import Tensor
 
 from trainables.data.augment.pipeline import view_size
 from trainables.logits.sources import ImageSource
+from trainables.logits.tiles import tiled_logits
 from trainables.logits.view import View
 from trainables.models.probability_mean import Network
 from trainables.models.resize import resize
@@ -84,7 +85,7 @@ def view_batches(
     model.to(device).eval()
     try:
         for batch_ids, batch in _ahead(images, sizes, view):
-            logits = _forward(model, batch.to(device, non_blocking=True), view, dtype)
+            logits = _forward(inference, batch.to(device, non_blocking=True), view, dtype)
             yield batch_ids, _sides_restored(logits, view, inference.flip_pairs)
     finally:
         model.train(was_training)
@@ -97,11 +98,20 @@ def at_label_size(logits: Tensor, size: tuple[int, int]) -> Tensor:  # (B,K,h,w)
 
 @torch.no_grad()  # not inference_mode: what a backbone caches here must serve in training too
 def _forward(
-    model: Network, images: Tensor, view: View, dtype: torch.dtype | None
+    inference: Inference, images: Tensor, view: View, dtype: torch.dtype | None
 ) -> Tensor:  # (B,3,H,W) uint8 -> (B,K,h,w)
+    model = inference.model
     mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255.0 for v in (model.mean, model.std))
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-        logits = model((images.float() - mean) / std)
+
+    def logits_of(some: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            found: Tensor = model((some.float() - mean) / std)
+        return found
+
+    if view.tile is None:
+        logits = logits_of(images)
+    else:
+        logits = tiled_logits(logits_of, images, view.tile, inference.batch_size)
     return view.undo(logits).half().contiguous()
 
 

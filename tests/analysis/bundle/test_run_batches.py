@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import files_of
+from factories import TinyRun, files_of, with_shipped
 from rich.console import Console
+from typer.testing import CliRunner
 
 from analysis.bundle import batches
 from analysis.bundle.batches import plan_batches
+from analysis.bundle.export import BundleFacts, export
 from analysis.bundle.inputs import open_inputs
 from analysis.bundle.job import Execution, Format, Job
 from analysis.bundle.manifest import read_bundle
@@ -24,6 +26,8 @@ from analysis.bundle.predictor import Predictor
 from analysis.bundle.progress import progress_line
 from analysis.bundle.run_batches import Task, run_batches
 from analysis.bundle.writers import Labelling
+from analysis.predict import app
+from trainables.logits.view import Tile
 
 
 def test_batches_have_one_size_and_do_not_hang_on_order(photos: Path, tmp_path: Path) -> None:
@@ -114,3 +118,37 @@ def test_progress_is_a_line_on_a_terminal_and_nothing_elsewhere() -> None:
     assert "7/10" in texts[0]
     assert "images/s" in texts[0]
     assert texts[1] == ""
+
+
+def test_tiles_given_to_predict_are_those_that_a_bundle_may_name(
+    tiny_run: TinyRun, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    ensemble = with_shipped(tiny_run.ensemble, "best_single")
+    tiled = tuple(
+        rule.model_copy(update={"views": tuple(tuple(f"{v[:5]}-t64o50-{v[6:]}" for v in vs) for vs in rule.views)})
+        for rule in ensemble.rules
+    )
+    named = ensemble.model_copy(update={"rules": tiled})
+    facts, image = BundleFacts("trash", "data", "split"), tiny_run.images["a.png"]
+    plain, of_tiles = (
+        read_bundle(export(facts, each, tiny_run.weights, tmp_path / name))
+        for name, each in (("plain", ensemble), ("tiled", named))
+    )
+    assert all("-t64o50-" in view for member in of_tiles.manifest.members for view in member.views)
+    tile = Predictor(plain, device="cpu", tile=Tile(64, 0.5)).probabilities(image)
+    np.testing.assert_array_equal(Predictor(of_tiles, device="cpu").probabilities(image), tile)
+    whole = Predictor(plain, device="cpu").probabilities(image)
+    assert np.abs(tile - whole).max() > 1e-4
+    np.testing.assert_array_equal(Predictor(plain, device="cpu", tile=Tile(512)).probabilities(image), whole)
+    assert "it lacks a view in tiles" in (tmp_path / "tiled" / "README.md").read_text(encoding="utf-8")
+
+
+def test_tiles_are_a_setting_and_wrong_ones_are_refused(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    args = ["--bundle", tiny_bundle, "--out", tmp_path / "out", "--device", "cpu", photos]
+    for given, message in (
+        (["--tile", 16], "multiple of 32 px"), (["--overlap", 0.5], "--overlap goes with --tile"),
+        (["--tile", 64, "--overlap", 0.5], ""), ([], "tile [64, 0.5], now None"),
+    ):  # fmt: skip
+        done = CliRunner().invoke(app, [str(arg) for arg in [*args, *given]])
+        assert done.exit_code == (2 if message else 0)
+        assert message in done.stderr
