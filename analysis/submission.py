@@ -1,11 +1,13 @@
-"""The ledger of submissions: leaderboard scores beside the runs' own scores.
+"""Submissions to a competition: the CSV file, and the ledger of leaderboard scores beside the runs' own scores.
 
+    python analysis/submission.py write --bundle RUN/bundle --out OUT --expected sample.csv INPUT...
     python analysis/submission.py record --run RUN --public 0.8205 [--private 0.7475] [--note "..."]
     python analysis/submission.py show --run RUN
 
-`record` appends a line to submissions.jsonl beside the run (runs in one folder share a ledger); both print a table, the
-rank correlation of local and public scores, and a warning where the public score
-is being chosen on: a maximum over many readings of one small public part flatters itself, as every maximum does.
+`write` predicts as `predict --format csv` does, or takes label maps that `predict` has written, and leaves
+OUT/submission.csv. `record` appends a line to submissions.jsonl beside the run (runs in one folder share a ledger); it
+and `show` print a table, the rank correlation of local and public scores, and a warning where the public score is being
+chosen on: a maximum over many readings of one small public part flatters itself, as every maximum does.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Annotated, Any
 
 import typer
 
+from analysis.bundle.job import Execution, Format, Job, csv_layout, given_inputs
+from analysis.bundle.outcome import report
 from trainables.command import DebugOption, errors_to_exit, new_app
 from trainables.plain_json import parse_json
 
@@ -123,6 +127,54 @@ def _written(score: float | None) -> str:
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     for line in [*table(rows), *correlations(rows), *(f"warning: {words}" for words in warnings(rows))]:
         typer.echo(line)
+
+
+@app.command("write")
+def write_command(
+    bundle: Annotated[Path, typer.Option(help="The bundle/ folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="The folder for submission.csv; made if absent.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders, patterns, COCO files, zip archives.", metavar="INPUT")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="In place of inputs: a folder that `predict --format png` wrote with the bundle."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="What the names in COCO files are relative to.")] = None,
+    expected: Annotated[
+        Path | None, typer.Option(help="A COCO file, sample CSV or data card that names the rows it must have.")
+    ] = None,
+    csv_size: Annotated[str | None, typer.Option(help="A mask's size, 256 (default) or HEIGHTxWIDTH.")] = None,
+    csv_columns: Annotated[str | None, typer.Option(help="Default: image_id,PredictionString.")] = None,
+    csv_separator: Annotated[str | None, typer.Option(help="What stands between numbers; default a space.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace predictions of other settings in --out.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the CSV file that a competition takes, checked row by row."""
+    with errors_to_exit(debug=debug):
+        layout = csv_layout(csv_size, csv_columns, csv_separator)
+        if predictions is not None:
+            if inputs or images is not None or expected is None:
+                raise ValueError(
+                    f"--predictions goes with --expected, which names the rows, and without inputs, got {predictions} "
+                    "otherwise; correct the command"
+                )
+            from analysis.bundle.join_predictions import submission_of_folder
+
+            typer.echo(f"written: {submission_of_folder(predictions, bundle, out, layout, expected)}")
+            return
+        given, coco_images = given_inputs(inputs or [], images)
+        how = Execution(device, batch_size, workers)
+        job = Job(bundle, given, out, Format.csv, how, coco_images, layout, expected, overwrite)
+        from analysis.bundle.predict_images import predict_images
+
+        outcome = predict_images(job)
+    report(outcome, out)
 
 
 RunOption = Annotated[Path, typer.Option(help="The directory of a finished run.")]

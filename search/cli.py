@@ -26,7 +26,7 @@ app.command("predict")(predict.main)
 app.command("export")(export.main)
 app.command("audit")(audit.main)
 app.command("prune")(prune.main)
-app.add_typer(submission.app, name="submission", help="Record leaderboard scores beside a run's own.")
+app.add_typer(submission.app, name="submission", help="Write submissions; record their scores beside a run's own.")
 app.command("schema")(run.schema)
 
 

@@ -279,6 +279,11 @@ def draw_sample(data: LabelledLogits, sample_bytes: int, seed: int, executor: Ex
     return gather(plan, sizes, executor(plan, data.ids))
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its relative name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 class Clock:
     """A clock that is set by hand."""
 

@@ -1,3 +1,5 @@
-"""What ships: export, and prediction from it."""
+"""What ships: export, and prediction from it. `load` is the way in from Python."""
 
-__all__ = ["export", "json_schemas", "manifest", "predictor", "writers"]
+from analysis.bundle.model import Model, load
+
+__all__ = ["Model", "export", "json_schemas", "load", "manifest", "predictor", "writers"]

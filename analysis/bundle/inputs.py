@@ -2,44 +2,58 @@
 
 Predictions are named after the images: a folder's by their paths under it, a COCO file's by `file_name`, a zip's by its
 members, a pattern's by what follows its first folders without a wildcard. With several inputs the names of folders and
-zips begin with the folder's or archive's own name. No archive is unpacked: a member is read into memory when its turn
-comes, at most MAX_MEMBER_BYTES of it.
+zips begin with the folder's or archive's own name.
 """
 
 from __future__ import annotations
 
-import io
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
+from analysis.bundle.archive import Archive, faults, is_hidden
 from trainables.data.card import DataProblems
-from trainables.data.image_file import SUFFIXES, decode_image, decode_opened
+from trainables.data.image_file import SUFFIXES, decode_opened, size_of_opened
 from trainables.data.image_folder import ImageFolder, images_under
-from trainables.files import can_name_file, user_path
+from trainables.files import user_path
 from trainables.plain_json import read_object
 
 if TYPE_CHECKING:
     from trainables.data.image_file import DecodedImage
 
-MAX_MEMBER_BYTES = 2**28  # of one image in a zip
-MAX_MEMBERS = 1_000_000
 NO_IMAGE = "file that is no image by its suffix, left out"
 WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image that is not read yet. `read` raises ValueError naming it where it cannot be."""
+    """An image that is not read yet; it may be sent to another process."""
 
     name: str  # relative, with '/'
-    read: Callable[[], DecodedImage]
+    opened: Callable[[], BinaryIO]
     source: Path  # the file, or the archive with the member's name
+    file: Path  # that changes where the image does
+
+    @classmethod
+    def of_file(cls, name: str, path: Path) -> NamedImage:
+        """An image that is a file."""
+        return cls(name, partial(_open_file, path), path, path)
+
+    def read(self) -> DecodedImage:
+        """Raises ValueError naming the image where it cannot be read."""
+        return decode_opened(self.opened, str(self.source))
+
+    def size(self) -> tuple[int, int]:
+        """Height and width in px, from the head of the file. Raises ValueError as `read` does."""
+        return size_of_opened(self.opened, str(self.source))
+
+
+def _open_file(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 @dataclass
@@ -92,7 +106,7 @@ def _add(text: str, found: FoundImages, rules: _Rules) -> None:
         elif suffix == ".zip":
             _add_zip(path, found, rules)
         else:
-            found.images.append(NamedImage(path.name, partial(decode_image, path), path))
+            found.images.append(NamedImage.of_file(path.name, path))
     elif WILDCARDS & set(text):
         _add_pattern(path, found, rules)
     else:
@@ -112,7 +126,7 @@ def _add_folder(folder: Path, found: FoundImages, rules: _Rules) -> None:
             f"a folder must hold at least one image ({', '.join(sorted(SUFFIXES))}), got none in {folder}; check it"
         )
     for name in names:
-        found.images.append(NamedImage(prefix + name, partial(decode_image, folder / name), folder / name))
+        found.images.append(NamedImage.of_file(prefix + name, folder / name))
     found.others += [prefix + name for name in others]
 
 
@@ -127,21 +141,16 @@ def _add_pattern(pattern: Path, found: FoundImages, rules: _Rules) -> None:
     ours = next((path for path in kept if path.resolve().is_relative_to(rules.out)), None)
     if ours is not None:
         raise ValueError(f"--out must lie outside the images, got {ours} for {pattern}; choose another folder")
-    found.images += [NamedImage(path.relative_to(base).as_posix(), partial(decode_image, path), path) for path in kept]
+    found.images += [NamedImage.of_file(path.relative_to(base).as_posix(), path) for path in kept]
     found.others += [path.relative_to(base).as_posix() for path in paths if path not in set(kept)]
 
 
 def _add_coco(path: Path, found: FoundImages, rules: _Rules) -> None:
-    content = read_object(path, "give a COCO file")
-    images = content.get("images")
-    if not isinstance(images, list) or not images or not all(isinstance(entry, dict) for entry in images):
-        raise ValueError(f"{path} must be COCO, with a list of images under 'images', got none; give another file")
     folder = ImageFolder(*[(rules.coco_images or path.parent).resolve()] * 2)
     problems: list[str] = []
-    for number, entry in enumerate(images):
-        name = entry.get("file_name")
-        if not isinstance(name, str) or not name:
-            problems.append(f"{path}: image {number} needs a file_name, got {name!r}; write one")
+    for number, name in enumerate(file_names(path)):
+        if not name:
+            problems.append(f"{path}: image {number} needs a file_name, got none; write one")
             continue
         try:
             place = folder.path_of(name)
@@ -149,64 +158,42 @@ def _add_coco(path: Path, found: FoundImages, rules: _Rules) -> None:
             problems.append(f"{path}: image {number} ({name!r:.80}): {error}")
             continue
         if place.is_file():
-            found.images.append(NamedImage(PurePosixPath(name).as_posix(), partial(decode_image, place), place))
+            found.images.append(NamedImage.of_file(PurePosixPath(name).as_posix(), place))
         else:
             problems.append(f"{path}: image {number}: {folder.why_missing(name)}, or name its folder by --images")
     if problems:
         raise DataProblems(problems)
 
 
+def file_names(path: Path) -> list[str]:
+    """The names of the images of a COCO file, in its order; '' of one without. Raises ValueError where it is none."""
+    images = read_object(path, "give a COCO file").get("images")
+    if not isinstance(images, list) or not images or not all(isinstance(entry, dict) for entry in images):
+        raise ValueError(f"{path} must be COCO, with a list of images under 'images', got none; give another file")
+    names = [entry.get("file_name") for entry in images]
+    return [name if isinstance(name, str) else "" for name in names]
+
+
 def _add_zip(path: Path, found: FoundImages, rules: _Rules) -> None:
     try:
-        archive = rules.stack.enter_context(zipfile.ZipFile(path))
+        archive = Archive(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise ValueError(f"{path} must be a zip archive, got a broken one ({error}); copy it again") from error
-    members = [member for member in archive.infolist() if not member.is_dir()]
-    if len(members) > MAX_MEMBERS:
-        raise ValueError(f"{path} must have at most {MAX_MEMBERS} members, got {len(members)}; split it")
-    problems = [f"{path}: {fault}" for member in members if (fault := _fault(member))]
+    rules.stack.callback(archive.close)
+    members = archive.members()
+    problems = [f"{path}: {fault}" for fault in faults(members)]
     if problems:
         raise DataProblems(problems)
     prefix = f"{path.stem}/" if rules.many else ""
-    members = [member for member in members if not _is_hidden(member.filename)]
+    members = [member for member in members if not is_hidden(member.filename)]
     images = [member for member in members if PurePosixPath(member.filename).suffix.lower() in SUFFIXES]
     if not images:
         raise ValueError(f"a zip must hold at least one image, got none in {path}; check it")
     for member in images:
-        read = partial(_decode_member, archive, member)
-        found.images.append(
-            NamedImage(prefix + PurePosixPath(member.filename).as_posix(), read, path / member.filename)
-        )
+        name = prefix + PurePosixPath(member.filename).as_posix()
+        found.images.append(NamedImage(name, partial(archive.open, member), path / member.filename, path))
     left_out = {member.filename for member in members} - {member.filename for member in images}
     found.others += [prefix + name for name in sorted(left_out)]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")
-
-
-def _fault(member: zipfile.ZipInfo) -> str | None:
-    """Why a member must not be read. Its name would name a file of ours."""
-    name = member.filename
-    outside = ".." in PurePosixPath(name.replace("\\", "/")).parts or name.startswith(("/", "\\"))
-    if outside or PureWindowsPath(name).drive or not can_name_file(name):
-        return f"the names of members must lie inside the archive, got {name!r:.80}; write the zip again"
-    if member.flag_bits & 1:
-        return f"{name!r:.80} is encrypted; write the zip without a password"
-    if member.file_size > MAX_MEMBER_BYTES:
-        return f"{name!r:.80} must have at most {MAX_MEMBER_BYTES} bytes, got {member.file_size}; take it out"
-    return None
-
-
-def _decode_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> DecodedImage:
-    def opened() -> BinaryIO:
-        try:
-            with archive.open(member) as stream:
-                return io.BytesIO(stream.read(MAX_MEMBER_BYTES))  # never more than the size that was checked above
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-            raise OSError(str(error)) from error
-
-    return decode_opened(opened, f"{archive.filename}/{member.filename}")
 
 
 def _doubles(found: FoundImages) -> list[str]:

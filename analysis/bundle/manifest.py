@@ -8,6 +8,7 @@ nor timm, so that a broken bundle is reported in a fraction of a second.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,7 @@ from analysis.ensembling.result import Score
 from analysis.ensembling.stacker_file import read_stacker
 from analysis.postprocess.options import Postprocess
 from analysis.voting.stacker import Stacker
+from trainables.logits.view_name import VIEW_NAME, tile_fault
 from trainables.plain_json import parse_json
 from trainables.recipe.config import Config
 from trainables.recipe.recipe import MAX_SIDE_PX, Recipe
@@ -40,7 +42,9 @@ Rgb = tuple[Channel, Channel, Channel]
 Mean = Annotated[float, Field(ge=-10.0, le=10.0)]
 Std = Annotated[float, Field(ge=1e-3, le=10.0)]
 ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
-ViewName = Annotated[str, StringConstraints(pattern=r"^s\d\.\d\d-(r(90|180|270)-)?(none|horizontal|vertical)$")]
+ViewName = Annotated[
+    str, StringConstraints(pattern=r"^s\d\.\d\d-(t\d{2,4}o\d\d-)?(r(90|180|270)-)?(none|horizontal|vertical)$")
+]
 MAX_WEIGHT = 1e6  # of votes, which are summed in float32
 SCALES = 0.25, 4.0  # of views, as in a space
 PlainFileName = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*\.safetensors$")]  # so: no folder, no ".."
@@ -86,6 +90,9 @@ class Member(WeightsFile):
         odd = [view for view in views if not SCALES[0] <= float(view[1:5]) <= SCALES[1]]
         if odd:
             raise ValueError(f"views must have scales from {SCALES[0]} to {SCALES[1]}, got {odd[0]}; export again")
+        for px, percent in (found.groups()[1:3] for view in views if (found := re.fullmatch(VIEW_NAME, view))):
+            if px and (fault := tile_fault(int(px), int(percent) / 100)):
+                raise ValueError(fault)
         return views
 
     @property
@@ -237,6 +244,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} must be JSON, got a broken file ({error}); it was cut short or edited: copy the bundle again"
         ) from None
     found = raw.get("format") if isinstance(raw, dict) else None
+    if isinstance(found, str) and re.fullmatch(r"segsearch-bundle/\d+", found) and found != FORMAT:
+        raise BundleError(f"{path} must have the format {FORMAT!r}, got {found!r}, a newer one; update segsearch")
     if found != FORMAT:
         raise BundleError(f"{path} must have the format {FORMAT!r}, got {found!r}; use the segsearch that wrote it")
     try:

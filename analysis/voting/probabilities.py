@@ -121,26 +121,31 @@ def _at_pixels(grid, y0, y1, fy, x0, x1, fx, flat, out):  # type: ignore[no-unty
 
 
 def probabilities(
-    store: LogitSource, views: Sequence[str], image_id: str, out: Float | None = None, *, temperature: float = 1.0
+    store: LogitSource,
+    views: Sequence[str],
+    image_id: str,
+    out: Float | None = None,
+    *,
+    temperature: float = 1.0,
+    rows: slice | None = None,
 ) -> Float:
     """(K,H,W) float32 at the label's size, the mean of `views`; written into `out` where one is given. The logits are
-    divided by `temperature`.
+    divided by `temperature`. With `rows`, those of the label alone, (K,rows,W), the same to the last bit.
 
     Raises ValueError where a view or the image is missing, or its logits are not finite.
     """
     if not views:
         raise ValueError(f"probabilities of image '{image_id}' need at least one view, got none; name one")
-    height, width = store.size_px(views[0], image_id)
     for view in views:
-        grid, rows, columns = _grid(store, view, image_id)
+        grid, down, across = _grid(store, view, image_id, rows)
         if out is None:
-            out = np.empty((grid.shape[0], height, width), np.float32)
+            out = np.empty((grid.shape[0], down.share.size, across.share.size), np.float32)
         if view == views[0]:
             out[:] = 0
         if temperature != 1:
             grid *= np.float32(1 / temperature)
         share = np.float32(1 / len(views))
-        _add_view(grid, rows.low, rows.high, rows.share, columns.low, columns.high, columns.share, share, out)
+        _add_view(grid, down.low, down.high, down.share, across.low, across.high, across.share, share, out)
     assert out is not None
     return out
 
@@ -151,9 +156,9 @@ def sampled_probabilities(store: LogitSource, view: str, image_id: str, flat: ND
     _at_pixels(grid, rows.low, rows.high, rows.share, columns.low, columns.high, columns.share, flat, out)
 
 
-def finite_logits(store: LogitSource, view: str, image_id: str) -> Float:
-    """(K,h,w) float32. Raises ValueError where they are not finite."""
-    grid = store.logits(view, image_id).astype(np.float32)
+def finite_logits(store: LogitSource, view: str, image_id: str, rows: slice = slice(None)) -> Float:
+    """(K,h,w) float32, or these rows of it. Raises ValueError where they are not finite."""
+    grid = store.logits(view, image_id)[:, rows].astype(np.float32, order="C")
     if not np.isfinite(grid).all():
         raise ValueError(
             f"logits must be finite, got NaN or infinity in image '{image_id}', view '{view}' of trial "
@@ -162,7 +167,14 @@ def finite_logits(store: LogitSource, view: str, image_id: str) -> Float:
     return grid
 
 
-def _grid(store: LogitSource, view: str, image_id: str) -> tuple[Float, Axis, Axis]:
-    grid = finite_logits(store, view, image_id)
+def _grid(store: LogitSource, view: str, image_id: str, rows: slice | None = None) -> tuple[Float, Axis, Axis]:
+    """The logits, and where the label's rows (all, or these) and columns lie between them."""
     height, width = store.size_px(view, image_id)
-    return grid, axis(grid.shape[1], height), axis(grid.shape[2], width)
+    if rows is None:
+        grid = finite_logits(store, view, image_id)
+        return grid, axis(grid.shape[1], height), axis(grid.shape[2], width)
+    whole = axis(store.logits(view, image_id).shape[1], height)
+    low, high, share = whole.low[rows], whole.high[rows], whole.share[rows]
+    first, last = int(low.min()), int(high.max()) + 1
+    grid = finite_logits(store, view, image_id, slice(first, last))
+    return grid, Axis(low - np.int32(first), high - np.int32(first), share), axis(grid.shape[2], width)

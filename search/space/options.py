@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from analysis.ensembling.options import EnsembleOptions
+from trainables.logits.view_name import TILE_PX, tile_fault
 from trainables.recipe.config import Config
 
 Flip = Literal["none", "horizontal", "vertical"]
@@ -83,13 +84,16 @@ class Folds(Config):
 
 
 class Tta(Config):
-    """The test-time views that are offered: every scale with every turn and flip."""
+    """The test-time views that are offered: every scale with every tile, turn and flip."""
 
     scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...], Field(min_length=1)] = (1.0,)
     flips: Annotated[tuple[Flip, ...], Field(min_length=1)] = ("none",)
     turns: Annotated[tuple[Turn, ...], Field(min_length=1)] = (0,)  # degrees; more than 0 where the data card has turns
 
-    @field_validator("scales", "flips", "turns")
+    tiles_px: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)  # 0: the whole image
+    overlaps: Annotated[tuple[float, ...], Field(min_length=1)] = (0.25,)  # share of a tile that its neighbour sees too
+
+    @field_validator("scales", "flips", "turns", "tiles_px", "overlaps")
     @classmethod
     def _each_once(cls, values: tuple[float | str, ...]) -> tuple[float | str, ...]:
         # a view's name carries its scale with two decimals
@@ -98,6 +102,22 @@ class Tta(Config):
         if twice:
             raise ValueError(f"must not hold a value twice, got {', '.join(twice)} again; remove the repeats")
         return values
+
+    @field_validator("tiles_px")
+    @classmethod
+    def _tiles(cls, sides: tuple[int, ...]) -> tuple[int, ...]:
+        for px in sides:
+            if px and (fault := tile_fault(px, 0.0)):
+                raise ValueError(fault)
+        return sides
+
+    @field_validator("overlaps")
+    @classmethod
+    def _overlaps(cls, overlaps: tuple[float, ...]) -> tuple[float, ...]:
+        for overlap in overlaps:
+            if fault := tile_fault(TILE_PX[0], overlap):
+                raise ValueError(fault)
+        return overlaps
 
 
 class LargeResources(Config):

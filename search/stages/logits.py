@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -18,7 +19,7 @@ from trainables.data.index import Split
 from trainables.logits import write_logits as candidate_logits
 from trainables.logits.latency import measure_costs
 from trainables.logits.store import LogitStore
-from trainables.logits.view import View
+from trainables.logits.view import Tile, View
 from trainables.logits.write_logits import Candidate
 from trainables.worker_process import prepare_worker
 
@@ -78,9 +79,10 @@ def offered_views(options: Options) -> list[View]:
     """The views of `tta`, no two of the same pose. The plain view is always included, so that all members can be
     compared in it."""
     tta = options.tta
-    every = [View(scale, flip, turn) for scale in tta.scales for turn in tta.turns for flip in tta.flips]
-    by_pose: dict[tuple[float, bool, int], View] = {}
-    for view in [View(), *every]:
+    tiles = [Tile(px, overlap) if px else None for px in tta.tiles_px for overlap in tta.overlaps]
+    every = itertools.product(tta.scales, tiles, tta.turns, tta.flips)
+    by_pose: dict[Hashable, View] = {}
+    for view in [View(), *(View(scale, flip, turn, tile) for scale, tile, turn, flip in every)]:
         by_pose.setdefault(view.pose, view)
     return list(by_pose.values())
 

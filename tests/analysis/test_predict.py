@@ -20,13 +20,15 @@ from typer.testing import CliRunner
 from analysis.bundle.export import BundleFacts, export
 from analysis.bundle.inputs import NO_IMAGE
 from analysis.bundle.manifest import read_bundle
+from analysis.bundle.predict_images import refuse_shared_targets
 from analysis.bundle.predictor import Predictor
+from analysis.bundle.restart import LOCK, STAMP
 from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import FittedOn, HoldoutOpening
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
-from analysis.predict import app, refuse_shared_targets
+from analysis.predict import app
 from analysis.report.palette import palette, png_palette
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
@@ -38,7 +40,7 @@ from trainables.data.index import ImageRecord, SegIndex, Split
 from trainables.logits.latency import measure_costs, read_ms
 from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.store import LogitStore, LogitWriter
-from trainables.logits.view import View
+from trainables.logits.view import Tile, View
 from trainables.logits.write_logits import Candidate, write_logits
 from trainables.metrics import confusion, miou
 from trainables.models.load import load_model
@@ -57,15 +59,6 @@ def bundles(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for name in JUDGED:
         found[name] = export(FACTS, with_shipped(tiny_run.ensemble, name), tiny_run.weights, folder / name)
     return found
-
-
-@pytest.fixture
-def photos(tiny_run: Any, tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    for name, image in tiny_run.images.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / name)
-    return folder
 
 
 class Pictures:
@@ -218,11 +211,12 @@ def test_a_bundle_reproduces_the_scores_of_the_hold_out(tiny_run: Any, tmp_path:
         folders = {part: tmp_path / trial / part for part in stores}
         weights[trial] = of_folds(path, tmp_path / "folds" / trial, folds) if folds else (path,)
         candidate = Candidate(trial, recipe, weights[trial][0].parent, 0.5, folds=folds)
-        views = [View(), View(1.0, "horizontal")]
+        views = [View(), View(1.0, "horizontal"), View(tile=Tile(64, 0.5))]
         write_logits(candidate, cache, split, views, folders, device="cpu")
         measure_costs(candidate, cache, names, views, folders, device="cpu", clock=perf_counter)
         ms = read_ms(folders["val"])[1]
         assert ms["s1.00-none"] == ms["s1.00-horizontal"] > 0
+        assert ms["s1.00-t64o50-none"] not in (0, ms["s1.00-none"])
         for part, held in stores.items():
             held.append(LogitStore(folders[part]))
     options = EnsembleOptions(folds=2, resamples=100)
@@ -277,7 +271,7 @@ def test_pngs_mirror_the_folder_and_carry_the_palette(
         assert png.mode == "P"
         np.testing.assert_array_equal(np.array(png), predicted)
         assert png.getpalette()[:9] == png_palette(palette(3, background=True))[:9]
-    assert len(list((tmp_path / "out").rglob("*.*"))) == 3
+    assert {path.name for path in (tmp_path / "out").rglob("*.*")} == {"a.png", "c.png", "d.png", STAMP, LOCK}
 
 
 def test_the_coco_file_is_read_back_as_the_labels(
@@ -360,9 +354,10 @@ def test_all_formats_of_training_are_labelled_as_stored_and_other_files_named(
 
 def test_a_run_without_ray(bundles: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from analysis.predict import Job, predict_images; from pathlib import Path\n"
+        "import sys; from analysis.bundle.job import Job; from analysis.bundle.predict_images import predict_images\n"
+        "from pathlib import Path\n"
         "assert 'torch' not in sys.modules, 'heavy imports must come late'\n"
-        "predict_images(Job(Path(sys.argv[1]), (sys.argv[2],), Path(sys.argv[3]), batch_size=4))\n"
+        "predict_images(Job(Path(sys.argv[1]), (sys.argv[2],), Path(sys.argv[3])))\n"
         "assert 'ray' not in sys.modules and 'optuna' not in sys.modules"
     )
     args = [bundles["best_single"], photos, tmp_path / "out"]

@@ -113,18 +113,31 @@ def decode_image(path: Path) -> DecodedImage:
 def decode_opened(opener: Callable[[], BinaryIO], shown: str) -> DecodedImage:
     """`decode_image` of an image that is no file of its own, such as a member of an archive. `opener` gives a stream
     that can seek, or raises OSError; `shown` names it in errors."""
+    with _named(shown), _opened(opener) as (_, image):
+        try:
+            orientation, warnings = _orientation(image), _warnings(image)
+            image.load()
+        except BROKEN as error:
+            raise ValueError(f"cannot be decoded ({error}); copy the file again") from error
+        stored: Image.Image = image
+        turned = isinstance(image, TiffImagePlugin.TiffImageFile) and ORIENTATION not in image.tag_v2
+        if turned and orientation in UNTURN:
+            stored = image.transpose(UNTURN[orientation])
+        return DecodedImage(np.array(stored.convert("RGB")), warnings)
+
+
+def size_of_opened(opener: Callable[[], BinaryIO], shown: str) -> tuple[int, int]:
+    """Height and width in px of what `decode_opened` would give, from the head of the file. ValueError as there, as far
+    as the head tells."""
+    with _named(shown), _opened(opener) as (_, image):
+        width, height = _stored_size(image)
+        return height, width
+
+
+@contextmanager
+def _named(shown: str) -> Iterator[None]:
     try:
-        with _opened(opener) as (_, image):
-            try:
-                orientation, warnings = _orientation(image), _warnings(image)
-                image.load()
-            except BROKEN as error:
-                raise ValueError(f"cannot be decoded ({error}); copy the file again") from error
-            stored: Image.Image = image
-            turned = isinstance(image, TiffImagePlugin.TiffImageFile) and ORIENTATION not in image.tag_v2
-            if turned and orientation in UNTURN:
-                stored = image.transpose(UNTURN[orientation])
-            return DecodedImage(np.array(stored.convert("RGB")), warnings)
+        yield
     except ValueError as error:
         raise ValueError(f"{shown}: {error}") from error
 

@@ -8,6 +8,8 @@ __all__ = [
     "shard_format",
     "sources",
     "store",
+    "tiles",
     "view",
+    "view_name",
     "write_logits",
 ]  # modules

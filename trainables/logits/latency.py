@@ -19,7 +19,7 @@ from trainables.data.cache import Cache
 from trainables.files import write_text
 from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.sources import ImageSource
-from trainables.logits.view import View
+from trainables.logits.view import Tile, View
 from trainables.logits.write_logits import Candidate, Part
 from trainables.models.load import load_network
 from trainables.plain_json import read_object
@@ -39,8 +39,8 @@ def measure_costs(
     device: str,
     clock: Callable[[], float],  # seconds
 ) -> None:
-    """Write cost.json, one median per scale: of what ships into the folder of the candidate's logits of val, of what
-    else may ship into that of its logits of the hold-out. One that has all views already is kept."""
+    """Write cost.json, one median per scale and tile: of what ships into the folder of the candidate's logits of val,
+    of what else may ship into that of its logits of the hold-out. One that has all views already is kept."""
     networks: dict[Part, Sequence[Path]] = {"val": candidate.shipped_weights}
     if candidate.ships_refit:
         networks["holdout"] = candidate.weights
@@ -51,10 +51,11 @@ def measure_costs(
             continue
         model = load_network(candidate.recipe, cache.index.num_classes, weights).to(device)
         inference = Inference.of(candidate.recipe, model, device, batch_size=1)
-        by_scale: dict[float, list[float]] = {}  # a flip or a turn changes nothing: what differs between these is noise
+        # a flip or a turn changes nothing: what differs between these is noise
+        taken: dict[tuple[float, Tile | None], list[float]] = {}
         for view in views:
-            by_scale.setdefault(view.scale, []).extend(measure_ms(inference, cache, ids, view, clock))
-        ms = {view.name: float(median(by_scale[view.scale])) for view in views}
+            taken.setdefault((view.scale, view.tile), []).extend(measure_ms(inference, cache, ids, view, clock))
+        ms = {view.name: float(median(taken[view.scale, view.tile])) for view in views}
         name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
         write_text(folders[part] / COST_FILE, json.dumps({"device": name, "ms_an_image": ms}, indent=1))
 

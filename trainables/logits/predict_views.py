@@ -25,6 +25,7 @@ from torch import Tensor
 from trainables.data.augment.normalise import normalise
 from trainables.data.augment.pipeline import view_size
 from trainables.logits.sources import ImageSource
+from trainables.logits.tiles import tiled_logits
 from trainables.logits.view import View
 from trainables.models.probability_mean import Network
 from trainables.models.resize import resize
@@ -84,13 +85,18 @@ def view_batches(
     """
     model, device = inference.model, inference.device
     dtype = autocast_dtype(inference.amp, device)
-    forward = _Halving(partial(_forward, model, view=view, dtype=dtype))
+    logits_of = _Halving(partial(_forward, model, dtype=dtype))
     sizes = _equal_sizes(inference, images, ids, view)
     was_training = model.training
     model.to(device).eval()
     try:
         for batch_ids, batch in _ahead(images, sizes, view):
-            logits = forward(batch.to(device, non_blocking=True))
+            images_there = batch.to(device, non_blocking=True)
+            if view.tile is None:
+                found = logits_of(images_there)
+            else:
+                found = tiled_logits(logits_of, images_there, view.tile, inference.batch_size)
+            logits = view.undo(found).half().contiguous()
             yield batch_ids, _sides_restored(logits, view, inference.flip_pairs)
     finally:
         model.train(was_training)
@@ -121,12 +127,10 @@ class _Halving:
 
 
 @torch.no_grad()  # not inference_mode: what a backbone caches here must serve in training too
-def _forward(
-    model: Network, images: Tensor, *, view: View, dtype: torch.dtype | None
-) -> Tensor:  # (B,3,H,W) uint8 -> (B,K,h,w)
+def _forward(model: Network, images: Tensor, *, dtype: torch.dtype | None) -> Tensor:  # (B,3,H,W) uint8 -> (B,K,h,w)
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-        logits = model(normalise(images, model.mean, model.std))
-    return view.undo(logits).half().contiguous()
+        logits: Tensor = model(normalise(images, model.mean, model.std))
+    return logits
 
 
 def _sides_restored(logits: Tensor, view: View, pairs: tuple[tuple[int, int], ...]) -> Tensor:  # (B,K,h,w) -> (B,K,h,w)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.bundle import inputs
+from analysis.bundle import archive as archives
 from analysis.bundle.inputs import open_inputs
 from trainables.data.card import DataProblems
 
@@ -98,7 +98,7 @@ def test_a_link_in_a_zip_is_not_followed(photos: Path, tmp_path: Path) -> None:
 def test_a_member_is_read_to_a_bound(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.png", bytes(100_000))
-    monkeypatch.setattr(inputs, "MAX_MEMBER_BYTES", 50_000)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 50_000)
     with pytest.raises(DataProblems, match="at most 50000 bytes, got 100000"):
         found(tmp_path / "bomb.zip")
 

@@ -59,7 +59,8 @@ def test_a_damaged_file_is_told_by_name(bundle: Path, damage: Any, message: str)
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format"], "segsearch-bundle/9", "use the segsearch that wrote it"),
+        (["format"], "segsearch-bundle/9", "a newer one; update segsearch"),
+        (["format"], "onnx/1", "use the segsearch that wrote it"),
         (["members", 0, "weights"], "../../etc/passwd.safetensors", "members/0/weights"),
         (["members", 0, "weights"], "weights.pkl", "members/0/weights"),
         (["weights"], [[1.0]], "must be 1 x 2"),

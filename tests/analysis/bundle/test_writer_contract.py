@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,17 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories import files_of
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.numpy import load_file
 
-from analysis.bundle.writers import WRITERS
-from analysis.predict import Format
+from analysis.bundle.job import CsvLayout, Format
+from analysis.bundle.writers import JPEG_QUALITY, WRITERS, Labelling, Writer, overlay
 from analysis.report.palette import palette
 
 CLASSES = ("Background", "Paper", "Glass", "Ünused <b>")
 SIZES = {"a.png": (5, 7), "b/c.d.jpeg": (1, 1), "b/e/f.tif": (9, 4)}
-IMAGES = {name: np.zeros((*size, 3), np.uint8) for name, size in SIZES.items()}
+IMAGES = {
+    name: np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8)
+    for n, (name, size) in enumerate(SIZES.items())
+}
+LAYOUT = CsvLayout(height_px=45, width_px=28)  # multiples of all sizes: a pixel of each cell is the label's own
 
 
 class Predictions:
@@ -47,6 +53,34 @@ def read_pngs(out: Path) -> dict[str, np.ndarray]:
     return {path.relative_to(out).as_posix(): np.array(Image.open(path)) for path in out.rglob("*.png")}
 
 
+def jpeg_of(name: str, *, background: bool) -> bytes:
+    buffer = io.BytesIO()
+    picture = overlay(IMAGES[name], Predictions().label(name), labelling(background=background))
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def read_overlays(out: Path) -> dict[str, np.ndarray]:
+    """The label whose overlay each JPEG is, by the images that the contract writes."""
+    found = {}
+    for path in out.rglob("*.jpg"):
+        name = next(name for name in SIZES if (out / name).with_suffix(".jpg") == path)
+        assert path.read_bytes() in [jpeg_of(name, background=background) for background in (True, False)]
+        found[Path(name).with_suffix(".png").as_posix()] = Predictions().label(name)
+    return found
+
+
+def read_csv(out: Path) -> dict[str, np.ndarray]:
+    head, *lines = (out / "submission.csv").read_text(encoding="utf-8").splitlines()
+    assert head == "image_id,PredictionString"
+    found = {}
+    for name, text in (line.split(",") for line in lines):
+        large = np.array(text.split(" "), np.uint8).reshape(45, 28)
+        height, width = SIZES[name]
+        found[Path(name).with_suffix(".png").as_posix()] = large[:: 45 // height, :: 28 // width]
+    return found
+
+
 def read_coco(out: Path) -> dict[str, np.ndarray]:
     coco, found = COCO(str(out / "predictions.json")), {}
     names = {number: category["name"] for number, category in coco.cats.items()}
@@ -71,21 +105,24 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "png": read_pngs,
     "rle": read_coco,
     "probabilities": read_probabilities,
+    "overlay": read_overlays,
+    "csv": read_csv,
 }
 
 
-def write(kind: str, out: Path, seed: int = 0, *, background: bool = True, close: bool = True) -> None:
+def labelling(*, background: bool = True) -> Labelling:
+    return Labelling(CLASSES, palette(len(CLASSES), background=True), background, LAYOUT)
+
+
+def write(kind: str, out: Path, seed: int = 0, *, background: bool = True, close: bool = True) -> Writer:
     predictions: Any = Predictions(seed)
-    writer = WRITERS[kind](out, predictions, background)
+    writer = WRITERS[kind](out, labelling(background=background))
     for name, image in IMAGES.items():  # a batch each
         writer.write_all(predictions, {name: image})
     writer.write_all(predictions, {})
     if close:
-        writer.close()
-
-
-def files_of(out: Path) -> dict[str, bytes]:
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        writer.join(list(IMAGES))
+    return writer
 
 
 def test_every_format_of_the_command_has_a_writer_and_a_reader_here() -> None:
@@ -107,7 +144,7 @@ def test_what_is_written_is_read_back_as_the_labels(kind: str, background: bool,
 @pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "b/../../a.png", "..", ""])
 def test_names_stay_inside_the_folder(kind: str, name: str, tmp_path: Path) -> None:
     predictions: Any = Predictions()
-    writer = WRITERS[kind](tmp_path / "out", predictions, True)
+    writer = WRITERS[kind](tmp_path / "out", labelling())
     with pytest.raises(ValueError, match="must be a path inside the folder of images"):
         writer.write_all(predictions, {name: np.zeros((2, 2, 3), np.uint8)})
     assert not files_of(tmp_path)
@@ -120,6 +157,15 @@ def test_a_writer_that_starts_again_ends_with_the_files_of_one_that_was_not_stop
     write(kind, tmp_path / "again", close=False)
     write(kind, tmp_path / "again")
     assert files_of(tmp_path / "again") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_image_has_a_target_of_its_own_that_is_there_when_it_is_finished(kind: str, tmp_path: Path) -> None:
+    writer = write(kind, tmp_path, close=False)
+    targets = {writer.target(name) for name in IMAGES}
+    assert len(targets) == len(IMAGES)
+    assert all(target.is_file() for target in targets)
+    assert not writer.target("b/never.png").exists()
 
 
 @pytest.mark.parametrize("kind", WRITERS)
