@@ -9,7 +9,7 @@ Every subcommand is the function behind the script of its name: `segsearch eda` 
 from __future__ import annotations
 
 from analysis import cleanse, convert, eda, ensemble, mix, predict, prune, split, submission
-from search import export, run
+from search import export, run, serve
 from trainables.command import new_app
 
 app = new_app()
@@ -22,6 +22,7 @@ app.command("mix")(mix.main)
 app.command("cleanse")(cleanse.main)
 app.command("ensemble")(ensemble.main)
 app.command("predict")(predict.main)
+app.command("serve")(serve.main)
 app.command("export")(export.main)
 app.command("prune")(prune.main)
 app.add_typer(submission.app, name="submission", help="Record leaderboard scores beside a run's own.")
