@@ -9,7 +9,7 @@ Every subcommand is the function behind the script of its name: `segsearch eda` 
 from __future__ import annotations
 
 from analysis import cleanse, convert, eda, ensemble, init, mix, predict, prune, split, submission
-from search import audit, export, run
+from search import audit, export, run, serve, table
 from trainables.command import new_app
 
 app = new_app()
@@ -23,8 +23,10 @@ app.command("mix")(mix.main)
 app.command("cleanse")(cleanse.main)
 app.command("ensemble")(ensemble.main)
 app.command("predict")(predict.main)
+app.command("serve")(serve.main)
 app.command("export")(export.main)
 app.command("audit")(audit.main)
+app.command("table")(table.main)
 app.command("prune")(prune.main)
 app.add_typer(submission.app, name="submission", help="Write submissions; record their scores beside a run's own.")
 app.command("schema")(run.schema)

@@ -49,7 +49,17 @@ def write_page(
     figures: Mapping[str, str],
     filters: Mapping[str, Callable[..., Any]] | None = None,
 ) -> None:
-    """Render `template` to `out`, whose folder is made.
+    """Render `template` to `out`, whose folder is made; arguments as of `render_page`."""
+    write_text(out, render_page(template, values, figures, filters))
+
+
+def render_page(
+    template: str,
+    values: Mapping[str, Any],
+    figures: Mapping[str, str],
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+) -> str:
+    """The whole page as text.
 
     Args:
         figures: Name -> a figure as JSON in which `charts.safe_json` has escaped what could begin markup.
@@ -59,14 +69,13 @@ def write_page(
     style, pages, script = (
         (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "pages.css", "report.js")
     )
-    text = environment.get_template(template).render(
+    return environment.get_template(template).render(
         **values,
         figures={name: Markup(figure) for name, figure in figures.items()},  # noqa: S704 escaped, see above
         style=Markup(style + pages),  # noqa: S704
         script=Markup(script),  # noqa: S704
         plotly=Markup(get_plotlyjs()) if figures else None,  # noqa: S704
     )
-    write_text(out, text)
 
 
 def write_facts(out: Path, facts: Mapping[str, Any]) -> None:

@@ -62,6 +62,14 @@ COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # PhotometricInterpretation -> samples of a 
 UNASSOCIATED = 2  # ExtraSamples: alpha beside colours that are not multiplied by it
 
 
+class UnknownFormat(ValueError):
+    """A file that is none of FORMATS."""
+
+
+class TooManyPixels(ValueError):
+    """An image with more pixels than the caller takes, or than Pillow decodes."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """Facts from the head and the tail of an image file, as stored, without decoding it."""
@@ -110,10 +118,16 @@ def decode_image(path: Path) -> DecodedImage:
     return decode_opened(lambda: path.open("rb"), str(path))
 
 
-def decode_opened(opener: Callable[[], BinaryIO], shown: str) -> DecodedImage:
+def decode_opened(opener: Callable[[], BinaryIO], shown: str, max_pixels: int | None = None) -> DecodedImage:
     """`decode_image` of an image that is no file of its own, such as a member of an archive. `opener` gives a stream
-    that can seek, or raises OSError; `shown` names it in errors."""
+    that can seek, or raises OSError; `shown` names it in errors.
+
+    Raises UnknownFormat and TooManyPixels, which are ValueErrors, as well; the latter before anything is decoded.
+    """
     with _named(shown), _opened(opener) as (_, image):
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            size = f"{image.width} x {image.height}"
+            raise TooManyPixels(f"an image must have at most {max_pixels} pixels, got {size}; cut it into tiles")
         try:
             orientation, warnings = _orientation(image), _warnings(image)
             image.load()
@@ -139,7 +153,11 @@ def _named(shown: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{shown}: {error}") from error
+        kind = type(error) if isinstance(error, (UnknownFormat, TooManyPixels)) else ValueError
+        raise kind(f"{shown}: {error}") from error
+    except ValueError as error:
+        kind = type(error) if isinstance(error, (UnknownFormat, TooManyPixels)) else ValueError
+        raise kind(f"{shown}: {error}") from error
 
 
 @contextmanager
@@ -159,9 +177,9 @@ def _opened(opener: Callable[[], BinaryIO]) -> Iterator[tuple[BinaryIO, Image.Im
                 yield stream, image
     except UnidentifiedImageError as error:
         reason = "it is empty; copy it again" if empty else f"none of {', '.join(FORMATS)}; convert it to 8-bit RGB PNG"
-        raise ValueError(f"the file cannot be read as an image ({reason}, or take it out)") from error
+        raise UnknownFormat(f"the file cannot be read as an image ({reason}, or take it out)") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"the image is too large ({error}); cut it into tiles") from error
+        raise TooManyPixels(f"the image is too large ({error}); cut it into tiles") from error
     except MemoryError as error:
         raise ValueError("the image claims more memory than there is; save it again, or cut it into tiles") from error
     except BROKEN as error:
