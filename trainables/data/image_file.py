@@ -155,9 +155,6 @@ def _named(shown: str) -> Iterator[None]:
     except ValueError as error:
         kind = type(error) if isinstance(error, (UnknownFormat, TooManyPixels)) else ValueError
         raise kind(f"{shown}: {error}") from error
-    except ValueError as error:
-        kind = type(error) if isinstance(error, (UnknownFormat, TooManyPixels)) else ValueError
-        raise kind(f"{shown}: {error}") from error
 
 
 @contextmanager
