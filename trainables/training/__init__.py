@@ -3,6 +3,7 @@
 __all__ = [
     "attempt",
     "checkpoint",
+    "distillation",
     "epoch",
     "fit",
     "launch_ranks",

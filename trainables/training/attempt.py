@@ -85,7 +85,7 @@ def _epochs(
     clock: Callable[[], float],
 ) -> dict[str, Any]:
     recipe, ranks = trial.recipe, state.ranks
-    dataset = TrainSet(trial.cache, trial.split.train_ids, recipe.augmentation, recipe.seed)
+    dataset = TrainSet(trial.cache, trial.split.train_ids, recipe.augmentation, recipe.seed, trial.soft)
     num_workers = -(-recipe.train.num_workers // ranks.count)
     loader = train_loader(dataset, recipe.train.batch_size, num_workers, recipe.seed, state.epoch, ranks)
     assert len(loader) == steps_per_epoch(recipe, trial.split), "the schedule must know how many batches there are"

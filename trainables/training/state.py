@@ -104,7 +104,7 @@ def prepare(
     `autocast` float16 turns gradient scaling on; `accumulate` overrides the recipe's. Raises ValueError where
     activations shall be recomputed in a backbone that has no switch for it.
     """
-    recipe, index, device = trial.recipe, trial.cache.index, trial.device
+    recipe, device = trial.recipe, trial.device
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)
     torch.manual_seed(recipe.seed)  # of every device
@@ -114,7 +114,7 @@ def prepare(
     optimizer = build_optimizer(model, cfg)
     # without a warm-up the average of a short run would mostly hold its random start
     ema = None if train.ema_decay is None else ModelEmaV3(model, decay=train.ema_decay, use_warmup=True)
-    step = ranks.averaging(TrainingStep(model, loss), device)
+    step = ranks.averaging(TrainingStep(model, loss, trial.soft), device)
     state = TrainingState(
         model=model,
         step=compiled(step, device) if train.compile else step,
@@ -122,13 +122,18 @@ def prepare(
         optimizer=optimizer,
         schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, trial.split)),
         scaler=torch.amp.GradScaler(torch.device(device).type, enabled=autocast == torch.float16),
-        identity={"recipe": recipe.hash, "data": index.fingerprint, "split": trial.split.fingerprint},
+        identity=_identity(trial),
         accumulate=accumulate or train.accumulate,
         ranks=ranks,
     )
     if resume_from is not None:
         state.restore(resume_from)
     return state, loss
+
+
+def _identity(trial: Trial) -> dict[str, str]:
+    found = {"recipe": trial.recipe.hash, "data": trial.cache.index.fingerprint, "split": trial.split.fingerprint}
+    return found if trial.soft is None else found | {"teacher": trial.soft.identity}
 
 
 def _loss_of(trial: Trial) -> SegmentationLoss:

@@ -8,6 +8,7 @@ from pathlib import Path
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.recipe.recipe import Recipe
+from trainables.training.distillation import SoftLabels
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,4 @@ class Trial:
     out_dir: Path
     device: str
     snapshots: int = 0  # of how many last epochs the evaluated weights are kept
+    soft: SoftLabels | None = None  # what a teacher says of the training images

@@ -9,5 +9,6 @@ __all__ = [
     "offline_mix",
     "photometric",
     "pipeline",
+    "source_map",
     "train_set",
 ]  # modules

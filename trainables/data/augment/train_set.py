@@ -1,4 +1,5 @@
-"""The train set and its loader: batches of augmented images (B,3,h,w) and labels (B,h,w), h = w = crop_px.
+"""The train set and its loader: batches of augmented images (B,3,h,w) and labels (B,h,w), h = w = crop_px. With soft
+labels, these too: what a teacher says of every SOFT_STRIDE_PX-th pixel of the crop.
 
 Every draw is a function of (seed, epoch, position) alone and the order one of (seed, epoch): neither workers, nor
 earlier batches, nor torch's global generator change anything, and nothing here draws from the latter.
@@ -8,21 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainables.data.augment.mix_sources import Sources
 from trainables.data.augment.pipeline import reseed, train_transform
+from trainables.data.augment.source_map import follow, source_map
 from trainables.data.cache import Cache
+from trainables.data.flip_pairs import swap_table
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.augmentation import Augmentation
 
-Item = tuple[Tensor, Tensor, int]  # image (3,h,w) uint8, label (h,w) int64, position
+# image (3,h,w) uint8, label (h,w) int64, position; with a teacher its logits (K,h/4,w/4) float16, NaN where it has none
+Item = tuple[Tensor, Tensor, int] | tuple[Tensor, Tensor, int, Tensor]
+SOFT_STRIDE_PX = 4  # of soft labels in a crop: neighbours say the same, and all classes of all pixels are many
+SOFT_START_PX = SOFT_STRIDE_PX // 2
+
+
+class SoftSource(Protocol):
+    """What a teacher says of images."""
+
+    def grid(self, image_id: str) -> NDArray[np.float32]:
+        """Logits (K,h,w) on a grid that covers the image."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,18 +47,28 @@ class Batch:
     image: Tensor  # (B,3,H,W) float32, normalised
     label: Tensor  # (B,H,W) int64, 255 = ignored
     image_id: Tensor  # (B,) int64: positions in the dataset's ids
+    soft: Tensor | None = None  # (B,K,H/4,W/4) float16: a teacher's logits, NaN where it has none
 
 
 class TrainSet(Dataset[Item]):
     """The images `ids` of a cache, as one epoch of a trial sees them."""
 
-    def __init__(self, cache: Cache, ids: Sequence[str], augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        ids: Sequence[str],
+        augmentation: Augmentation,
+        seed: int,
+        soft: SoftSource | None = None,
+    ) -> None:
         if not ids:
             raise ValueError("a training set needs at least one image, got none; check the split's train_ids")
         self.cache = cache
         self.ids = tuple(ids)
         self.seed = seed
-        self.transform = train_transform(augmentation, seed, cache.index.flip_pairs)
+        self.transform = train_transform(augmentation, seed, cache.index.flip_pairs, maps_sources=soft is not None)
+        self._soft = soft
+        self._swap = swap_table(cache.index.flip_pairs)[: cache.index.num_classes].astype(np.int64)
         self._rare = augmentation.rare_class_weight
         self._mixes = augmentation.mixes
         wanted = self._mixes or self._rare > 0
@@ -66,15 +91,22 @@ class TrainSet(Dataset[Item]):
     def __getitem__(self, position: int) -> Item:
         """The sample at a position: its own image, or one drawn for it where rare classes are to come more often."""
         reseed(self.transform, self.seed, self.epoch, position)
-        mixing: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if self._sources is not None:
             if self._rare > 0:
                 position = self._sources.draw(self.transform.py_random, self._rare)
-            mixing = {"sources": self._sources, "position": position} if self._mixes else {}
+            extra = {"sources": self._sources, "position": position} if self._mixes else {}
         image_id = self.ids[position]
-        changed = self.transform(image=self.cache.image(image_id), mask=self.cache.label(image_id), **mixing)
+        if self._soft is not None:
+            extra["where"] = source_map(*self.cache.size(image_id))
+        changed = self.transform(image=self.cache.image(image_id), mask=self.cache.label(image_id), **extra)
         image = torch.from_numpy(np.ascontiguousarray(changed["image"].transpose(2, 0, 1)))  # (3,h,w)
-        return image, torch.from_numpy(changed["mask"]).long(), position
+        label = torch.from_numpy(changed["mask"]).long()
+        if self._soft is None:
+            return image, label, position
+        where = changed["where"][SOFT_START_PX::SOFT_STRIDE_PX, SOFT_START_PX::SOFT_STRIDE_PX]
+        soft = follow(self._soft.grid(image_id), where, self.cache.size(image_id), self._swap)
+        return image, label, position, torch.from_numpy(soft.astype(np.float16))
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -134,12 +166,10 @@ def _one_thread(_worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def to_batch(
-    raw: tuple[Tensor, Tensor, Tensor], device: str | torch.device, mean: Sequence[float], std: Sequence[float]
-) -> Batch:
+def to_batch(raw: Sequence[Tensor], device: str | torch.device, mean: Sequence[float], std: Sequence[float]) -> Batch:
     """A raw batch on the device, normalised there: its images travel as bytes. mean, std (3,) are for RGB in [0, 1]."""
-    image, label, position = (part.to(device, non_blocking=True) for part in raw)
-    return Batch(normalise(image, mean, std), label.long(), position.long())
+    image, label, position, *soft = (part.to(device, non_blocking=True) for part in raw)
+    return Batch(normalise(image, mean, std), label.long(), position.long(), *soft)
 
 
 def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
