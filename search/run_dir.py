@@ -76,6 +76,11 @@ class RunDir:
         return self.root / f"{file_format}-{name}"
 
     @property
+    def distilled(self) -> Path:
+        """The folder of the one model that learnt from the ensemble."""
+        return self.root / "distilled"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from analysis.distillation.result import Kept, Latency
-from analysis.ensembling.bootstrap import Resampled, gain
-from analysis.ensembling.result import Gain
+from analysis.ensembling.distilled_result import Comparison, Kept, Latency
+from analysis.ensembling.bootstrap import Draws, Resampled, gain, resample, summary
 from analysis.ensembling.verdict import signed
 
-
-@dataclass(frozen=True)
-class Compared:
-    """The student's gains, paired on the hold-out."""
-
-    ensemble_over_single: Gain
-    over_single: Gain
-    over_rival: Gain
-    over_ensemble: Gain
-    kept: Kept | None
+Counts = NDArray[np.int64]
 
 
-def compare(single: Resampled, rival: Resampled, ensemble: Resampled, student: Resampled) -> Compared:
-    """All of the same resamples; `rival` is the best single model with class weights."""
-    return Compared(
+def compare(counts: Mapping[str, Counts], draws: Draws) -> Comparison:
+    """`counts` (N,K,K) of `single`, of it with class weights (`rival`), of `ensemble` and `distilled`, of the same
+    images in the same order; all are resampled alike."""
+    scored = {name: resample(found, draws) for name, found in counts.items()}
+    single, ensemble, student = (scored[name] for name in ("single", "ensemble", "distilled"))
+    return Comparison(
+        unit=draws.unit,
+        num_images=len(counts["distilled"]),
+        single=summary(single),
+        ensemble=summary(ensemble),
+        distilled=summary(student),
         ensemble_over_single=gain(ensemble, single),
         over_single=gain(student, single),
-        over_rival=gain(student, rival),
+        over_rival=gain(student, scored["rival"]),
         over_ensemble=gain(student, ensemble),
         kept=kept_share(single, ensemble, student),
     )
@@ -42,23 +41,22 @@ def kept_share(single: Resampled, ensemble: Resampled, student: Resampled) -> Ke
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (student.mious - single.mious) / (ensemble.mious - single.mious)
-    known = ratios[np.isfinite(ratios)]
-    low, high = np.percentile(known, [2.5, 97.5]).tolist() if known.size else (None, None)
+    low, high = np.percentile(ratios[np.isfinite(ratios)], [2.5, 97.5]).tolist()
     return Kept(share=gain(student, single).gain / whole.gain, low=low, high=high)
 
 
-def sentence_of(found: Compared, latency: Latency, rule: str, num_members: int, num_images: int) -> str:
+def sentence_of(found: Comparison, latency: Latency, rule: str, num_members: int) -> str:
     """What a reader wants to know first."""
     cost = f"{latency.of_ensemble:.0%} of its cost"
     beside = f"{signed(found.over_single)} over the single model, {signed(found.over_ensemble)} beside the ensemble"
-    unseen = f"of {num_members} ({rule}), on {num_images} images that nothing was fitted to"
-    doubt = "" if found.over_single.is_above_zero else "; a gain over the single model is not shown"
+    unseen = f"of {num_members} ({rule}), on {found.num_images} images that nothing was fitted to"
+    doubt = "" if found.is_better else "; a gain over the single model is not shown"
     if found.kept is None:
         return (
             f"the ensemble's own gain over the single model is not shown ({signed(found.ensemble_over_single)}), so "
             f"that no share of it can be named; the distilled model, at {cost}: {beside} {unseen}{doubt}"
         )
-    bounds = "" if found.kept.low is None else f" [{found.kept.low:.0%}, {found.kept.high:.0%}]"
+    bounds = f" [{found.kept.low:.0%}, {found.kept.high:.0%}]"
     return (
         f"the distilled model keeps {found.kept.share:.0%}{bounds} of the ensemble's gain at {cost}: {beside} "
         f"{unseen}{doubt}"

@@ -6,6 +6,7 @@ __all__ = [
     "costs",
     "crossfit",
     "crossfit_rules",
+    "distilled_result",
     "external_classes",
     "external_members",
     "external_predictions",

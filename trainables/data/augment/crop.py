@@ -46,7 +46,7 @@ class Window:
         return self._cut(label, cv2.INTER_NEAREST_EXACT, IGNORE_INDEX)
 
     def _cut(self, source: npt.NDArray[Scalar], interpolation: int, fill: int | tuple[int, ...]) -> npt.NDArray[Scalar]:
-        size = (self.to_height_px, self.to_width_px)
+        size: tuple[int, int] = (self.to_height_px, self.to_width_px)
         rows, to_rows = _overlap(source.shape[0], self.height_px, self.top, self.to_height_px)
         columns, to_columns = _overlap(source.shape[1], self.width_px, self.left, self.to_width_px)
         shape = (to_columns.stop - to_columns.start, to_rows.stop - to_rows.start)

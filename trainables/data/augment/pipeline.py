@@ -47,8 +47,8 @@ def train_transform(
     """
     if maps_sources and aug.mixes:
         raise ValueError(
-            "soft labels must be of one image's pixels, got an augmentation with mosaic, cutmix, classmix or copy_paste, "
-            "which mixes several; turn these off"
+            "soft labels must be of one image's pixels, got an augmentation with mosaic, cutmix, classmix or "
+            "copy_paste, which mixes several; turn these off"
         )
     steps: list[Step] = [ScaledCrop(aug.crop_px, aug.short_px, aug.scale_min, aug.scale_max, aug.cat_max_ratio)]
     if aug.mixes:

@@ -53,8 +53,8 @@ class Kept(Config):
     """Which share of the ensemble's gain over the single model the student has, with its 95% interval."""
 
     share: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
 
 class Latency(Config):
@@ -71,15 +71,11 @@ class Latency(Config):
         return self.distilled_ms / self.ensemble_ms
 
 
-class DistilledResult(Config):
-    """distilled.json. Scores are of the hold-out."""
+class Comparison(Config):
+    """Scores on the hold-out, and paired gains."""
 
-    format: Literal["segsearch-distilled/1"]
-    options: DistilOptions
-    teacher: TeacherFacts
-    student: StudentFacts
-    num_holdout: int
     unit: Literal["image", "group"] = Field(description="what the intervals resample")
+    num_images: int
     single: Score
     ensemble: Score
     distilled: Score
@@ -88,8 +84,22 @@ class DistilledResult(Config):
     over_rival: Gain = Field(description="of the student, over the best single model with class weights")
     over_ensemble: Gain = Field(description="of the student")
     kept: Kept | None = Field(description="null where the ensemble's own gain is not shown")
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the interval of the student's gain over the single model lies above 0."""
+        return self.over_single.is_above_zero
+
+
+class DistilledResult(Config):
+    """distilled.json."""
+
+    format: Literal["segsearch-distilled/1"]
+    options: DistilOptions
+    teacher: TeacherFacts
+    student: StudentFacts
+    comparison: Comparison
     latency: Latency
-    better: bool = Field(description="whether the interval of its gain over the single model lies above 0")
     sentence: str
     caveats: tuple[str, ...]
     holdout_opened: tuple[HoldoutOpening, ...] = Field(description="oldest first")

@@ -1,0 +1,3 @@
+"""Students of a finished run: models that learn from what its ensemble says."""
+
+__all__ = ["distillation", "finished_run", "judging"]  # modules
