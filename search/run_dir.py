@@ -81,6 +81,10 @@ class RunDir:
         return self.root / "distilled"
 
     @property
+    def distilled_json(self) -> Path:
+        return self.distilled / "distilled.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ensembling.distilled_result import Comparison, Kept, Latency
 from analysis.ensembling.bootstrap import Draws, Resampled, gain, resample, summary
+from analysis.ensembling.distilled_result import Comparison, Kept, Latency
 from analysis.ensembling.verdict import signed
 
 Counts = NDArray[np.int64]

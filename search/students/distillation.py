@@ -15,7 +15,6 @@ from analysis.bundle.export import export
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor, resolve_device
 from analysis.bundle.readme import write_score
-from analysis.ensembling.distilled_result import DistilledResult, DistilOptions, TeacherFacts
 from analysis.distillation.teacher import (
     StoredRule,
     is_written,
@@ -25,7 +24,9 @@ from analysis.distillation.teacher import (
     teacher_header,
     write_soft_labels,
 )
+from analysis.ensembling.distilled_result import DistilledResult, DistilOptions, TeacherFacts
 from analysis.ensembling.result import EnsembleResult, RuleResult
+from analysis.report.student import mark_student
 from search.stages.bundle import facts_of, weights_of
 from search.stages.single_trial import BEST_SINGLE, with_trial_alone
 from search.students.finished_run import FinishedRun, recipe_of, student_split, without_mixing
@@ -81,6 +82,9 @@ def run(finished: FinishedRun, options: DistilOptions, out: Path, *, device: str
         student = Student(plan.trial, record, plan.changes, plan.rule, facts, options, out)
         result = judge(finished, student, predictors)
     result.write(out / RESULT)
+    report = context.run.report
+    if out == context.run.distilled and report.is_file() and not mark_student(report, result):
+        context.say(f"note: {report} is of an earlier version and does not show the student")
     return result
 
 

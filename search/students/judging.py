@@ -18,6 +18,9 @@ from safetensors import SafetensorError, safe_open
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
 from analysis.distillation.latency import NUM_IMAGES, measure_ms
+from analysis.distillation.verdict import compare, sentence_of
+from analysis.ensembling.bootstrap import bootstrap_draws
+from analysis.ensembling.build_result import open_holdout
 from analysis.ensembling.distilled_result import (
     FORMAT,
     DistilledResult,
@@ -26,9 +29,6 @@ from analysis.ensembling.distilled_result import (
     StudentFacts,
     TeacherFacts,
 )
-from analysis.distillation.verdict import compare, sentence_of
-from analysis.ensembling.bootstrap import bootstrap_draws
-from analysis.ensembling.build_result import open_holdout
 from analysis.ensembling.result import FAIR_RIVAL, HoldoutOpening, RuleResult
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
