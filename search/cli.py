@@ -9,7 +9,7 @@ Every subcommand is the function behind the script of its name: `segsearch eda` 
 from __future__ import annotations
 
 from analysis import cleanse, convert, eda, ensemble, mix, predict, prune, split, submission
-from search import distil, export, run
+from search import distil, export, pseudo, run
 from trainables.command import new_app
 
 app = new_app()
@@ -24,6 +24,7 @@ app.command("ensemble")(ensemble.main)
 app.command("predict")(predict.main)
 app.command("export")(export.main)
 app.command("distil")(distil.main)
+app.command("pseudo")(pseudo.main)
 app.command("prune")(prune.main)
 app.add_typer(submission.app, name="submission", help="Record leaderboard scores beside a run's own.")
 app.command("schema")(run.schema)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.run_dir import RunDir, existing_run_dir
+from search.run_dir import BUNDLE, RunDir, existing_run_dir
 from search.run_lock import hold
 from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
@@ -62,15 +62,15 @@ def distil(run: RunDir, options: DistilOptions, out: Path, *, cache_dir: Path, d
     """
     with hold(run.root, typer.echo):
         from search.students import distillation
-        from search.students.finished_run import check_judged, open_finished
+        from search.students.finished_run import check_judged, check_target, open_finished
 
         check_judged(run)
-        distillation.check_target(out, options)
+        check_target(out, options)
         finished = open_finished(run, cache_dir, say=typer.echo, now=lambda: datetime.now().astimezone())
         result = distillation.run(finished, options, out, device=device, ranks=ranks)
     for line in distillation.describe(result):
         typer.echo(line)
-    typer.echo(f"bundle: {out / distillation.BUNDLE}")
+    typer.echo(f"bundle: {out / BUNDLE}")
 
 
 if __name__ == "__main__":

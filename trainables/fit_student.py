@@ -11,11 +11,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from trainables.data.augment.train_set import ExtraImages
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.files import write_text
@@ -38,8 +39,10 @@ class StudentJob:
     recipe: Recipe
     split: Split  # train: labelled and unlabelled images; val may be empty
     unlabelled: tuple[str, ...]  # of train: those whose labels are the teacher's alone
-    teacher: str  # fingerprint
+    teacher: str  # fingerprint of the teacher, and of how it is heard
     soft: SoftLabels | None = None
+    extra: ExtraImages | None = None
+    start_from: Path | None = None  # weights to begin with
 
 
 class StudentRecord(Config):
@@ -53,7 +56,7 @@ class StudentRecord(Config):
     split_fingerprint: str
     train_ids: tuple[str, ...]
     unlabelled_ids: tuple[str, ...]  # of train_ids
-    teacher: str  # fingerprint
+    teacher: str  # fingerprint, as the job has it
 
 
 def read_student(job: StudentJob, folder: Path) -> StudentRecord | None:
@@ -88,6 +91,7 @@ def fit_student(
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)
         kept = 0 if job.split.val_ids else 1
         trial = Trial(job.recipe, cache, job.split, work, device, snapshots=kept, soft=job.soft)
+        trial = replace(trial, extra=job.extra, start_from=job.start_from)
 
         def report(epoch: EpochReport) -> None:
             say(_line(epoch, job.recipe.train.num_epochs))

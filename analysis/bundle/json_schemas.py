@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from analysis.bundle.manifest import Manifest
 from analysis.ensembling.distilled_result import DistilledResult
+from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.ensembling.result import EnsembleResult
 from trainables.files import write_text
 
@@ -21,6 +22,7 @@ SCHEMAS: Mapping[str, type[BaseModel]] = {
     "ensemble": EnsembleResult,
     "bundle": Manifest,
     "distilled": DistilledResult,
+    "pseudo": PseudoResult,
 }
 
 

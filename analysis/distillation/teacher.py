@@ -14,15 +14,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from analysis.bundle.predictor import Predictor, class_scores
 from analysis.ensembling.fitted_rule import FittedRule
 from analysis.ensembling.stacker_file import read_stacker
 from analysis.voting.probabilities import probabilities
 from analysis.voting.votes import Float, Vote
+from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.sources import ImageSource
 from trainables.logits.store import LogitStore, LogitWriter
+from trainables.logits.view import View
 from trainables.training.distillation import SOFT_VIEW
 
 GRID_PX = 4  # side of a cell: the stride at which most heads predict
@@ -65,6 +68,15 @@ def predicted(predictor: Predictor, images: ImageSource, ids: Sequence[str]) -> 
     """Yield (image_id, probabilities (K,H,W)), one image at a time."""
     for image_id in ids:
         yield from predictor.probabilities_many({image_id: np.asarray(images.image(image_id))})
+
+
+def network_says(
+    inference: Inference, images: ImageSource, ids: Sequence[str]
+) -> Iterator[tuple[str, Float]]:  # probabilities (K,H,W)
+    """What one network says of images in its plain view, images of one size together (so not in the order of `ids`)."""
+    for image_id, logits in view_logits(inference, images, ids, View()):
+        full = at_label_size(torch.from_numpy(logits)[None], images.size(image_id))
+        yield image_id, full.softmax(1)[0].numpy()
 
 
 def out_of_fold(stored: StoredRule, ids: Sequence[str]) -> Iterator[tuple[str, Float]]:

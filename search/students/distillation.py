@@ -5,7 +5,6 @@ What is there already is kept: teacher/, best.safetensors, bundle/, and distille
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,18 +28,24 @@ from analysis.ensembling.result import EnsembleResult, RuleResult
 from analysis.report.student import mark_student
 from search.stages.bundle import facts_of, weights_of
 from search.stages.single_trial import BEST_SINGLE, with_trial_alone
-from search.students.finished_run import FinishedRun, recipe_of, student_split, without_mixing
+from search.students.finished_run import (
+    FinishedRun,
+    recipe_of,
+    student_split,
+    with_epochs,
+    without_mixing,
+    write_options,
+)
 from search.students.judging import Student, judge
 from trainables.data.index import Split
 from trainables.data.label_overlay import LabelOverlay
-from trainables.files import write_text
 from trainables.fit_student import StudentJob, fit_student
 from trainables.logits.store import LogitStore
 from trainables.models.weights_file import fingerprint
 from trainables.recipe.recipe import Recipe
 from trainables.training.distillation import SoftLabels
 
-RESULT, OPTIONS, TEACHER, BUNDLE = "distilled.json", "options.json", "teacher", "bundle"
+RESULT, TEACHER = "distilled.json", "teacher"
 SEVERAL = 2  # members that make an ensemble
 
 
@@ -59,13 +64,14 @@ class Plan:
 
 
 def run(finished: FinishedRun, options: DistilOptions, out: Path, *, device: str, ranks: int) -> DistilledResult:
-    """Train and judge the student in `out`, which `check_target` has passed. One that was judged is left as it is."""
+    """Train and judge the student in `out`, which `finished_run.check_target` has passed. One that was judged is left
+    as it is."""
     if (out / RESULT).is_file():
         finished.context.say(f"{out} holds its verdict already")
         return DistilledResult.read(out / RESULT)
     device, ensemble, context = resolve_device(device), finished.ensemble, finished.context
     plan = make_plan(finished, options)
-    write_text(out / OPTIONS, options.model_dump_json(indent=1) + "\n")
+    write_options(out, options)
     for line in plan.changes:
         context.say(f"student: {line}")
     with tempfile.TemporaryDirectory(dir=context.run.root, prefix=".distil-") as temporary:
@@ -77,7 +83,7 @@ def run(finished: FinishedRun, options: DistilOptions, out: Path, *, device: str
         used = [path for m in plan.rule.fitted.used for path in weights[ensemble.members[m].trial]]
         soft, facts = _teach(finished, plan, options, predictors["ensemble"], [fingerprint(p) for p in used], out)
         cache = LabelOverlay(context.data.cache, dict.fromkeys(plan.unlabelled))
-        job = StudentJob(plan.recipe, plan.split, plan.unlabelled, facts.fingerprint, soft)
+        job = StudentJob(plan.recipe, plan.split, plan.unlabelled, soft.identity, soft)
         record = fit_student(job, cache, out, device=device, num_ranks=ranks, say=context.say)
         student = Student(plan.trial, record, plan.changes, plan.rule, facts, options, out)
         result = judge(finished, student, predictors)
@@ -86,26 +92,6 @@ def run(finished: FinishedRun, options: DistilOptions, out: Path, *, device: str
     if out == context.run.distilled and report.is_file() and not mark_student(report, result):
         context.say(f"note: {report} is of an earlier version and does not show the student")
     return result
-
-
-def check_target(out: Path, options: DistilOptions) -> None:
-    """Raises ValueError where `out` is no new folder, and no student of these options either."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        found = DistilOptions.model_validate(json.loads((out / OPTIONS).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        raise ValueError(
-            f"--out must be a new folder, or one in which a student was begun, got {out}, which holds something else; "
-            "choose another"
-        ) from None
-    wanted, there = options.model_dump(), found.model_dump()
-    other = [f"{key} {there[key]!r} and not {wanted[key]!r}" for key in wanted if there[key] != wanted[key]]
-    if other:
-        raise ValueError(
-            f"--out must hold a student of the same options, got {out} with {', '.join(other)}; choose another --out, "
-            "or delete it"
-        )
 
 
 def make_plan(finished: FinishedRun, options: DistilOptions) -> Plan:
@@ -119,9 +105,8 @@ def make_plan(finished: FinishedRun, options: DistilOptions) -> Plan:
         widened, alone, weights = with_trial_alone(context.run, ensemble, weights, options.trial)
         trial = widened.members[alone.fitted.used[0]].trial
     recipe, changes = without_mixing(recipe_of(weights[trial][0]))
-    if options.epochs is not None and options.epochs != recipe.train.num_epochs:
-        changes += (f"{options.epochs} epochs instead of {recipe.train.num_epochs}",)
-        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"num_epochs": options.epochs})})
+    recipe, longer = with_epochs(recipe, options.epochs)
+    changes += longer
     unlabelled = finished.unlabelled if options.unlabelled else ()
     labelled, val = student_split(context)
     split = Split((*labelled, *unlabelled), val, context.data.split.holdout_ids, context.data.split.fingerprint)

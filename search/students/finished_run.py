@@ -16,10 +16,13 @@ from search.stages.folds import judged_split
 from search.stages.stage import Context, Stage
 from trainables.command import run_command
 from trainables.data.index import Split
+from trainables.files import write_text
 from trainables.plain_json import read_object
+from trainables.recipe.config import Config
 from trainables.recipe.recipe import Recipe
 
 MIXING = ("mosaic", "cutmix", "classmix", "copy_paste")
+OPTIONS = "options.json"
 REMEDY = "restore the files, or start a new run"
 
 
@@ -83,6 +86,40 @@ def without_mixing(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     plain = recipe.augmentation.model_copy(update=dict.fromkeys(mixed))
     said = tuple(f"augmentation.{name} off: a mixed image has no soft labels" for name in mixed)
     return recipe.model_copy(update={"augmentation": plain}), said
+
+
+def with_epochs(recipe: Recipe, epochs: int | None) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with this number of epochs (None: its own), and what that changes."""
+    if epochs in (None, recipe.train.num_epochs):
+        return recipe, ()
+    train = recipe.train.model_copy(update={"num_epochs": epochs})
+    said = f"{epochs} epochs instead of {recipe.train.num_epochs}"
+    return recipe.model_copy(update={"train": train}), (said,)
+
+
+def check_target(out: Path, options: Config) -> None:
+    """Raises ValueError where `out` is no new folder, and no student of these options either."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        found = type(options).model_validate_json((out / OPTIONS).read_bytes())
+    except (OSError, ValueError):
+        raise ValueError(
+            f"--out must be a new folder, or one in which a student was begun, got {out}, which holds something else; "
+            "choose another"
+        ) from None
+    wanted, there = options.model_dump(), found.model_dump()
+    other = [f"{key} {there[key]!r} and not {wanted[key]!r}" for key in wanted if there[key] != wanted[key]]
+    if other:
+        raise ValueError(
+            f"--out must hold a student of the same options, got {out} with {', '.join(other)}; choose another --out, "
+            "or delete it"
+        )
+
+
+def write_options(out: Path, options: Config) -> None:
+    """Write down what a student in `out` was asked, before anything else."""
+    write_text(out / OPTIONS, options.model_dump_json(indent=1) + "\n")
 
 
 def student_split(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:

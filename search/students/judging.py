@@ -34,7 +34,7 @@ from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
 from analysis.voting.view_config import ViewConfig, VoteBatch
 from analysis.voting.votes import Vote, single
-from search.run_dir import RunDir
+from search.run_dir import BUNDLE, RunDir
 from search.stages.single_trial import BEST_SINGLE, PLAIN
 from search.students.finished_run import FinishedRun
 from search.students.student_bundle import Judged, write_bundle
@@ -44,7 +44,7 @@ from trainables.logits.store import LogitStore
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
 
-NAME, BUNDLE = "distilled", "bundle"
+NAME = "distilled"
 Counts = NDArray[np.int64]
 
 
@@ -70,7 +70,7 @@ def judge(finished: FinishedRun, student: Student, predictors: Mapping[str, Pred
     run, record = finished.context.run, student.record
     named = {"single": BEST_SINGLE, "rival": FAIR_RIVAL, "ensemble": student.rule.name}
     ids, counts = read_counts(run, named)
-    ledger = _opened(finished, student)
+    ledger = opened(finished, f"segsearch distil, student {record.teacher} {record.recipe.hash}")
     device = predictors["single"].device
     counts["distilled"] = count_holdout(finished, student, ids, device)
     images = LabelledLogits.of((), ids, finished.context.data.cache, finished.context.data.index)
@@ -135,16 +135,25 @@ def count_holdout(finished: FinishedRun, student: Student, ids: Sequence[str], d
     return counts[:, 0].astype(np.int64)
 
 
-def _opened(finished: FinishedRun, student: Student) -> tuple[HoldoutOpening, ...]:
-    """All openings of the hold-out, with this student's, which is written down once however often it is judged."""
+def opened(finished: FinishedRun, by: str) -> tuple[HoldoutOpening, ...]:
+    """All openings of the hold-out, with this one, which is written down once however often a student is judged."""
     root = finished.context.run.root
-    by = f"segsearch distil, student {student.record.teacher} {student.record.recipe.hash}"
     path = root / "holdout_opened.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     known = tuple(HoldoutOpening.model_validate_json(line) for line in lines)
     if any(one.by == by for one in known):
         return known
     return open_holdout(root, HoldoutOpening(at=finished.context.now().isoformat(timespec="seconds"), by=by))
+
+
+def reopening(ledger: Sequence[HoldoutOpening]) -> list[str]:
+    """What has to be known of a hold-out that was opened before."""
+    if len(ledger) == 1:
+        return []
+    return [
+        f"the hold-out was opened before ({len(ledger) - 1} times, first at {ledger[0].at}): what was learnt "
+        "from it then may have gone into this student"
+    ]
 
 
 def _latency(finished: FinishedRun, predictors: Mapping[str, Predictor]) -> Latency:
@@ -158,12 +167,7 @@ def _latency(finished: FinishedRun, predictors: Mapping[str, Predictor]) -> Late
 
 
 def _caveats(finished: FinishedRun, student: Student, ledger: Sequence[HoldoutOpening]) -> tuple[str, ...]:
-    said, teacher = [], student.teacher
-    if len(ledger) > 1:
-        said.append(
-            f"the hold-out was opened before ({len(ledger) - 1} times, first at {ledger[0].at}): what was learnt "
-            "from it then may have gone into this student"
-        )
+    said, teacher = reopening(ledger), student.teacher
     if teacher.in_sample:
         said.append(
             f"{teacher.in_sample} labelled images were predicted by members that were trained on them, so that the "

@@ -28,7 +28,7 @@ from trainables.training.checkpoint import (
 )
 from trainables.training.epoch import Diverged, train_epoch
 from trainables.training.losses import SegmentationLoss
-from trainables.training.state import TrainingState, prepare, steps_per_epoch
+from trainables.training.state import TrainingState, prepare, steps_of
 from trainables.training.trial import Trial
 from trainables.training.validate import no_scores, validate
 
@@ -87,8 +87,8 @@ def _epochs(
     recipe, ranks = trial.recipe, state.ranks
     dataset = TrainSet(trial.cache, trial.split.train_ids, recipe.augmentation, recipe.seed, trial.soft)
     num_workers = -(-recipe.train.num_workers // ranks.count)
-    loader = train_loader(dataset, recipe.train.batch_size, num_workers, recipe.seed, state.epoch, ranks)
-    assert len(loader) == steps_per_epoch(recipe, trial.split), "the schedule must know how many batches there are"
+    loader = train_loader(dataset, recipe.train.batch_size, num_workers, recipe.seed, state.epoch, ranks, trial.extra)
+    assert len(loader) == steps_of(trial), "the schedule must know how many batches there are"
     try:
         while state.epoch < recipe.train.num_epochs:
             dataset.set_epoch(state.epoch)

@@ -5,6 +5,7 @@ It holds model, EMA, optimiser, schedule, scaler, counters and the best score.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 from trainables.data.index import Split
 from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.weights_file import fingerprint, load_weights
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import load_state, random_states, restore_random_states
@@ -120,7 +122,7 @@ def prepare(
         step=compiled(step, device) if train.compile else step,
         ema=ema,
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, trial.split)),
+        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_of(trial)),
         scaler=torch.amp.GradScaler(torch.device(device).type, enabled=autocast == torch.float16),
         identity=_identity(trial),
         accumulate=accumulate or train.accumulate,
@@ -133,7 +135,14 @@ def prepare(
 
 def _identity(trial: Trial) -> dict[str, str]:
     found = {"recipe": trial.recipe.hash, "data": trial.cache.index.fingerprint, "split": trial.split.fingerprint}
-    return found if trial.soft is None else found | {"teacher": trial.soft.identity}
+    if trial.soft is not None:
+        found["teacher"] = trial.soft.identity
+    if trial.extra is not None:
+        images = hashlib.sha256("\n".join(trial.split.train_ids).encode()).hexdigest()[:16]
+        found["extra images"] = f"{images} {trial.extra.count} {trial.extra.share}"
+    if trial.start_from is not None:
+        found["start"] = fingerprint(trial.start_from)
+    return found
 
 
 def _loss_of(trial: Trial) -> SegmentationLoss:
@@ -144,7 +153,10 @@ def _loss_of(trial: Trial) -> SegmentationLoss:
 
 def _build_model(trial: Trial, ranks: Ranks, *, pretrained: bool | None) -> Segmentor:
     recipe, device = trial.recipe, trial.device
+    pretrained = False if trial.start_from is not None else pretrained
     built = build_segmentor(recipe, trial.cache.index.num_classes, pretrained=pretrained)
+    if trial.start_from is not None:
+        built.load_state_dict(load_weights(trial.start_from))
     # tensor cores read channels-last; a CPU gains by it in some layers only
     layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
     model: Segmentor = built.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
@@ -165,6 +177,14 @@ def checkpoint_gradients(model: Segmentor) -> None:
         "train.grad_checkpointing must be false for a backbone without timm's switch for it, got true; use a larger "
         "train.accumulate instead"
     )
+
+
+def steps_of(trial: Trial) -> int:
+    """Updates per epoch."""
+    recipe, split = trial.recipe, trial.split
+    if trial.extra is None:
+        return steps_per_epoch(recipe, split)
+    return trial.extra.num_batches(len(split.train_ids), recipe.train.batch_size)
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainables.data.augment.train_set import ExtraImages
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.recipe.recipe import Recipe
@@ -22,3 +23,5 @@ class Trial:
     device: str
     snapshots: int = 0  # of how many last epochs the evaluated weights are kept
     soft: SoftLabels | None = None  # what a teacher says of the training images
+    extra: ExtraImages | None = None  # those of the training images that have a share of every batch
+    start_from: Path | None = None  # weights to begin with, in place of the recipe's own

@@ -30,6 +30,7 @@ from trainables.recipe.augmentation import Augmentation
 Item = tuple[Tensor, Tensor, int] | tuple[Tensor, Tensor, int, Tensor]
 SOFT_STRIDE_PX = 4  # of soft labels in a crop: neighbours say the same, and all classes of all pixels are many
 SOFT_START_PX = SOFT_STRIDE_PX // 2
+EXTRA_STREAM = 1  # tells the draws of extra images from those of an epoch's order
 
 
 class SoftSource(Protocol):
@@ -38,6 +39,26 @@ class SoftSource(Protocol):
     def grid(self, image_id: str) -> NDArray[np.float32]:
         """Logits (K,h,w) on a grid that covers the image."""
         ...
+
+
+@dataclass(frozen=True)
+class ExtraImages:
+    """The last `count` images of a training set are extra ones, such as those with pseudo labels: `share` of every
+    batch, rounded. An epoch has every other image once, and goes through the extra ones over as many epochs as it
+    takes."""
+
+    count: int
+    share: float
+
+    def of_batch(self, batch_size: int) -> int:
+        """Extra images in a batch; at least one, and at least one other. ValueError where a batch holds one image."""
+        if batch_size < 2:
+            raise ValueError(f"a batch of extra and other images must have two at least, got {batch_size}; use 2")
+        return min(max(1, round(self.share * batch_size)), batch_size - 1)
+
+    def num_batches(self, num_images: int, batch_size: int) -> int:
+        """In an epoch of a set of `num_images`, the extra ones included."""
+        return max(1, (num_images - self.count) // (batch_size - self.of_batch(batch_size)))
 
 
 @dataclass(frozen=True)
@@ -116,23 +137,53 @@ class EpochBatches(Sampler[list[int]]):
     micro-batches together are the n-th micro-batch of one rank alone.
     """
 
-    def __init__(self, dataset: TrainSet, batch_size: int, seed: int, ranks: Ranks) -> None:
+    def __init__(
+        self, dataset: TrainSet, batch_size: int, seed: int, ranks: Ranks, extra: ExtraImages | None = None
+    ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.ranks = ranks
+        self.extra = extra
 
     def __len__(self) -> int:
+        if self.extra is not None:
+            return self.extra.num_batches(len(self.dataset), self.batch_size)
         return max(1, len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        if self.extra is not None:
+            yield from self._mixed(self.extra)
+            return
         order = np.random.default_rng([self.seed, self.dataset.epoch]).permutation(len(self.dataset)).tolist()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield list(self.ranks.share(order[start : start + self.batch_size]))
 
+    def _mixed(self, extra: ExtraImages) -> Iterator[list[int]]:
+        """The n-th extra image of the training is a function of (seed, n): an epoch goes on where the last ended."""
+        epoch, num_own = self.dataset.epoch, len(self.dataset) - extra.count
+        added = extra.of_batch(self.batch_size)
+        own = self.batch_size - added
+        order = np.random.default_rng([self.seed, epoch]).permutation(num_own).tolist()
+        for batch in range(len(self)):
+            first = (epoch * len(self) + batch) * added
+            drawn = [num_own + _nth(first + n, extra.count, self.seed) for n in range(added)]
+            yield list(self.ranks.share([*order[batch * own : (batch + 1) * own], *drawn]))
+
+
+def _nth(n: int, count: int, seed: int) -> int:
+    """The n-th of draws of 0 to count - 1, all of them before any comes again."""
+    return int(np.random.default_rng([seed, n // count, EXTRA_STREAM]).permutation(count)[n % count])
+
 
 def train_loader(
-    dataset: TrainSet, batch_size: int, num_workers: int, seed: int, epoch: int, ranks: Ranks = ALONE
+    dataset: TrainSet,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    epoch: int,
+    ranks: Ranks = ALONE,
+    extra: ExtraImages | None = None,
 ) -> DataLoader[Item]:
     """A loader of raw batches (for `to_batch`) that starts at `epoch`; of each, `ranks` take their shares.
 
@@ -142,7 +193,7 @@ def train_loader(
     dataset.set_epoch(epoch)
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatches(dataset, batch_size, seed, ranks),
+        batch_sampler=EpochBatches(dataset, batch_size, seed, ranks, extra),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=_one_thread,
