@@ -1,6 +1,6 @@
 """Train a student on a finished run's labels and on what its ensemble is sure of on the card's unlabelled images.
 
-    segsearch pseudo --run RUN [--schedule scratch|continue|continue_then_real] [--rounds 2] [--target-precision 0.9]
+    segsearch pseudo --run RUN [--schedule continue_then_real] [--rounds 2] [--target-precision 0.9]
 
 Written is RUN/pseudo, or --out: per round the pseudo labels with their lineage and the student; pseudo.json with the
 verdict, "pseudo labels helped" or "did not help"; and a bundle where they did on val. Killed, the same command goes on.
@@ -22,7 +22,7 @@ from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_a
 if TYPE_CHECKING:
     from analysis.ensembling.pseudo_result import PseudoOptions
 
-Schedule = Literal["scratch", "continue", "continue_then_real"]
+Schedule = Literal["scratch", "continue", "continue_then_real", "consistency"]
 
 app = new_app()
 
@@ -31,7 +31,7 @@ app = new_app()
 def main(
     run: Annotated[Path, typer.Option(help="The directory of a run whose ensemble stage is done.")],
     schedule: Annotated[
-        Schedule, typer.Option(help="Anew on all labels; go on from the trial's weights; then on real labels alone.")
+        Schedule, typer.Option(help="Anew on all labels; from the trial's weights; then real labels alone; UniMatch.")
     ] = "scratch",
     rounds: Annotated[int, typer.Option(help="Each student teaches the next; ends with the first without gain.")] = 1,
     rule: Annotated[str | None, typer.Option(help="The rule that labels, by default the verdict's.")] = None,
@@ -44,6 +44,8 @@ def main(
     share: Annotated[float, typer.Option(help="Share of a batch: images with pseudo labels.")] = 0.5,
     epochs: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.")] = None,
     lr_factor: Annotated[float, typer.Option(help="Of the learning rate where weights are gone on with.")] = 0.3,
+    confidence: Annotated[float, typer.Option(help="Of consistency: of a pixel whose prediction is its label.")] = 0.95,
+    consistency_weight: Annotated[float, typer.Option(help="Of the unlabelled images' loss.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="The folder; default: RUN/pseudo.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
     ranks: Annotated[int, typer.Option(min=1, help="GPUs to train on.")] = 1,
@@ -65,6 +67,8 @@ def main(
             share=share,
             epochs=epochs,
             lr_factor=lr_factor,
+            confidence=confidence,
+            consistency_weight=consistency_weight,
         )
         folder = existing_run_dir(run, "--run")
         target = out.expanduser().resolve() if out else folder.pseudo

@@ -27,6 +27,7 @@ from trainables.training.attempt import EpochReport
 from trainables.training.checkpoint import about_best, drop_older_epochs, newest_epoch, read_snapshot, snapshots
 from trainables.training.distillation import SoftLabels
 from trainables.training.fit import fit
+from trainables.training.self_training import Consistency
 from trainables.training.trial import Trial
 
 Say = Callable[[str], None]
@@ -42,6 +43,7 @@ class StudentJob:
     teacher: str  # fingerprint of the teacher, and of how it is heard
     soft: SoftLabels | None = None
     extra: ExtraImages | None = None
+    consistency: Consistency | None = None  # in place of labels of the unlabelled images
     start_from: Path | None = None  # weights to begin with
 
 
@@ -91,7 +93,7 @@ def fit_student(
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)
         kept = 0 if job.split.val_ids else 1
         trial = Trial(job.recipe, cache, job.split, work, device, snapshots=kept, soft=job.soft)
-        trial = replace(trial, extra=job.extra, start_from=job.start_from)
+        trial = replace(trial, extra=job.extra, consistency=job.consistency, start_from=job.start_from)
 
         def report(epoch: EpochReport) -> None:
             say(_line(epoch, job.recipe.train.num_epochs))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from analysis.ensembling.distilled_result import Comparison
 from analysis.ensembling.result import Gain, HoldoutOpening
@@ -14,7 +15,13 @@ from trainables.files import write_text
 from trainables.recipe.config import Config
 
 FORMAT: Literal["segsearch-pseudo/1"] = "segsearch-pseudo/1"
-Schedule = Literal["scratch", "continue", "continue_then_real"]
+Schedule = Literal["scratch", "continue", "continue_then_real", "consistency"]
+UNREAD: Mapping[Schedule, tuple[str, ...]] = {  # options that a schedule does not read
+    "scratch": ("lr_factor", "confidence", "consistency_weight"),
+    "continue": ("confidence", "consistency_weight"),
+    "continue_then_real": ("confidence", "consistency_weight"),
+    "consistency": ("rounds", "target_precision", "min_certain", "cap", "lr_factor"),
+}
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -24,7 +31,8 @@ class PseudoOptions(Config):
     schedule: Schedule = Field(
         default="scratch",
         description="scratch: train the recipe anew on labels and pseudo labels; continue: go on with the trial's "
-        "weights on both; continue_then_real: then on the labels alone",
+        "weights on both; continue_then_real: then on the labels alone; consistency: anew, with the network's own "
+        "predictions of weak views as labels of strong ones, and no teacher",
     )
     rounds: Annotated[int, Field(ge=1, le=10)] = Field(default=1, description="each student teaches the next")
     rule: str | None = Field(default=None, description="the first teacher; null: the verdict's rule")
@@ -39,6 +47,22 @@ class PseudoOptions(Config):
     lr_factor: Annotated[float, Field(gt=0.0, le=10.0)] = Field(
         default=0.3, description="of the recipe's learning rate, where weights are gone on with"
     )
+    confidence: Share = Field(
+        default=0.95, description="of consistency: from which on a pixel's prediction is its label"
+    )
+    consistency_weight: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="of the unlabelled images' loss"
+    )
+
+    @model_validator(mode="after")
+    def _reads_what_is_given(self) -> PseudoOptions:
+        fields = type(self).model_fields
+        idle = [name for name in UNREAD[self.schedule] if getattr(self, name) != fields[name].default]
+        if idle:
+            raise ValueError(
+                f"options must be ones that the schedule {self.schedule} reads, got {', '.join(idle)}; leave them out"
+            )
+        return self
 
 
 class PseudoRound(Config):
@@ -48,7 +72,7 @@ class PseudoRound(Config):
     labels: str = Field(description="fingerprint of pseudo_labels.json; empty where no image was certain enough")
     images: int
     dropped: int = Field(description="images with too little certain area")
-    certain: Share = Field(description="share of the images' pixels, on average")
+    certain: Share | None = Field(description="share of the images' pixels, on average; null: not known beforehand")
     gain: Gain | None = Field(description="on val, over the same recipe without pseudo labels; null: not trained")
     helped: bool = Field(description="whether the gain on val holds")
     reason: str

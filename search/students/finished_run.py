@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
+
 from analysis.ensembling.result import EnsembleResult
 from search.run_dir import RunDir, read_json
 from search.run_record import read_record
@@ -26,6 +28,18 @@ OPTIONS = "options.json"
 REMEDY = "restore the files, or start a new run"
 
 
+class _Data(BaseModel):
+    """The part of data.json that says on which images a run worked."""
+
+    card: Path
+    fingerprint: str
+    split_fingerprint: str
+    notes: tuple[str, ...] = ()
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    holdout: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run whose ensemble stage is done."""
@@ -43,21 +57,31 @@ def open_finished(
     run: RunDir, cache_root: Path, *, say: Callable[[str], None], now: Callable[[], datetime]
 ) -> FinishedRun:
     """Raises ValueError where the card's data are others by now, or a file of the run is broken."""
-    ensemble, described = EnsembleResult.read(run.ensemble_json), read_json(run.data_json)
+    ensemble, described = EnsembleResult.read(run.ensemble_json), _read_data(run)
     space = load_space(str(run.space_yaml), profile=None, overrides=())
-    index, cache = run_data.read_data(Path(described["card"]), cache_root, say)
-    if index.fingerprint != described["fingerprint"]:
+    index, cache = run_data.read_data(described.card, cache_root, say)
+    if index.fingerprint != described.fingerprint:
         raise ValueError(
-            f"the data of the run must be those that it began with ({described['fingerprint']}), got "
-            f"{index.fingerprint} from {described['card']}; {REMEDY}"
+            f"the data of the run must be those that it began with ({described.fingerprint}), got "
+            f"{index.fingerprint} from {described.card}; {REMEDY}"
         )
-    train, val, holdout = (tuple(described[part]) for part in ("train", "val", "holdout"))
-    split = Split(train, val, holdout, described["split_fingerprint"], tuple(described["notes"]))
+    split = Split(described.train, described.val, described.holdout, described.split_fingerprint, described.notes)
     known = {image.image_id for image in index.images}
     strange = sorted({*split.train_ids, *split.val_ids, *split.holdout_ids} - known)
     if strange:
         raise ValueError(f"{run.data_json} must list images of the data, got {', '.join(strange[:3])}; {REMEDY}")
     return FinishedRun(Context(run, space, run_data.Data(index, split, cache, cache_root), say, now), ensemble)
+
+
+def _read_data(run: RunDir) -> _Data:
+    try:
+        return _Data.model_validate(read_json(run.data_json))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{run.data_json} must describe the run's data, got {where}: {first['msg']}; {REMEDY}"
+        ) from None
 
 
 def check_judged(run: RunDir) -> None:

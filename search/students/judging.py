@@ -43,6 +43,7 @@ from trainables.fit_student import StudentRecord
 from trainables.logits.store import LogitStore
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
+from trainables.models.weights_file import BEST_WEIGHTS, fingerprint
 
 NAME = "distilled"
 Counts = NDArray[np.int64]
@@ -70,7 +71,7 @@ def judge(finished: FinishedRun, student: Student, predictors: Mapping[str, Pred
     run, record = finished.context.run, student.record
     named = {"single": BEST_SINGLE, "rival": FAIR_RIVAL, "ensemble": student.rule.name}
     ids, counts = read_counts(run, named)
-    ledger = opened(finished, f"segsearch distil, student {record.teacher} {record.recipe.hash}")
+    ledger = opened(finished, f"segsearch distil, student {fingerprint(student.folder / BEST_WEIGHTS)}")
     device = predictors["single"].device
     counts["distilled"] = count_holdout(finished, student, ids, device)
     images = LabelledLogits.of((), ids, finished.context.data.cache, finished.context.data.index)

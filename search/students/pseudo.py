@@ -22,10 +22,10 @@ from search.run_dir import BUNDLE
 from search.students.finished_run import FinishedRun, write_options
 from search.students.judging import opened, read_counts, reopening
 from search.students.pseudo_labelling import EnsembleTeacher, NetworkTeacher, PseudoTeacher, label_images
-from search.students.pseudo_training import Setting, count_network, plain_of, train_student
+from search.students.pseudo_training import ITSELF, Setting, count_network, plain_of, train_consistent, train_student
 from search.students.student_bundle import Judged, write_bundle
 from trainables.fit_student import StudentRecord
-from trainables.models.weights_file import BEST_WEIGHTS
+from trainables.models.weights_file import BEST_WEIGHTS, fingerprint
 
 RESULT, NAME = "pseudo.json", "pseudo"
 LABELLED = {"train": "train_ids", "val": "val_ids", "hold-out": "holdout_ids"}
@@ -85,7 +85,19 @@ def check_images(finished: FinishedRun) -> None:
 def _round(setting: Setting, teacher: PseudoTeacher, folder: Path, before: Counts) -> tuple[PseudoRound, Taught | None]:
     """One teacher's labels and its student, judged on val against the counts `before` (N,K,K)."""
     finished, options = setting.finished, setting.options
-    data, ensemble = finished.context.data, finished.context.space.options.ensemble
+    if options.schedule == "consistency":
+        num_images = len(finished.unlabelled)
+        alone = PseudoRound(
+            teacher=ITSELF,
+            labels="",
+            images=num_images,
+            dropped=0,
+            certain=None,
+            gain=None,
+            helped=False,
+            reason="",
+        )
+        return _on_val(setting, alone, *train_consistent(setting, folder), before)
     labels = label_images(finished, teacher, options, folder / "labels")
     shares = [one.certain for one in labels.labels]
     done = PseudoRound(
@@ -100,7 +112,15 @@ def _round(setting: Setting, teacher: PseudoTeacher, folder: Path, before: Count
     )
     if not shares:
         return done, None
-    record, place = train_student(setting, labels, folder)
+    return _on_val(setting, done, *train_student(setting, labels, folder), before)
+
+
+def _on_val(
+    setting: Setting, done: PseudoRound, record: StudentRecord, place: Path, before: Counts
+) -> tuple[PseudoRound, Taught]:
+    """The round with its student's gain on val."""
+    finished = setting.finished
+    data, ensemble = finished.context.data, finished.context.space.options.ensemble
     counts = count_network(finished, record.recipe, place / BEST_WEIGHTS, data.split.val_ids, setting.device)
     images = LabelledLogits.of((), data.split.val_ids, data.cache, data.index)
     draws = bootstrap_draws(images.groups, images.grouped, ensemble.resamples, finished.context.space.options.seed)
@@ -116,7 +136,7 @@ def _judged(setting: Setting, rounds: list[PseudoRound], last: Taught | None, ou
     found: Comparison | None = None
     said: list[str] = []
     if last is not None:
-        ledger = opened(finished, f"segsearch pseudo, student {last.record.teacher} {last.record.recipe.hash}")
+        ledger = opened(finished, f"segsearch pseudo, student {fingerprint(last.folder / BEST_WEIGHTS)}")
         found, said = _compare(setting, last), reopening(ledger)
     else:
         ledger = finished.ensemble.holdout_opened

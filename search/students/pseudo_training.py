@@ -24,7 +24,9 @@ from trainables.metrics import confusion
 from trainables.models.load import load_model
 from trainables.models.weights_file import BEST_WEIGHTS
 from trainables.recipe.recipe import Recipe
+from trainables.training.self_training import Consistency
 
+ITSELF = "the student itself"
 FOLD_MEMBER = "folds-"  # before the name of the trial whose recipe its fold models have
 Counts = NDArray[np.int64]
 
@@ -76,6 +78,26 @@ def count_network(
         called = full[0].argmax(0).numpy().astype(np.uint8)
         found[image_id] = confusion(label, called, data.index.num_classes, data.index.ignore_index)
     return np.stack([found[image_id] for image_id in ids])
+
+
+def train_consistent(setting: Setting, folder: Path) -> tuple[StudentRecord, Path]:
+    """Train the recipe anew, with its own predictions of the unlabelled images in place of labels; returns what is
+    known of its weights, and their folder."""
+    finished, options = setting.finished, setting.options
+    data, extra = finished.context.data, finished.unlabelled
+    recipe, _ = with_epochs(setting.plain.recipe, options.epochs)
+    job = StudentJob(
+        recipe,
+        replace(data.split, train_ids=(*data.split.train_ids, *extra)),
+        extra,
+        ITSELF,
+        extra=ExtraImages(len(extra), options.share),
+        consistency=Consistency(options.confidence, options.consistency_weight),
+    )
+    finished.context.say(f"consistency: {len(job.split.train_ids)} images, {len(extra)} without labels")
+    cache = LabelOverlay(data.cache, dict.fromkeys(extra))
+    say, place = finished.context.say, folder / "student"
+    return fit_student(job, cache, place, device=setting.device, num_ranks=setting.ranks, say=say), place
 
 
 def train_student(setting: Setting, labels: PseudoLabels, folder: Path) -> tuple[StudentRecord, Path]:

@@ -1,10 +1,10 @@
 """What pseudo labels gain on the synthetic set with nine tenths of the training labels hidden.
 
-    python tests/benchmarks/bench_pseudo.py [--seeds 3] [--epochs 40] [--schedule continue_then_real]
+    python tests/benchmarks/bench_pseudo.py [--seeds 3] [--epochs 60] [--schedule continue_then_real]
 
-Per seed two small networks are trained on the labels that are left and judged as an ensemble, which labels the other
-training images; the better network's recipe then learns from both. Printed are mIoU on the hold-out of the recipe
-without pseudo labels, of the ensemble, and of the student, and the mean gain over seeds with Student's t interval.
+Per seed a small network is trained on the labels that are left; it labels the other training images, and goes on with
+both kinds of labels for half as many epochs. Printed are mIoU on the hold-out of the teacher and of its student, and
+the mean gain over seeds with Student's t interval.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import drop_older_epochs
 from trainables.training.fit import Trial, fit
 
-NUM_IMAGES, IMAGE_PX, HIDDEN = 240, 128, 0.9
+NUM_IMAGES, IMAGE_PX, HIDDEN = 480, 128, 0.9
 SPACE = """
 model: {backbone: mobilenetv4_conv_small, pretrained: false, head: {name: segformer, channels: 64}}
 ensemble: {resamples: 1000, sample_mb: 64, folds: 3, postprocess: off, stacking: off}
@@ -66,9 +66,9 @@ def hide_labels(root: Path, seed: int) -> Path:
     return few
 
 
-def recipe_of(backbone: str, seed: int, epochs: int) -> Recipe:
+def recipe_of(seed: int, epochs: int) -> Recipe:
     values: dict[str, Any] = {
-        "backbone": {"name": backbone, "pretrained": False},
+        "backbone": {"name": "mobilenetv4_conv_small", "pretrained": False},
         "head": {"name": "segformer", "channels": 64},
         "augmentation": {"crop_px": 96, "scale_min": 0.75, "scale_max": 1.5},
         "optimizer": {"lr": 4e-3, "warmup_epochs": 0.5},
@@ -85,8 +85,7 @@ def train(recipe: Recipe, cache: Cache, split: Split, folder: Path) -> float:
 
 def gain_of(root: Path, seed: int, epochs: int, options: PseudoOptions) -> PseudoResult:
     run, card = RunDir(root / f"run-{seed}" / "run"), hide_labels(root / f"data-{seed}", seed)
-    recipes = [recipe_of(name, seed, epochs) for name in ("mobilenetv4_conv_small", "efficientvit_b0")]
-    make_finished_run(run, card, SPACE, recipes, train)
+    make_finished_run(run, card, SPACE, [recipe_of(seed, epochs)], train)
     finished = open_finished(run, root / f"run-{seed}" / "cache", say=print, now=lambda: datetime.now().astimezone())
     return pseudo.run(finished, options, run.pseudo, device="cpu", ranks=1)
 
@@ -94,10 +93,10 @@ def gain_of(root: Path, seed: int, epochs: int, options: PseudoOptions) -> Pseud
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--schedule", default="continue_then_real")
     asked = parser.parse_args()
-    options = PseudoOptions(schedule=asked.schedule, rule="soft_vote", min_certain=0.05)
+    options = PseudoOptions(schedule=asked.schedule, rule="best_single", min_certain=0.05, epochs=asked.epochs // 2)
     gains = []
     with tempfile.TemporaryDirectory() as root:
         for seed in range(asked.seeds):
@@ -105,11 +104,7 @@ def main() -> None:
             print(f"seed {seed}: {result.sentence}", flush=True)
             found = result.comparison
             if found is not None:
-                print(
-                    f"  plain {found.single.miou:.3f}  ensemble {found.ensemble.miou:.3f}  student "
-                    f"{found.distilled.miou:.3f}",
-                    flush=True,
-                )
+                print(f"  teacher {found.single.miou:.3f}, student {found.distilled.miou:.3f}", flush=True)
             gains.append(0.0 if found is None else found.over_single.gain)  # the plain model stays
     mean, error = float(np.mean(gains)), float(stats.sem(gains)) if len(gains) > 1 else float("nan")
     half = float(stats.t.ppf(0.975, len(gains) - 1)) * error if len(gains) > 1 else float("nan")

@@ -3,6 +3,7 @@
 __all__ = [
     "attempt",
     "checkpoint",
+    "consistency",
     "distillation",
     "epoch",
     "fit",
@@ -10,6 +11,7 @@ __all__ = [
     "losses",
     "memory_estimate",
     "optim",
+    "self_training",
     "soup",
     "state",
     "sync_batch_norm",

@@ -66,10 +66,14 @@ def update(
     parts, ranks = state.accumulate, state.ranks
     divided = parts * ranks.count > 1
     whole = ranks.sum(loss.weight(batch.label)) if divided else None
-    soft: list[tuple[Tensor | None, ...]] = [()] * parts  # a student's arguments beyond a trial's
+    soft: list[tuple[Tensor | None, ...]] = [()] * parts  # arguments of a student, or of consistency, beyond a trial's
     if batch.soft is not None:
         soft_whole = ranks.sum(known_pixels(batch.soft)) if divided else None
         soft = [(part, soft_whole) for part in batch.soft.chunk(parts)]
+    if batch.strong is not None and batch.valid is not None:
+        valid_whole = ranks.sum(batch.valid.sum().float()) if divided else None
+        views = zip(batch.strong.chunk(parts), batch.valid.chunk(parts), strict=True)
+        soft = [(strong, valid, valid_whole) for strong, valid in views]
     total = torch.zeros((), device=batch.label.device)
     for left, image, label, taught in zip(
         range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), soft, strict=True

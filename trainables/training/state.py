@@ -23,6 +23,7 @@ from trainables.models.weights_file import fingerprint, load_weights
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import load_state, random_states, restore_random_states
+from trainables.training.consistency import ConsistencyStep
 from trainables.training.losses import SegmentationLoss, build_loss
 from trainables.training.optim import build_optimizer, build_schedule
 from trainables.training.sync_batch_norm import synchronise
@@ -116,7 +117,7 @@ def prepare(
     optimizer = build_optimizer(model, cfg)
     # without a warm-up the average of a short run would mostly hold its random start
     ema = None if train.ema_decay is None else ModelEmaV3(model, decay=train.ema_decay, use_warmup=True)
-    step = ranks.averaging(TrainingStep(model, loss, trial.soft), device)
+    step = ranks.averaging(_step_of(trial, model, loss), device)
     state = TrainingState(
         model=model,
         step=compiled(step, device) if train.compile else step,
@@ -140,9 +141,17 @@ def _identity(trial: Trial) -> dict[str, str]:
     if trial.extra is not None:
         images = hashlib.sha256("\n".join(trial.split.train_ids).encode()).hexdigest()[:16]
         found["extra images"] = f"{images} {trial.extra.count} {trial.extra.share}"
+    if trial.consistency is not None:
+        found["consistency"] = trial.consistency.identity
     if trial.start_from is not None:
         found["start"] = fingerprint(trial.start_from)
     return found
+
+
+def _step_of(trial: Trial, model: Segmentor, loss: SegmentationLoss) -> TrainingStep:
+    if trial.consistency is not None:
+        return ConsistencyStep(model, loss, trial.consistency)
+    return TrainingStep(model, loss, trial.soft)
 
 
 def _loss_of(trial: Trial) -> SegmentationLoss:

@@ -145,3 +145,22 @@ def test_a_folder_with_something_else_is_refused(run: RunDir, tmp_path: Path, fi
     done = distil(run, finished_run.parent / "cache", "--out", str(tmp_path / "photos"))
     assert done.exit_code == 2
     assert "which holds something else; choose another" in done.stderr
+
+
+def test_a_run_whose_files_are_broken_or_whose_data_changed_is_refused(run: RunDir, finished_run: Path) -> None:
+    data = json.loads(run.data_json.read_text())
+    run.data_json.write_text(json.dumps({**data, "fingerprint": "another"}))
+    done = distil(run, finished_run.parent / "cache")
+    assert done.exit_code == 2
+    assert "the data of the run must be those that it began with (another)" in done.stderr
+    run.data_json.write_text(json.dumps({key: value for key, value in data.items() if key != "val"}))
+    assert "must describe the run's data, got val: Field required" in distil(run, finished_run.parent / "cache").stderr
+    run.data_json.write_text(json.dumps(data))
+    (run.root / "confusions.safetensors").unlink()
+    done = distil(run, finished_run.parent / "cache")
+    assert done.exit_code == 2
+    assert "must hold the hold-out's counts of best_single, best_single_class, soft_vote, got none" in done.stderr
+    record = json.loads(run.run_json.read_text())
+    run.run_json.write_text(json.dumps({**record, "stages": {}}))
+    done = distil(run, finished_run.parent / "cache")
+    assert "a student learns from a run whose ensemble stage is done" in done.stderr

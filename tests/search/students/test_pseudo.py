@@ -88,6 +88,20 @@ def test_a_student_learns_by_each_schedule_and_val_says_whether_it_helped(
         assert result.holdout_opened[-1].by.startswith("segsearch pseudo, student ")
 
 
+def test_consistency_has_no_teacher_and_the_same_verdict(run: RunDir, finished_run: Path) -> None:
+    cache = str(finished_run.parent / "cache")
+    asked = ["--run", str(run.root), "--cache-dir", cache, "--device", "cpu", "--schedule", "consistency"]
+    done = CliRunner().invoke(app, [*asked, "--rule", "soft_vote", "--confidence", "0.2"])
+    assert done.exit_code == 0, done.output
+    [first] = result_of(run).rounds
+    assert (first.teacher, first.images, first.labels) == ("the student itself", 4, "")
+    assert first.gain is not None
+    assert not (run.pseudo / "round-1" / "labels").exists()
+    done = CliRunner().invoke(app, [*asked, "--rounds", "2", "--cap", "3", "--out", str(run.root / "other")])
+    assert done.exit_code == 2
+    assert "options must be ones that the schedule consistency reads, got rounds, cap; leave them out" in done.stderr
+
+
 def test_a_killed_student_goes_on_and_comes_to_the_same_model(
     command: Command, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 __all__ = [
     "build_transforms",
+    "consistency_set",
     "crop",
     "geometry",
     "mix_sources",

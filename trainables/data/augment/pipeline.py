@@ -20,7 +20,7 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 
-from trainables.data.augment.build_transforms import Step, appearance_steps, geometry_steps
+from trainables.data.augment.build_transforms import Step, appearance_steps, geometry_steps, strong_steps
 from trainables.data.augment.crop import PAD_RGB as PAD_RGB
 from trainables.data.augment.crop import Pixels as Pixels
 from trainables.data.augment.crop import ScaledCrop, base_factor
@@ -66,6 +66,24 @@ def train_transform(
         )
     steps += appearance_steps(aug)
     pipeline = A.Compose(steps, additional_targets={"where": "mask"} if maps_sources else None)
+    reseed(pipeline, seed)
+    return pipeline
+
+
+def weak_transform(aug: Augmentation, seed: int) -> A.Compose:
+    """A recipe's windows, flips and geometry without its colours, mixing and cut-outs: how an unlabelled image is shown
+    to the network whose prediction is then its label."""
+    steps: list[Step] = [ScaledCrop(aug.crop_px, aug.short_px, aug.scale_min, aug.scale_max)]
+    steps += [mirror_step("horizontal", aug.hflip_p, ())] if aug.hflip_p > 0 else []
+    steps += [mirror_step("vertical", aug.vflip_p, ())] if aug.vflip_p > 0 else []
+    pipeline = A.Compose([*steps, *geometry_steps(aug)])
+    reseed(pipeline, seed)
+    return pipeline
+
+
+def strong_transform(seed: int) -> A.Compose:
+    """Changes the colours of a weak view, and moves no pixel."""
+    pipeline = A.Compose(strong_steps())
     reseed(pipeline, seed)
     return pipeline
 

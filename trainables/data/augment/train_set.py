@@ -26,8 +26,9 @@ from trainables.data.flip_pairs import swap_table
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.augmentation import Augmentation
 
-# image (3,h,w) uint8, label (h,w) int64, position; with a teacher its logits (K,h/4,w/4) float16, NaN where it has none
-Item = tuple[Tensor, Tensor, int] | tuple[Tensor, Tensor, int, Tensor]
+# image (3,h,w) uint8, label (h,w) int64, position; with a teacher its logits (K,h/4,w/4) float16, NaN where it has
+# none; or, for consistency, strong views (2,3,h,w) uint8 and the pixels (h,w) bool of an unlabelled image
+Item = tuple[Tensor, Tensor, int] | tuple[Tensor, Tensor, int, Tensor] | tuple[Tensor, Tensor, int, Tensor, Tensor]
 SOFT_STRIDE_PX = 4  # of soft labels in a crop: neighbours say the same, and all classes of all pixels are many
 SOFT_START_PX = SOFT_STRIDE_PX // 2
 EXTRA_STREAM = 1  # tells the draws of extra images from those of an epoch's order
@@ -69,6 +70,8 @@ class Batch:
     label: Tensor  # (B,H,W) int64, 255 = ignored
     image_id: Tensor  # (B,) int64: positions in the dataset's ids
     soft: Tensor | None = None  # (B,K,H/4,W/4) float16: a teacher's logits, NaN where it has none
+    strong: Tensor | None = None  # (B,2,3,H,W) float32, normalised: strong views of unlabelled images
+    valid: Tensor | None = None  # (B,H,W) bool: the pixels of unlabelled images, without padding
 
 
 class TrainSet(Dataset[Item]):
@@ -81,6 +84,7 @@ class TrainSet(Dataset[Item]):
         augmentation: Augmentation,
         seed: int,
         soft: SoftSource | None = None,
+        extra: ExtraImages | None = None,
     ) -> None:
         if not ids:
             raise ValueError("a training set needs at least one image, got none; check the split's train_ids")
@@ -93,7 +97,8 @@ class TrainSet(Dataset[Item]):
         self._rare = augmentation.rare_class_weight
         self._mixes = augmentation.mixes
         wanted = self._mixes or self._rare > 0
-        self._sources = Sources(cache, self.ids, augmentation) if wanted else None
+        self.num_own = len(self.ids) - (extra.count if extra else 0)  # extra images go into no other image
+        self._sources = Sources(cache, self.ids[: self.num_own], augmentation) if wanted else None
         # in shared memory: workers that outlive an epoch must see the next one's number
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -114,7 +119,7 @@ class TrainSet(Dataset[Item]):
         reseed(self.transform, self.seed, self.epoch, position)
         extra: dict[str, Any] = {}
         if self._sources is not None:
-            if self._rare > 0:
+            if self._rare > 0 and position < self.num_own:
                 position = self._sources.draw(self.transform.py_random, self._rare)
             extra = {"sources": self._sources, "position": position} if self._mixes else {}
         image_id = self.ids[position]
@@ -219,8 +224,12 @@ def _one_thread(_worker: int) -> None:
 
 def to_batch(raw: Sequence[Tensor], device: str | torch.device, mean: Sequence[float], std: Sequence[float]) -> Batch:
     """A raw batch on the device, normalised there: its images travel as bytes. mean, std (3,) are for RGB in [0, 1]."""
-    image, label, position, *soft = (part.to(device, non_blocking=True) for part in raw)
-    return Batch(normalise(image, mean, std), label.long(), position.long(), *soft)
+    image, label, position, *more = (part.to(device, non_blocking=True) for part in raw)
+    image = normalise(image, mean, std)
+    if len(more) == 2:
+        strong = normalise(more[0].flatten(0, 1), mean, std).reshape(more[0].shape)
+        return Batch(image, label.long(), position.long(), strong=strong, valid=more[1])
+    return Batch(image, label.long(), position.long(), *more)
 
 
 def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
