@@ -9,7 +9,7 @@ Every subcommand is the function behind the script of its name: `segsearch eda` 
 from __future__ import annotations
 
 from analysis import cleanse, convert, eda, ensemble, init, mix, predict, prune, split, submission
-from search import audit, export, run, serve, table
+from search import audit, distil, export, pseudo, run, serve, table
 from trainables.command import new_app
 
 app = new_app()
@@ -27,6 +27,8 @@ app.command("serve")(serve.main)
 app.command("export")(export.main)
 app.command("audit")(audit.main)
 app.command("table")(table.main)
+app.command("distil")(distil.main)
+app.command("pseudo")(pseudo.main)
 app.command("prune")(prune.main)
 app.add_typer(submission.app, name="submission", help="Write submissions; record their scores beside a run's own.")
 app.command("schema")(run.schema)

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from trainables.files import remove_unfinished, write_text
 from trainables.plain_json import read_object
 
+BUNDLE = "bundle"  # the folder of what ships, of a run or of a student
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -73,11 +75,25 @@ class RunDir:
 
     @property
     def bundle(self) -> Path:
-        return self.root / "bundle"
+        return self.root / BUNDLE
 
     def export_of(self, file_format: str, name: str) -> Path:
         """Where a rule or trial that a user chose is written by default."""
         return self.root / f"{file_format}-{name}"
+
+    @property
+    def distilled(self) -> Path:
+        """The folder of the one model that learnt from the ensemble."""
+        return self.root / "distilled"
+
+    @property
+    def distilled_json(self) -> Path:
+        return self.distilled / "distilled.json"
+
+    @property
+    def pseudo(self) -> Path:
+        """The folder of the student that learnt from pseudo labels."""
+        return self.root / "pseudo"
 
     @property
     def report(self) -> Path:

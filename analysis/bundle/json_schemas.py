@@ -13,10 +13,17 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from analysis.bundle.manifest import Manifest
+from analysis.ensembling.distilled_result import DistilledResult
+from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.ensembling.result import EnsembleResult
 from trainables.files import write_text
 
-SCHEMAS: Mapping[str, type[BaseModel]] = {"ensemble": EnsembleResult, "bundle": Manifest}
+SCHEMAS: Mapping[str, type[BaseModel]] = {
+    "ensemble": EnsembleResult,
+    "bundle": Manifest,
+    "distilled": DistilledResult,
+    "pseudo": PseudoResult,
+}
 
 
 def schema_text(model: type[BaseModel]) -> str:

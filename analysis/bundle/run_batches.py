@@ -125,7 +125,7 @@ _SHARE: list[_Share] = []  # of a worker process: one, from `_begin` on
 
 def _begin(task: Task, batches: Sequence[Batch]) -> None:
     """Set up a worker process: one thread, so that equal runs give equal bytes, and an end when the parent ends."""
-    prepare_worker(1)
+    prepare_worker(1, 0.0 if task.execution.device == "cpu" else 1.0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _SHARE.append(_Share(task, batches))

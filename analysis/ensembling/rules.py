@@ -120,10 +120,11 @@ def member(sample: Sample) -> list[Vote]:
 
 def member_class(sample: Sample) -> list[Vote]:
     """Starts where the plainer fits ended, so that on the sample it is at least as good as each of them, and from
-    uniform: which start ends highest differs from sample to sample."""
-    plainer = [sample.fits["soft_class"].weights, sample.fits["member"].weights]
-    starts = [*plainer, _alone_class(sample), sample.uniform]
-    return _shrinkages(sample.fit("member_class", starts, "member_class", sample.uniform), sample.uniform)
+    uniform: which start ends highest differs from sample to sample. Shrinks towards the soft vote with class weights,
+    since equal weights hurt where members are unequal (docs/LOG.md)."""
+    plain = sample.fits["soft_class"].weights
+    starts = [plain, sample.fits["member"].weights, _alone_class(sample), sample.uniform]
+    return _shrinkages(sample.fit("member_class", starts, "member_class", plain), plain)
 
 
 def stacked(sample: Sample) -> list[Vote]:

@@ -25,9 +25,14 @@ def exports_markup(exports: Sequence[Mapping[str, str]]) -> Markup:
 
 def mark_exports(report: Path, exports: Sequence[Mapping[str, str]]) -> bool:
     """Fill the place in the report that is there; False where it has none."""
-    before, begin, rest = report.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    return fill(report, BEGIN, exports_markup(exports), END)
+
+
+def fill(report: Path, begin: Markup, filled: Markup, end: Markup) -> bool:
+    """Replace what lies between two comments of the report, these included; False where it lacks one of them."""
+    before, found, rest = report.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
         return False
-    html.write_text(report, f"{before}{exports_markup(exports)}{after}")
+    html.write_text(report, f"{before}{filled}{after}")
     return True

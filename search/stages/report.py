@@ -9,6 +9,7 @@ import optuna
 
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
+from analysis.ensembling.distilled_result import DistilledResult
 from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.verdict import describe_form
 from analysis.report.gallery import GalleryItem
@@ -62,6 +63,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         warnings=read_json(run.data_json)["warnings"],
         notes=[*split.notes, *why_not, *([floor.describe(scores_of(study_rows(study, run.root)))] if floor else [])],
         exports=record.get("exports", []),
+        distilled=DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )
     write_report(run.report, facts)

@@ -67,8 +67,6 @@ def _member(row: TrialRow) -> MemberResult:
 
 def _rule(ensemble: EnsembleResult, place: int) -> RuleResult:
     num_classes, members = len(ensemble.classes), ensemble.members
-    none = (None,) * num_classes
-    unscored = Score(miou=None, low=None, high=None, iou=none, iou_low=none, iou_high=none)
     return RuleResult(
         name=SINGLE_TRIAL,
         vote="soft",
@@ -76,11 +74,17 @@ def _rule(ensemble: EnsembleResult, place: int) -> RuleResult:
         views=tuple((PLAIN,) if m == place else () for m in range(len(members))),
         cost=members[place].costs.get(PLAIN, 0.0),  # 0: not measured; it goes into no bundle
         temperatures=(1.0,) * len(members),
-        val_fitted=unscored,
-        val_crossfit=unscored,
-        holdout=unscored,
+        val_fitted=unscored(num_classes),
+        val_crossfit=unscored(num_classes),
+        holdout=unscored(num_classes),
         gain_crossfit=UNKNOWN,
         gain_over_rival_crossfit=UNKNOWN,
         gain_holdout=UNKNOWN,
         gain_over_rival_holdout=UNKNOWN,
     )
+
+
+def unscored(num_classes: int) -> Score:
+    """Of a model that was not scored on some images."""
+    none = (None,) * num_classes
+    return Score(miou=None, low=None, high=None, iou=none, iou_low=none, iou_high=none)

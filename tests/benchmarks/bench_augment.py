@@ -216,7 +216,7 @@ def memory_mb(cache: Cache, aug: Augmentation) -> dict[str, float]:
     ids = [record.image_id for record in cache.index.images]
     row = {"cache_mb": sum(f.stat().st_size for f in cache.folder.glob("*.u8")) / 2**20}
     for count in (1, NUM_WORKERS):
-        loader = train_loader(TrainSet(cache, ids, aug, 0), 8, count, 0, 0)
+        loader = train_loader(TrainSet(cache, ids, aug, 0), 8, count, 0)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="This DataLoader will create")

@@ -33,7 +33,7 @@ class LogitHeader:
     trial: str
     recipe_hash: str
     family: str
-    split: Literal["val", "holdout"]
+    split: Literal["val", "holdout", "train"]  # train: what a teacher says of the images that its student learns from
     view: str  # a view's name, such as 's1.00-none'; flips are already undone
     classes: tuple[str, ...]  # (K,), in the order of the logits
     stride: int  # of the head, in pixels of the view's own image

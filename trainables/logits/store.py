@@ -179,7 +179,9 @@ class LogitStore:
             raise ValueError(f"{folder} holds no {what}; run the logits stage first")
         self._headers = headers
         if self.header.lineage:
-            read_lineage(folder, self.header.lineage).check(self.header.split, self._sizes, folder)
+            part = self.header.split
+            assert part != "train", "a teacher's store has no lineage"
+            read_lineage(folder, self.header.lineage).check(part, self._sizes, folder)
 
     def __reduce__(self) -> tuple[Callable[..., LogitStore], tuple[Path]]:
         return partial(LogitStore, allow_missing=self.allow_missing), (self.folder,)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainables.data.augment.consistency_set import ConsistencySet
 from trainables.data.augment.pipeline import write_pipeline
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
 from trainables.logits.predict_views import Inference, autocast_dtype
@@ -28,7 +29,7 @@ from trainables.training.checkpoint import (
 )
 from trainables.training.epoch import Diverged, train_epoch
 from trainables.training.losses import SegmentationLoss
-from trainables.training.state import TrainingState, prepare, steps_per_epoch
+from trainables.training.state import TrainingState, prepare, steps_of
 from trainables.training.trial import Trial
 from trainables.training.validate import no_scores, validate
 from trainables.worker_process import is_out_of_memory
@@ -90,11 +91,12 @@ def _epochs(
     clock: Callable[[], float],
 ) -> dict[str, Any]:
     recipe, ranks = trial.recipe, state.ranks
-    dataset = TrainSet(trial.cache, trial.split.train_ids, recipe.augmentation, recipe.seed)
+    dataset = train_set(trial)
     num_workers = -(-recipe.train.num_workers // ranks.count)
     pinned = trial.device.startswith("cuda")
-    loader = train_loader(dataset, recipe.train.batch_size, num_workers, recipe.seed, state.epoch, ranks, pinned=pinned)
-    assert len(loader) == steps_per_epoch(recipe, trial.split), "the schedule must know how many batches there are"
+    batch_size = recipe.train.batch_size
+    loader = train_loader(dataset, batch_size, num_workers, state.epoch, ranks, trial.extra, pinned=pinned)
+    assert len(loader) == steps_of(trial), "the schedule must know how many batches there are"
     try:
         while state.epoch < recipe.train.num_epochs:
             dataset.set_epoch(state.epoch)
@@ -116,6 +118,15 @@ def _epochs(
     finally:
         stop_workers(loader)
     return state.metrics
+
+
+def train_set(trial: Trial) -> TrainSet:
+    """The images of a trial, as its epochs see them."""
+    cache, ids, aug, seed = trial.cache, trial.split.train_ids, trial.recipe.augmentation, trial.recipe.seed
+    if trial.consistency is None:
+        return TrainSet(cache, ids, aug, seed, trial.soft, trial.extra)
+    assert trial.extra is not None, "what a trial says of extra images needs some"
+    return ConsistencySet(cache, ids, aug, seed, trial.extra)
 
 
 def _seed_of(*numbers: int) -> int:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from trainables.data.augment.train_set import Batch, Item, to_batch
 from trainables.recipe.recipe import Recipe
+from trainables.training.distillation import known_pixels
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState
 
@@ -63,15 +64,24 @@ def update(
     a micro-batch, over all ranks) or a loss over classes (of a rank's micro-batch) takes from its part alone.
     """
     parts, ranks = state.accumulate, state.ranks
-    whole = ranks.sum(loss.weight(batch.label)) if parts * ranks.count > 1 else None
+    divided = parts * ranks.count > 1
+    whole = ranks.sum(loss.weight(batch.label)) if divided else None
+    soft: list[tuple[Tensor | None, ...]] = [()] * parts  # arguments of a student, or of consistency, beyond a trial's
+    if batch.soft is not None:
+        soft_whole = ranks.sum(known_pixels(batch.soft)) if divided else None
+        soft = [(part, soft_whole) for part in batch.soft.chunk(parts)]
+    if batch.strong is not None and batch.valid is not None:
+        valid_whole = ranks.sum(batch.valid.sum().float()) if divided else None
+        views = zip(batch.strong.chunk(parts), batch.valid.chunk(parts), strict=True)
+        soft = [(strong, valid, valid_whole) for strong, valid in views]
     total = torch.zeros((), device=batch.label.device)
-    for left, image, label in zip(
-        range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), strict=True
+    for left, image, label, taught in zip(
+        range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), soft, strict=True
     ):
         apart = getattr(state.step, "no_sync", contextlib.nullcontext) if left else contextlib.nullcontext
         with apart():  # ranks exchange gradients once, with the last part's
             with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
-                part = state.step(image, label, whole)
+                part = state.step(image, label, whole, *taught)
             state.scaler.scale(part * ranks.count).backward()  # type: ignore[no-untyped-call]  # ranks average
         total += part.detach()
     if recipe.optimizer.clip_norm is not None:

@@ -208,7 +208,7 @@ def has_batch_norm(model: nn.Module) -> bool:
 def training_images(recipe: Recipe, cache: Cache, split: Split, batch_size: int) -> list[Tensor]:
     """Batches (B,3,crop,crop) uint8 of the first epoch as the trial saw them, about BATCH_NORM_IMAGES in all."""
     dataset = TrainSet(cache, split.train_ids, recipe.augmentation, recipe.seed)
-    loader = train_loader(dataset, batch_size, 0, recipe.seed, epoch=0)
+    loader = train_loader(dataset, batch_size, 0, epoch=0)
     return [image for image, _, _ in itertools.islice(loader, -(-BATCH_NORM_IMAGES // batch_size))]
 
 

@@ -5,6 +5,7 @@ It holds model, EMA, optimiser, schedule, scaler, counters and the best score.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,11 @@ from torch import nn
 
 from trainables.data.index import Split
 from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.weights_file import fingerprint, load_weights
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import load_state, random_states, restore_random_states
+from trainables.training.consistency import ConsistencyStep
 from trainables.training.losses import SegmentationLoss, build_loss
 from trainables.training.optim import build_optimizer, build_schedule
 from trainables.training.sync_batch_norm import synchronise
@@ -104,7 +107,7 @@ def prepare(
     `autocast` float16 turns gradient scaling on; `accumulate` overrides the recipe's. Raises ValueError where
     activations shall be recomputed in a backbone that has no switch for it.
     """
-    recipe, index, device = trial.recipe, trial.cache.index, trial.device
+    recipe, device = trial.recipe, trial.device
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)
     torch.manual_seed(recipe.seed)  # of every device
@@ -114,21 +117,41 @@ def prepare(
     optimizer = build_optimizer(model, cfg)
     # without a warm-up the average of a short run would mostly hold its random start
     ema = None if train.ema_decay is None else ModelEmaV3(model, decay=train.ema_decay, use_warmup=True)
-    step = ranks.averaging(TrainingStep(model, loss), device)
+    step = ranks.averaging(_step_of(trial, model, loss), device)
     state = TrainingState(
         model=model,
         step=compiled(step, device) if train.compile else step,
         ema=ema,
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_per_epoch(recipe, trial.split)),
+        schedule=build_schedule(optimizer, cfg, train.num_epochs, steps_of(trial)),
         scaler=torch.amp.GradScaler(torch.device(device).type, enabled=autocast == torch.float16),
-        identity={"recipe": recipe.hash, "data": index.fingerprint, "split": trial.split.fingerprint},
+        identity=_identity(trial),
         accumulate=accumulate or train.accumulate,
         ranks=ranks,
     )
     if resume_from is not None:
         state.restore(resume_from)
     return state, loss
+
+
+def _identity(trial: Trial) -> dict[str, str]:
+    found = {"recipe": trial.recipe.hash, "data": trial.cache.index.fingerprint, "split": trial.split.fingerprint}
+    if trial.soft is not None:
+        found["teacher"] = trial.soft.identity
+    if trial.extra is not None:
+        images = hashlib.sha256("\n".join(trial.split.train_ids).encode()).hexdigest()[:16]
+        found["extra images"] = f"{images} {trial.extra.count} {trial.extra.share}"
+    if trial.consistency is not None:
+        found["consistency"] = trial.consistency.identity
+    if trial.start_from is not None:
+        found["start"] = fingerprint(trial.start_from)
+    return found
+
+
+def _step_of(trial: Trial, model: Segmentor, loss: SegmentationLoss) -> TrainingStep:
+    if trial.consistency is not None:
+        return ConsistencyStep(model, loss, trial.consistency)
+    return TrainingStep(model, loss, trial.soft)
 
 
 def _loss_of(trial: Trial) -> SegmentationLoss:
@@ -139,7 +162,10 @@ def _loss_of(trial: Trial) -> SegmentationLoss:
 
 def _build_model(trial: Trial, ranks: Ranks, *, pretrained: bool | None) -> Segmentor:
     recipe, device = trial.recipe, trial.device
+    pretrained = False if trial.start_from is not None else pretrained
     built = build_segmentor(recipe, trial.cache.index.num_classes, pretrained=pretrained)
+    if trial.start_from is not None:
+        built.load_state_dict(load_weights(trial.start_from))
     # tensor cores read channels-last; a CPU gains by it in some layers only
     layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
     model: Segmentor = built.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
@@ -160,6 +186,14 @@ def checkpoint_gradients(model: Segmentor) -> None:
         "train.grad_checkpointing must be false for a backbone without timm's switch for it, got true; use a larger "
         "train.accumulate instead"
     )
+
+
+def steps_of(trial: Trial) -> int:
+    """Updates per epoch."""
+    recipe, split = trial.recipe, trial.split
+    if trial.extra is None:
+        return steps_per_epoch(recipe, split)
+    return trial.extra.num_batches(len(split.train_ids), recipe.train.batch_size)
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:

@@ -1,6 +1,7 @@
 """The loss of a micro-batch as one module that can be compiled and shared by ranks.
 
-The module maps (image (B,3,H,W), label (B,H,W), weight () of the whole batch or None) to loss (). It holds the
+The module maps (image (B,3,H,W), label (B,H,W), weight () of the whole batch or None) to loss (); a student's also
+takes its teacher's logits (B,K,H/4,W/4) and how many of their pixels the whole batch knows, () or None. It holds the
 segmentor itself, whose state dict keeps its plain names.
 """
 
@@ -14,25 +15,45 @@ from torch import Tensor, nn
 
 from trainables.models.resize import upsample
 from trainables.models.segmentor import Segmentor
+from trainables.training.distillation import SoftLabels, soft_loss
 from trainables.training.losses import SegmentationLoss
 
 
 class TrainingStep(nn.Module):
     """The sum of the main loss and the weighted auxiliary ones."""
 
-    def __init__(self, model: Segmentor, loss: SegmentationLoss) -> None:
+    def __init__(self, model: Segmentor, loss: SegmentationLoss, teacher: SoftLabels | None = None) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.alpha = 1.0 if teacher is None else teacher.alpha
+        self.temperature = 1.0 if teacher is None else teacher.temperature
 
-    def forward(self, image: Tensor, label: Tensor, whole: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        image: Tensor,
+        label: Tensor,
+        whole: Tensor | None,
+        soft: Tensor | None = None,
+        soft_whole: Tensor | None = None,
+    ) -> Tensor:
         outputs = self.model.forward_all(image)
         size = (label.shape[1], label.shape[2])
-        total: Tensor = self.loss(upsample(outputs.logits.float(), self.model.stride, size), label, whole)
+        main = upsample(outputs.logits.float(), self.model.stride, size)
+        total = self._loss(main, label, whole, soft, soft_whole)
         for logits, weight in outputs.aux:
             stride = image.shape[2] // logits.shape[2]  # crops are multiples of 32 px
-            total = total + weight * self.loss(upsample(logits.float(), stride, size), label, whole)
+            full = upsample(logits.float(), stride, size)
+            total = total + weight * self._loss(full, label, whole, soft, soft_whole)
         return total
+
+    def _loss(
+        self, logits: Tensor, label: Tensor, whole: Tensor | None, soft: Tensor | None, soft_whole: Tensor | None
+    ) -> Tensor:
+        hard: Tensor = self.loss(logits, label, whole)
+        if soft is None:
+            return hard
+        return self.alpha * hard + (1 - self.alpha) * soft_loss(logits, soft, self.temperature, soft_whole)
 
 
 def compiled(step: nn.Module, device: str) -> nn.Module:

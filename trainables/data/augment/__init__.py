@@ -2,6 +2,7 @@
 
 __all__ = [
     "build_transforms",
+    "consistency_set",
     "crop",
     "geometry",
     "mix_sources",
@@ -9,5 +10,6 @@ __all__ = [
     "offline_mix",
     "photometric",
     "pipeline",
+    "source_map",
     "train_set",
 ]  # modules

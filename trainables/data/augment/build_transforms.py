@@ -33,6 +33,16 @@ def appearance_steps(aug: Augmentation) -> list[Step]:
     return [*colour, *policy_steps(aug.policy), *(s for g in (aug.noise, aug.blur, aug.cutout) for s in group_steps(g))]
 
 
+def strong_steps() -> list[Step]:
+    """The colours of a strong view, as UniMatch has them (Yang et al. 2023); labels stay true."""
+    jitter = {"brightness": (0.5, 1.5), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.25, 0.25)}
+    return [
+        A.ColorJitter(**jitter, p=0.8),
+        A.ToGray(p=0.2),
+        A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=0.5),
+    ]
+
+
 def group_steps(group: Group) -> list[Step]:
     """The operators of a group, each by itself or one of them."""
     steps = [PIXEL_STEPS[name](operator) for name, operator in group.operators().items()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import albumentations as A
 import cv2
@@ -19,6 +19,7 @@ from albumentations.core.type_definitions import Targets
 from trainables.data.index import IGNORE_INDEX
 
 Pixels = npt.NDArray[np.uint8]
+Scalar = TypeVar("Scalar", np.uint8, np.int32)  # of labels, and of a map of source pixels that moves as a label does
 
 PAD_RGB = (124, 116, 104)  # the ImageNet mean: about zero once a backbone has normalised it
 CAP_TRIES = 10  # mmsegmentation's: a cap that no window meets must not hold the loader up
@@ -40,19 +41,19 @@ class Window:
         """(H,W,3) -> (h,w,3), bilinear."""
         return self._cut(image, cv2.INTER_LINEAR, PAD_RGB)
 
-    def cut_label(self, label: Pixels) -> Pixels:
+    def cut_label(self, label: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """(H,W) -> (h,w): the nearest pixel by centres, as `cut_image` counts them."""
         return self._cut(label, cv2.INTER_NEAREST_EXACT, IGNORE_INDEX)
 
-    def _cut(self, source: Pixels, interpolation: int, fill: int | tuple[int, ...]) -> Pixels:
-        size = (self.to_height_px, self.to_width_px)
+    def _cut(self, source: npt.NDArray[Scalar], interpolation: int, fill: int | tuple[int, ...]) -> npt.NDArray[Scalar]:
+        size: tuple[int, int] = (self.to_height_px, self.to_width_px)
         rows, to_rows = _overlap(source.shape[0], self.height_px, self.top, self.to_height_px)
         columns, to_columns = _overlap(source.shape[1], self.width_px, self.left, self.to_width_px)
         shape = (to_columns.stop - to_columns.start, to_rows.stop - to_rows.start)
         piece = cv2.resize(source[rows, columns], shape, interpolation=interpolation)
         if piece.shape[:2] == size:
-            return np.asarray(piece, np.uint8)
-        out = np.empty((*size, *source.shape[2:]), np.uint8)
+            return np.asarray(piece, source.dtype)
+        out = np.empty((*size, *source.shape[2:]), source.dtype)
         out[:] = fill
         out[to_rows, to_columns] = piece
         return out
@@ -139,6 +140,8 @@ class ScaledCrop(A.DualTransform):
         """(H,W,3) -> (size_px,size_px,3)."""
         return Window(top, left, window_px, window_px, self.size_px, self.size_px).cut_image(img)
 
-    def apply_to_mask(self, mask: Pixels, window_px: int, top: int, left: int, **_: Any) -> Pixels:
+    def apply_to_mask(
+        self, mask: npt.NDArray[Scalar], window_px: int, top: int, left: int, **_: Any
+    ) -> npt.NDArray[Scalar]:
         """(H,W) -> (size_px,size_px)."""
         return Window(top, left, window_px, window_px, self.size_px, self.size_px).cut_label(mask)

@@ -19,7 +19,7 @@ from albumentations.augmentations.geometric import functional as exact
 from albumentations.core.type_definitions import Targets
 from numpy.typing import NDArray
 
-from trainables.data.augment.crop import PAD_RGB, Pixels
+from trainables.data.augment.crop import PAD_RGB, Pixels, Scalar
 from trainables.data.index import IGNORE_INDEX
 from trainables.recipe.operators import (
     AffineOp,
@@ -75,7 +75,7 @@ class Warp(A.DualTransform):
         """(H,W,3) -> (H,W,3)."""
         return move(img, matrix, field, cv2.INTER_LINEAR, PAD_RGB)
 
-    def apply_to_mask(self, mask: Pixels, matrix: Matrix, field: Field | None, **_: Any) -> Pixels:
+    def apply_to_mask(self, mask: NDArray[Scalar], matrix: Matrix, field: Field | None, **_: Any) -> NDArray[Scalar]:
         """(H,W) -> (H,W)."""
         return move(mask, matrix, field, cv2.INTER_NEAREST, (IGNORE_INDEX,))
 
@@ -218,14 +218,16 @@ def transform(matrix: Matrix, points: Field) -> Field:
     return np.asarray(cv2.perspectiveTransform(points, matrix), np.float32)
 
 
-def move(source: Pixels, matrix: Matrix, field: Field | None, interpolation: int, fill: tuple[int, ...]) -> Pixels:
+def move(
+    source: NDArray[Scalar], matrix: Matrix, field: Field | None, interpolation: int, fill: tuple[int, ...]
+) -> NDArray[Scalar]:
     """The source resampled: by the field (output to source) where there is one, else by the matrix."""
     border: Any = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": fill}
     if field is not None:
-        return np.asarray(cv2.remap(source, field, NO_SECOND_MAP, interpolation, **border), np.uint8)
+        return np.asarray(cv2.remap(source, field, NO_SECOND_MAP, interpolation, **border), source.dtype)
     if np.array_equal(matrix, np.eye(3)):
         return source
     size = source.shape[1::-1]
     if np.array_equal(matrix[2], (0, 0, 1)):
-        return np.asarray(cv2.warpAffine(source, matrix[:2], size, flags=interpolation, **border), np.uint8)
-    return np.asarray(cv2.warpPerspective(source, matrix, size, flags=interpolation, **border), np.uint8)
+        return np.asarray(cv2.warpAffine(source, matrix[:2], size, flags=interpolation, **border), source.dtype)
+    return np.asarray(cv2.warpPerspective(source, matrix, size, flags=interpolation, **border), source.dtype)

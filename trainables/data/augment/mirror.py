@@ -9,8 +9,10 @@ import albumentations as A
 import cv2
 import numpy as np
 from albumentations.core.type_definitions import Targets
+from numpy.typing import NDArray
 
-from trainables.data.augment.crop import Pixels
+from trainables.data.augment.crop import Pixels, Scalar
+from trainables.data.augment.source_map import swapped
 from trainables.data.flip_pairs import swap_table
 
 AXES = {"horizontal": A.HorizontalFlip, "vertical": A.VerticalFlip}
@@ -36,6 +38,9 @@ class SwappingFlip(A.DualTransform):
         """(H,W,3) -> (H,W,3)."""
         return np.asarray(self._flip.apply(img, **params), np.uint8)
 
-    def apply_to_mask(self, mask: Pixels, **params: Any) -> Pixels:
-        """(H,W) -> (H,W)."""
-        return np.asarray(cv2.LUT(np.ascontiguousarray(self._flip.apply(mask, **params)), self._table), np.uint8)
+    def apply_to_mask(self, mask: NDArray[Scalar], **params: Any) -> NDArray[Scalar]:
+        """(H,W) -> (H,W). A map of source pixels notes that classes changed places there."""
+        flipped = np.ascontiguousarray(self._flip.apply(mask, **params))
+        if mask.dtype != np.uint8:
+            return np.asarray(swapped(flipped), mask.dtype)
+        return np.asarray(cv2.LUT(flipped, self._table), mask.dtype)

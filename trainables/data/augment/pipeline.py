@@ -20,7 +20,7 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 
-from trainables.data.augment.build_transforms import Step, appearance_steps, geometry_steps
+from trainables.data.augment.build_transforms import Step, appearance_steps, geometry_steps, strong_steps
 from trainables.data.augment.crop import PAD_RGB as PAD_RGB
 from trainables.data.augment.crop import Pixels as Pixels
 from trainables.data.augment.crop import ScaledCrop, base_factor
@@ -32,15 +32,24 @@ from trainables.recipe.augmentation import Augmentation
 STRIDE_PX = 32  # the coarsest feature of the pyramid
 
 
-def train_transform(aug: Augmentation, seed: int, flip_pairs: Sequence[tuple[int, int]] = ()) -> A.Compose:
+def train_transform(
+    aug: Augmentation, seed: int, flip_pairs: Sequence[tuple[int, int]] = (), *, maps_sources: bool = False
+) -> A.Compose:
     """The training pipeline of a recipe: call it with image= (H,W,3) and mask= (H,W), `reseed` it before each sample.
 
     Where the recipe mixes images, also with sources= (a `Sources`) and position= (of the image in its ids).
 
-    `flip_pairs` are classes that change places in a mirrored image.
+    `flip_pairs` are classes that change places in a mirrored image. With `maps_sources` it is also called with
+    where= (a `source_map`), which moves as the label does; the draws stay the same. A mixed image has pixels of
+    several sources: ValueError for a recipe that mixes.
 
     Colours come last: they then touch crop_px x crop_px pixels, whatever the source's size.
     """
+    if maps_sources and aug.mixes:
+        raise ValueError(
+            "soft labels must be of one image's pixels, got an augmentation with mosaic, cutmix, classmix or "
+            "copy_paste, which mixes several; turn these off"
+        )
     steps: list[Step] = [ScaledCrop(aug.crop_px, aug.short_px, aug.scale_min, aug.scale_max, aug.cat_max_ratio)]
     if aug.mixes:
         steps.append(Mix.of(aug))
@@ -56,7 +65,25 @@ def train_transform(aug: Augmentation, seed: int, flip_pairs: Sequence[tuple[int
             )
         )
     steps += appearance_steps(aug)
-    pipeline = A.Compose(steps)
+    pipeline = A.Compose(steps, additional_targets={"where": "mask"} if maps_sources else None)
+    reseed(pipeline, seed)
+    return pipeline
+
+
+def weak_transform(aug: Augmentation, seed: int) -> A.Compose:
+    """A recipe's windows, flips and geometry without its colours, mixing and cut-outs: how an unlabelled image is shown
+    to the network whose prediction is then its label."""
+    steps: list[Step] = [ScaledCrop(aug.crop_px, aug.short_px, aug.scale_min, aug.scale_max)]
+    steps += [mirror_step("horizontal", aug.hflip_p, ())] if aug.hflip_p > 0 else []
+    steps += [mirror_step("vertical", aug.vflip_p, ())] if aug.vflip_p > 0 else []
+    pipeline = A.Compose([*steps, *geometry_steps(aug)])
+    reseed(pipeline, seed)
+    return pipeline
+
+
+def strong_transform(seed: int) -> A.Compose:
+    """Changes the colours of a weak view, and moves no pixel."""
+    pipeline = A.Compose(strong_steps())
     reseed(pipeline, seed)
     return pipeline
 

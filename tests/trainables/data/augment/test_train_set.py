@@ -45,7 +45,7 @@ def _dataset(num_images: int = 6, seed: int = 0) -> TrainSet:
 
 
 def _epoch(num_workers: int, epoch: int, seed: int = 0) -> list[Raw]:
-    loader = train_loader(_dataset(seed=seed), 2, num_workers, seed, epoch)
+    loader = train_loader(_dataset(seed=seed), 2, num_workers, epoch)
     try:
         return [cast(Raw, tuple(part.clone() for part in raw)) for raw in loader]
     finally:
@@ -94,7 +94,7 @@ def test_a_sample_depends_on_its_position_and_not_on_what_came_before() -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_one_loader_serves_all_epochs(num_workers: int) -> None:
     dataset = _dataset()
-    loader = train_loader(dataset, 2, num_workers, seed=0, epoch=1)
+    loader = train_loader(dataset, 2, num_workers, epoch=1)
     try:
         for epoch in (1, 2, 3):
             dataset.set_epoch(epoch)
@@ -105,7 +105,7 @@ def test_one_loader_serves_all_epochs(num_workers: int) -> None:
 
 def test_an_abandoned_epoch_leaves_nothing_behind() -> None:
     dataset = _dataset()
-    loader = train_loader(dataset, 2, 2, seed=0, epoch=1)
+    loader = train_loader(dataset, 2, 2, epoch=1)
     try:
         next(iter(loader))
         dataset.set_epoch(2)
@@ -115,7 +115,7 @@ def test_an_abandoned_epoch_leaves_nothing_behind() -> None:
 
 
 def test_stop_workers_ends_them_and_the_loader_works_on() -> None:
-    loader = train_loader(_dataset(), 2, 2, seed=0, epoch=1)
+    loader = train_loader(_dataset(), 2, 2, epoch=1)
     first = next(iter(loader))
     assert len(multiprocessing.active_children()) >= 2
     before = set(multiprocessing.active_children())
@@ -135,7 +135,7 @@ def test_torch_s_global_generator_is_not_drawn_from(num_workers: int) -> None:
 
 @pytest.mark.parametrize(("num_images", "sizes"), [(6, [4]), (4, [4]), (3, [3]), (1, [1])])
 def test_short_batches_are_left_out_where_the_set_has_a_whole_one(num_images: int, sizes: list[int]) -> None:
-    loader = train_loader(_dataset(num_images), 4, 0, seed=0, epoch=0)
+    loader = train_loader(_dataset(num_images), 4, 0, epoch=0)
     assert [len(raw[0]) for raw in loader] == sizes
 
 
@@ -145,7 +145,7 @@ def test_each_epoch_shows_each_image_once() -> None:
 
 
 def test_to_batch_normalises_as_torchvision_would() -> None:
-    raw = next(iter(train_loader(_dataset(), 3, 0, seed=0, epoch=0)))
+    raw = next(iter(train_loader(_dataset(), 3, 0, epoch=0)))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     batch = to_batch(cast(Raw, tuple(raw)), "cpu", mean, std)
     expected = (raw[0] / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -165,7 +165,7 @@ def test_a_real_cache_goes_through_workers(tmp_path: Path) -> None:
     cache = Cache.open(index, tmp_path / "cache")
     batches = []
     for num_workers in (0, 2):
-        loader = train_loader(TrainSet(cache, index.ids("train"), AUG, 0), 4, num_workers, 0, 1)
+        loader = train_loader(TrainSet(cache, index.ids("train"), AUG, 0), 4, num_workers, 1)
         batches.append([cast(Raw, tuple(part.clone() for part in raw)) for raw in loader])
         stop_workers(loader)
     assert _equal(*batches)

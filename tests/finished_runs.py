@@ -1,0 +1,73 @@
+"""Runs that are finished as far as their verdict, made without Ray from recipes and a function that trains them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.result import HoldoutOpening
+from analysis.voting.labelled_logits import LabelledLogits
+from search.engine.study_file import STUDY_NAME, open_storage
+from search.run_dir import RunDir, write_json
+from search.space.space import load_space
+from search.stages import run_data
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.logits.store import LogitStore
+from trainables.logits.view import View
+from trainables.logits.write_logits import Candidate, write_logits
+from trainables.recipe.recipe import Recipe
+
+AT = "2026-05-01T12:00:00+00:00"
+Train = Callable[[Recipe, Cache, Split, Path], float]  # writes best.safetensors and best.json; -> val mIoU
+
+
+def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Recipe], train: Train) -> None:
+    """Write `run` with one trial per recipe; its decoded images lie in cache/ beside it."""
+    run.root.mkdir(parents=True)
+    (run.root / "given.yaml").write_text(space, encoding="utf-8")
+    loaded = load_space(str(run.root / "given.yaml"), profile=None, overrides=())
+    index, cache = run_data.read_data(card, run.root.parent / "cache", lambda _: None)
+    split = run_data.split_data(index, cache, loaded.options, lambda _: None)
+    data = run_data.Data(index, split, cache, run.root.parent)
+    run.space_yaml.write_text(loaded.to_yaml(), encoding="utf-8")
+    write_json(run.data_json, run_data.describe_data(data, card))
+    record: dict[str, Any] = {"asked": {"space": "given.yaml", "data": str(card), "assignments": [], "profile": None}}
+    record |= {"command": ["segsearch"], "card": str(card), "data_fingerprint": index.fingerprint, "versions": {}}
+    write_json(run.run_json, record | {"started": AT, "stages": {"ensemble": AT}})
+    trials = []
+    for number, recipe in enumerate(recipes):
+        folder = run.tune / f"{number:05d}"
+        trials.append(Candidate(folder.name, recipe, folder, train(recipe, cache, split, folder)))
+    _write_study(run, trials)
+    for one in trials:
+        write_logits(
+            one, cache, split, [View()], {part: run.logits(one.trial, part) for part in one.parts}, device="cpu"
+        )
+
+    def logits(part: str, ids: tuple[str, ...]) -> LabelledLogits:
+        stores = [LogitStore(run.root / "logits" / one.trial / part) for one in trials]
+        return LabelledLogits.of(stores, ids, cache, index)
+
+    provenance = Provenance(HoldoutOpening(at=AT, by="a test"))
+    val, holdout = logits("val", split.val_ids), logits("holdout", split.holdout_ids)
+    fit_ensemble(val, holdout, loaded.options.ensemble, provenance, run.root, seed=loaded.options.seed)
+
+
+def _write_study(run: RunDir, trials: Sequence[Candidate]) -> None:
+    storage = open_storage(run.study_db)
+    study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
+    for one in trials:
+        about = json.loads((one.checkpoint / "best.json").read_text(encoding="utf-8"))
+        recipe = one.recipe
+        identity = {"hash": recipe.hash, "family": recipe.family, "recipe": recipe.model_dump(mode="json")}
+        checkpoint = {"path": str(one.checkpoint.relative_to(run.root))}
+        progress = {"best_miou": one.miou, "best_epoch": about["epoch"]}
+        attrs = {"identity": identity, "checkpoint": checkpoint, "progress": progress}
+        study.add_trial(optuna.trial.create_trial(value=one.miou, user_attrs=attrs))
+    storage.engine.dispose()
