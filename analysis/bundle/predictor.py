@@ -150,7 +150,7 @@ def check_half(device: str, *, half: bool) -> None:
 
 
 def compile_network(network: Network, device: str) -> Network:
-    """The network, compiled by torch for any size. Raises ValueError with the reason where that cannot be done here."""
+    """The network, compiled by torch. Raises ValueError with the reason where that cannot be done here."""
     compiled: Network = torch.compile(network)  # type: ignore[assignment]
     try:
         with torch.no_grad():

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ class _Worker:
 
 
 def run_batches(task: Task, batches: Sequence[Batch]) -> Iterator[BatchOutcome]:
-    """Predict and write all batches; yields as they end.
+    """Predict and write all batches; yields in their order.
 
     Raises ValueError where `out` is full, a batch does not fit the memory, or a process was killed.
     """
@@ -97,11 +97,7 @@ def _in_processes(task: Task, batches: Sequence[Batch], workers: int) -> Iterato
         workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(task, batches)
     )
     try:
-        pending = {pool.submit(_work_on, number) for number in range(len(batches))}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+        yield from pool.map(_work_on, range(len(batches)))
     except BrokenProcessPool as error:
         raise ValueError(
             f"all {workers} processes must live until the end, and one was killed or could not start, as happens where "

@@ -105,13 +105,13 @@ def photograph(path: Path, height: int, width: int, seed: int) -> Path:
 
 
 def bare_loop(bundle: Path, images: list[Path], out: Path) -> float:
-    """Images per second, the networks already loaded."""
+    """Images per second, the load of the networks in it."""
+    began_s = time.perf_counter()
     manifest = read_bundle(bundle).manifest
     models = [load_model(member.recipe, len(CLASSES), bundle / member.weights) for member in manifest.members]
     weights = torch.tensor(manifest.weights)  # (M,K)
     palette = [value for colour in manifest.palette for value in colour]
     out.mkdir()
-    began_s = time.perf_counter()
     with torch.no_grad():
         for start in range(0, len(images), BATCH):
             paths = images[start : start + BATCH]
