@@ -18,6 +18,9 @@ from torch.export import Dim
 
 from analysis.bundle.graphs import LEAST, Graph, Image, Logits, Sizes, sample
 
+# timm's blocks that pad by the remainder of a side over a window. At free sizes the tracer simplifies terms of these
+# remainders for ever (stopped after 4 minutes of a narrow Swin); at one size they are numbers.
+WINDOWED = frozenset({"WindowAttention", "WindowMultiHeadAttention", "LocallyGroupedAttn"})
 _RUN = """
 import sys
 import numpy as np
@@ -31,7 +34,13 @@ np.savez(sys.argv[3], **found)
 
 
 def write_torch_export(graph: Graph, path: Path, sizes: Sizes) -> None:
-    """Write the graph as a program. Raises ValueError where torch.export cannot follow the network."""
+    """Write the graph as a program. Raises ValueError where torch.export cannot follow the network, or would not
+    end (WINDOWED at free sizes)."""
+    if sizes.fixed_px is None and (windowed := WINDOWED & {type(module).__name__ for module in graph.modules()}):
+        raise ValueError(
+            f"torch.export must prove what it is told of sizes, got {graph.backbone.name}, whose {min(windowed)} fills "
+            "feature maps up to whole windows: that takes it many minutes; use --format onnx"
+        )
     m = sizes.multiple_px
     free = {} if sizes.fixed_px else {2: m * Dim("rows", min=LEAST), 3: m * Dim("columns", min=LEAST)}
     shapes = {"image": {0: Dim("batch", min=1), **free}}

@@ -252,12 +252,13 @@ def test_low_precision_asked_for_on_the_cpu_is_honoured(data, tmp_path, monkeypa
 
     def spy(self, image):
         outputs = forward(self, image)
-        seen.append(outputs.logits.dtype)
+        seen.append((self.training, outputs.logits.dtype))
         return outputs
 
     monkeypatch.setattr(Segmentor, "forward_all", spy)
     last, _ = run(recipe_of(num_epochs=1, amp=amp), data, tmp_path)
-    assert set(seen) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[amp]}
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    assert set(seen) == {(True, low), (False, torch.float32)}  # of what is predicted, the last step alone is exact
     assert math.isfinite(last["val/loss"])
 
 
