@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from search.run_dir import RunDir, existing_run_dir, read_json, write_json
+from search.run_dir import BUNDLE, RunDir, existing_run_dir, read_json, write_json
 from search.run_lock import hold
 from search.run_record import read_record
 from search.stages.stage import Stage
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from analysis.ensembling.result import EnsembleResult, RuleResult
 
 EXPORTS = "exports"  # the key of run.json that lists bundles of rules that users chose
+STUDENTS = {"distilled": "distil", "pseudo": "pseudo"}  # folders of a run, and the commands that make them
 Form = Literal["mean", "refit"]
 Format = Literal["bundle", "onnx", "torch_export"]
 
@@ -66,7 +67,8 @@ def main(
     ] = None,
     form: Annotated[Form | None, typer.Option(help="With folds, of the verdict's rule: what its members are.")] = None,
     trial: Annotated[
-        str | None, typer.Option(help="One trial alone, in its plain view, in place of a rule: its number or name.")
+        str | None,
+        typer.Option(help="One trial alone, by number or name, in place of a rule; or `distilled`."),
     ] = None,
     file_format: Annotated[
         Format, typer.Option("--format", help="A bundle, or a graph per network, checked against PyTorch.")
@@ -100,6 +102,8 @@ def export_run(root: Path, wanted: Wanted, output: Output, *, at: str) -> list[s
         from search.stages.single_trial import with_trial_alone
 
         _check_format(output)
+        if wanted.trial in STUDENTS:
+            return _export_student(run, wanted.trial, output)
         ensemble = EnsembleResult.read(run.ensemble_json)
         weights = weights_of(run, ensemble, wanted.form)
         if wanted.trial is None:
@@ -125,6 +129,25 @@ def export_run(root: Path, wanted: Wanted, output: Output, *, at: str) -> list[s
             noted = {"at": at, "rule": chosen.name, "out": str(target), "said": choice.sentence}
             said += [choice.sentence, *_note(run, noted)]
     return [*said, f"the verdict: {ensemble.verdict.sentence}", f"{output.format}{replaced}: {target}"]
+
+
+def _export_student(run: RunDir, name: str, output: Output) -> list[str]:
+    """Write a student's networks for another runtime, from its own bundle; its verdict stands there."""
+    from analysis.bundle.manifest import read_bundle
+    from analysis.bundle.network_export import export_networks
+
+    bundle = run.root / name / BUNDLE
+    if not bundle.is_dir():
+        raise ValueError(
+            f"--trial {name} needs a student that was trained, got no {bundle}; see `segsearch {STUDENTS[name]} --help`"
+        )
+    if output.format == "bundle":
+        raise ValueError(f"--trial {name} is a bundle already, got --format bundle; it lies in {bundle}")
+    target = (output.out.expanduser() if output.out else run.export_of(output.format, name)).resolve()
+    replaced = _check_target(run, target, output.format, is_verdicts=False)
+    found = read_bundle(bundle)
+    lines = export_networks(found, target, output.format, fp16=output.fp16)
+    return [*lines, found.manifest.sentence, f"{output.format}{replaced}: {target}"]
 
 
 def _check_format(output: Output) -> None:

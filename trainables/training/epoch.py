@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from trainables.data.augment.train_set import Batch, Item, to_batch
+from trainables.ranks import Ranks
 from trainables.recipe.recipe import Recipe
 from trainables.training.distillation import known_pixels
 from trainables.training.losses import SegmentationLoss
@@ -66,17 +67,10 @@ def update(
     parts, ranks = state.accumulate, state.ranks
     divided = parts * ranks.count > 1
     whole = ranks.sum(loss.weight(batch.label)) if divided else None
-    soft: list[tuple[Tensor | None, ...]] = [()] * parts  # arguments of a student, or of consistency, beyond a trial's
-    if batch.soft is not None:
-        soft_whole = ranks.sum(known_pixels(batch.soft)) if divided else None
-        soft = [(part, soft_whole) for part in batch.soft.chunk(parts)]
-    if batch.strong is not None and batch.valid is not None:
-        valid_whole = ranks.sum(batch.valid.sum().float()) if divided else None
-        views = zip(batch.strong.chunk(parts), batch.valid.chunk(parts), strict=True)
-        soft = [(strong, valid, valid_whole) for strong, valid in views]
+    more = _beyond_labels(batch, parts, ranks if divided else None)
     total = torch.zeros((), device=batch.label.device)
     for left, image, label, taught in zip(
-        range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), soft, strict=True
+        range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), more, strict=True
     ):
         apart = getattr(state.step, "no_sync", contextlib.nullcontext) if left else contextlib.nullcontext
         with apart():  # ranks exchange gradients once, with the last part's
@@ -95,3 +89,17 @@ def update(
     if state.ema is not None:
         state.ema.update(state.model, step=state.num_updates)
     return total
+
+
+def _beyond_labels(batch: Batch, parts: int, ranks: Ranks | None) -> list[tuple[Tensor | None, ...]]:
+    """What a student's step, or that of consistency, takes of each micro-batch beyond a trial's, with the number of
+    pixels that this is the mean of in the whole batch; the step counts them itself where there is one part of it
+    alone (`ranks` None)."""
+    if batch.soft is not None:
+        known = None if ranks is None else ranks.sum(known_pixels(batch.soft))
+        return [(part, known) for part in batch.soft.chunk(parts)]
+    if batch.strong is not None and batch.valid is not None:
+        count = None if ranks is None else ranks.sum(batch.valid.sum().float())
+        views = zip(batch.strong.chunk(parts), batch.valid.chunk(parts), strict=True)
+        return [(strong, valid, count) for strong, valid in views]
+    return [()] * parts

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
 from analysis.ensembling.distilled_result import DistilledResult
+from search import export
 from search.distil import app
 from search.run_dir import RunDir
 from search.students import distillation
@@ -80,6 +81,20 @@ def test_its_bundle_predicts_what_was_judged(distilled: tuple[Path, str], card: 
         for name in index.ids("holdout")
     )
     assert float(miou(np.asarray(counts))) == pytest.approx(result.comparison.distilled.miou)
+
+
+def test_it_is_exported_for_other_runtimes(distilled: tuple[Path, str]) -> None:
+    root, _ = distilled
+    asked = ["--run", str(root), "--trial"]
+    done = CliRunner().invoke(export.app, [*asked, "distilled", "--format", "onnx"])
+    assert done.exit_code == 0, done.output
+    index = json.loads((root / "onnx-distilled" / "networks.json").read_text(encoding="utf-8"))
+    assert index["rule"] == "distilled"
+    assert done.stdout.splitlines()[-1] == f"onnx: {root / 'onnx-distilled'}"
+    done = CliRunner().invoke(export.app, [*asked, "distilled"])
+    assert "is a bundle already, got --format bundle; it lies in" in done.stderr
+    done = CliRunner().invoke(export.app, [*asked, "pseudo", "--format", "onnx"])
+    assert "needs a student that was trained, got no" in done.stderr
 
 
 def test_what_is_judged_is_left_as_it_is(distilled: tuple[Path, str], finished_run: Path) -> None:
