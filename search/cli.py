@@ -9,13 +9,14 @@ Every subcommand is the function behind the script of its name: `segsearch eda` 
 from __future__ import annotations
 
 from analysis import cleanse, convert, eda, ensemble, init, mix, predict, prune, split, submission
-from search import audit, distil, export, pseudo, run, serve, table
+from search import audit, distil, export, pseudo, run, serve, show_space, table
 from trainables.command import new_app
 
 app = new_app()
 app.info.help = "Search for the best ensemble of segmentation models, judge it on held-out images, export it."
 app.command("run")(run.run)
 app.command("init")(init.main)
+app.command("space")(show_space.main)
 app.command("convert")(convert.main)
 app.command("eda")(eda.main)
 app.command("split")(split.main)
