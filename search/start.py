@@ -124,7 +124,6 @@ def _checked_data(
         say(f"warning: {line}")
     space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
     run_data.check_turns(card, space.options)
-    index = run_data.warn_of_mirrors(card, index, say) if space.mirrors else index
     data = run_data.Data(index, run_data.split_data(index, cache, space.options, say), cache, cache_root)
     if claimed.record is None:
         begin(claimed.run, space, data, run_data.describe_data(data, card))

@@ -10,8 +10,7 @@ import itertools
 import math
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -44,10 +43,17 @@ def recipe_problems(root: Group, image_sizes: Sequence[tuple[int, int]] | None =
     """
     context = {} if image_sizes is None else {"image_sizes": image_sizes}
     found: dict[tuple[str, str], list[str]] = {}
+    waiting: deque[dict[str, Any]] = deque([{}])
+    tried: set[str] = set()
     together: dict[tuple[Path, str], tuple[dict[str, Any], Searched]] = {}
-    for picks, fresh in _one_at_a_time(root):
-        _try(root, picks, found, context)
-        together |= {(node.path[:-1], node.parameter): (picks, node) for node in fresh}
+    while waiting:
+        picks = waiting.popleft()
+        for node in _try(root, picks, found, context):
+            if node.parameter in tried:
+                continue
+            tried.add(node.parameter)
+            together[node.path[:-1], node.parameter] = (picks, node)
+            waiting.extend({**picks, node.parameter: value} for value in _edges(node))
     for left, right in itertools.combinations(together, 2):
         (picks, one), (more, other) = together[left], together[right]
         if left[0] == right[0] and picks == more and not isinstance(one, Branches) | isinstance(other, Branches):
@@ -56,34 +62,17 @@ def recipe_problems(root: Group, image_sizes: Sequence[tuple[int, int]] | None =
     return [_one_line(where, messages) for (where, _), messages in found.items()]
 
 
-def _one_at_a_time(root: Group) -> Iterator[tuple[dict[str, Any], list[Searched]]]:
-    """The picks of the default (none), then with each branch, item and end of a range in turn; and the searched nodes
-    that no recipe before asked for."""
-    waiting: deque[dict[str, Any]] = deque([{}])
-    tried: set[str] = set()
-    while waiting:
-        picks, asked = waiting.popleft(), dict[str, Searched]()
-
-        def pick(node: Searched, picks: Mapping[str, Any] = picks, asked: dict[str, Searched] = asked) -> Any:
-            asked[node.parameter] = node
-            return _picked(picks, node)
-
-        draw(root, pick)
-        fresh = [node for name, node in asked.items() if name not in tried]
-        yield picks, fresh
-        tried |= asked.keys()
-        waiting.extend({**picks, node.parameter: value} for node in fresh for value in _edges(node))
-
-
-def _picked(picks: Mapping[str, Any], node: Searched) -> Any:
-    return picks[node.parameter] if node.parameter in picks else middle(node)
-
-
 def _try(
     root: Group, picks: Mapping[str, Any], found: dict[tuple[str, str], list[str]], context: dict[str, Any]
-) -> None:
-    """The problems of this recipe go to `found`."""
-    values = draw(root, partial(_picked, picks))
+) -> list[Searched]:
+    """The searched nodes that this recipe asked for; its problems go to `found`."""
+    asked: list[Searched] = []
+
+    def pick(node: Searched) -> Any:
+        asked.append(node)
+        return picks[node.parameter] if node.parameter in picks else middle(node)
+
+    values = draw(root, pick)
     for _ in range(3):  # a faulty field hides its section's other rules, so look again without it
         try:
             Recipe.model_validate(values, context=context)
@@ -93,16 +82,11 @@ def _try(
                 _drop(values, _blamed(detail["loc"], detail["msg"]))
                 if detail["type"] in ALREADY_TOLD:
                     continue
-                where, text = _explain(dict(detail), root, partial(_picked, picks))
+                where, text = _explain(dict(detail), root, lambda node: picks.get(node.parameter, middle(node)))
                 messages = found.setdefault((where, detail["type"]), [])
                 if text not in messages:
                     messages.append(text)
-
-
-def mirrors(root: Group) -> bool:
-    """Whether some recipe of a sound space mirrors images in training."""
-    recipes = (Recipe.model_validate(draw(root, partial(_picked, picks))) for picks, _ in _one_at_a_time(root))
-    return any(recipe.augmentation.mirrors for recipe in recipes)
+    return asked
 
 
 def slow_operators(root: Group) -> list[str]:

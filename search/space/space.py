@@ -21,7 +21,7 @@ from search.space.nodes import Branches, Choice, Fixed, Group, Range, Searched, 
 from search.space.options import Options
 from search.space.parser import parse_section
 from search.space.problems import SpaceProblems, nearest
-from search.space.recipe_checks import middle, mirrors, recipe_problems, slow_operators
+from search.space.recipe_checks import middle, recipe_problems, slow_operators
 from search.space.space_file import NOT_OVERRIDDEN, is_search, read_space_file
 from search.space.yaml_format import dump_yaml
 from trainables.files import user_path
@@ -101,11 +101,6 @@ class Space:
     def warnings(self) -> list[str]:
         """Values that are allowed but probably not meant, one line each."""
         return [f"left out, since --set changed the space: {line}" for line in self.lost] + slow_operators(self.root)
-
-    @property
-    def mirrors(self) -> bool:
-        """Whether images are mirrored, in the training of some recipe or in a view."""
-        return set(self.options.tta.flips) != {"none"} or mirrors(self.root)
 
     def to_yaml(self) -> str:
         """The resolved space: one file that stands alone and reads back as this space."""

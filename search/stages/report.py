@@ -60,7 +60,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
         importances=shares,
         gallery=gallery(run, cache, ensemble),
-        warnings=read_json(run.data_json)["warnings"],
+        warnings=index.warnings,
         notes=[*split.notes, *why_not, *([floor.describe(scores_of(study_rows(study, run.root)))] if floor else [])],
         exports=record.get("exports", []),
         distilled=DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,

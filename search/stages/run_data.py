@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search.space.options import Options
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
-from trainables.data.flip_pairs import unspoken_pairs
 from trainables.data.index import SegIndex, Split
 from trainables.data.reader import read
 from trainables.data.splits.make_split import DecodedFacts, decode_facts, decode_pixels, make_split
@@ -32,7 +31,8 @@ class Data:
 def read_data(card: Path, cache_root: Path, say: Callable[[str], None]) -> tuple[SegIndex, Cache]:
     """Read, check and decode a data set. Raises DataProblems with everything that is wrong with it."""
     index = read(read_card(card))
-    _say_warnings(index.warnings, say)
+    for rule, count in index.warnings.items():
+        say(f"warning: {rule}: {count}")
     return index, Cache.open(index, cache_root)
 
 
@@ -94,18 +94,6 @@ def describe_data(data: Data, card: Path) -> dict[str, Any]:
         "val": list(data.split.val_ids),
         "holdout": list(data.split.holdout_ids),
     }
-
-
-def warn_of_mirrors(card: Path, index: SegIndex, say: Callable[[str], None]) -> SegIndex:
-    """For a space that mirrors images: the index with a warning of classes that look like left and right, said too."""
-    found = unspoken_pairs(read_card(card), index.classes)
-    _say_warnings(found, say)
-    return replace(index, warnings={**index.warnings, **found})
-
-
-def _say_warnings(warnings: Mapping[str, int], say: Callable[[str], None]) -> None:
-    for rule, count in warnings.items():
-        say(f"warning: {rule}: {count}")
 
 
 def check_turns(card: Path, options: Options) -> None:

@@ -21,8 +21,17 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def flip_pairs(card: DataCard, classes: Sequence[str], findings: Findings) -> Pairs:
-    """The card's pairs as class indices. Names that are no class, or in two pairs, are errors."""
+    """The card's pairs as class indices. Names that are no class, or in two pairs, are errors; a pair that the names
+    suggest and the card does not speak of is a warning."""
     if card.flip_pairs is None:
+        for left, right in suspected_pairs(classes):
+            findings.warn(
+                "classes",
+                "left and right change places where an image is mirrored (augmentation.hflip_p and vflip_p, "
+                "copy_paste, tta.flips), and labels do not: set flip_pairs in the data card, [] where mirrored classes "
+                "stay as they are",
+                f"[{left}, {right}]",
+            )
         return ()
     used: set[str] = set()
     for name in (name for pair in card.flip_pairs for name in pair):
@@ -33,21 +42,6 @@ def flip_pairs(card: DataCard, classes: Sequence[str], findings: Findings) -> Pa
         used.add(name)
     index = {name: k for k, name in enumerate(classes)}
     return tuple((index[a], index[b]) for a, b in card.flip_pairs if a in index and b in index)
-
-
-def unspoken_pairs(card: DataCard, classes: Sequence[str]) -> dict[str, int]:
-    """A warning, with the number of pairs, where the names of classes suggest pairs and the card does not speak of any.
-    For whoever mirrors images: where nobody does, left stays left."""
-    findings = Findings()
-    for left, right in suspected_pairs(classes) if card.flip_pairs is None else ():
-        findings.warn(
-            "classes",
-            "left and right change places where an image is mirrored, as this space does (augmentation.hflip_p and "
-            "vflip_p, copy_paste, tta.flips), and labels do not: set flip_pairs in the data card, [] where mirrored "
-            "classes stay as they are",
-            f"[{left}, {right}]",
-        )
-    return findings.counted()
 
 
 def suspected_pairs(classes: Sequence[str]) -> list[tuple[str, str]]:

@@ -167,11 +167,6 @@ class Augmentation(Config):
             each is not None and each.p > 0 for each in (self.mosaic, self.cutmix, self.classmix, self.copy_paste)
         )
 
-    @property
-    def mirrors(self) -> bool:
-        """Whether a part of an image may be shown mirrored: pasted objects are, half of the time."""
-        return self.hflip_p > 0 or self.vflip_p > 0 or (self.copy_paste is not None and self.copy_paste.p > 0)
-
     def slow_operators(self) -> list[str]:
         """One line per operator that would keep a GPU waiting, with its YAML path and the remedy."""
         lines = []

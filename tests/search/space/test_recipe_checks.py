@@ -118,20 +118,3 @@ def test_an_operator_that_starves_a_gpu_is_told_of() -> None:
     (line,) = load_space("convnext.yaml", overrides=[override]).warnings()
     assert line.startswith("augmentation.elastic.PiecewiseAffine: takes about 1080 ms per sample on average")
     assert load_space("convnext.yaml").warnings() == []
-
-
-@pytest.mark.parametrize(
-    ("overrides", "mirrored"),
-    [
-        ((), False),
-        (("tta.flips=[none, vertical]",), True),
-        (("tta.flips=[horizontal]",), True),
-        (("augmentation.hflip_p={choice: [0.0, 0.5]}",), True),
-        (("augmentation.vflip_p={float: [0.0, 0.1]}",), True),
-        (("augmentation.preset={choice: [none, copy_paste]}",), True),
-        (("augmentation.copy_paste={p: 0.0}",), False),
-    ],
-)
-def test_a_space_mirrors_where_one_of_its_recipes_or_views_does(overrides: tuple[str, ...], mirrored: bool) -> None:
-    still = ("augmentation.hflip_p=0.0", "tta.flips=[none]")
-    assert load_space("convnext.yaml", profile="cpu", overrides=[*still, *overrides]).mirrors is mirrored

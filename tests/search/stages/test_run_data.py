@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mask_sets import card, write_both
 from PIL import Image
 
 from search.space.options import Options
-from search.stages.run_data import read_data, split_data, warn_of_mirrors
-from trainables.data.card import read_card
-from trainables.data.reader import read
+from search.stages.run_data import read_data, split_data
 
 
 def test_a_val_of_one_image_is_refused_with_the_key_that_makes_it_larger(tmp_path: Path) -> None:
@@ -32,14 +29,3 @@ def test_a_val_of_one_image_is_refused_with_the_key_that_makes_it_larger(tmp_pat
     index, cache = read_data(tmp_path / "data.yaml", tmp_path / "cache", lambda _: None)
     with pytest.raises(ValueError, match=r"val must have at least 2 images.*raise split.val_share"):
         split_data(index, cache, Options(), lambda _: None)
-
-
-def test_left_and_right_are_said_and_kept_for_data_json_where_images_are_mirrored(tmp_path: Path) -> None:
-    write_both(tmp_path, 2)
-    parts = "train: {images: images, masks: masks}\nclasses: [background, left_shoe, right_shoe]\n"
-    path, said = card(tmp_path, "data.yaml", parts), list[str]()
-    index = read(read_card(path))
-    assert not index.warnings
-    (warning,) = warn_of_mirrors(path, index, said.append).warnings
-    assert said == [f"warning: {warning}: 1"]
-    assert warning.endswith("([left_shoe, right_shoe])")
