@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (is_slow(item), not of_ray(item)))
     for item in items:
         if item.get_closest_marker("kills") and not os.environ.get("SEGSEARCH_KILLS"):
-            item.add_marker(pytest.mark.skip(reason="takes ten minutes: make kills"))
+            item.add_marker(pytest.mark.skip(reason="takes minutes: make kills"))
         file = item.nodeid.partition("::")[0] + (", slow" if is_slow(item) else "")
         item.add_marker(pytest.mark.xdist_group("Ray" if of_ray(item) else file))
 
