@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from typing_extensions import override
 
@@ -52,7 +53,7 @@ class MlflowTracker(ReplayingTracker):
         logging.getLogger("alembic").setLevel(logging.WARNING)
         folder = self.info.run.mlflow
         if self.uri:
-            self.client = MlflowClient(tracking_uri=self.uri)
+            self.client = MlflowClient(tracking_uri=without_password(self.uri))
         else:
             folder.mkdir(exist_ok=True)
             store = f"sqlite:///{folder / 'mlflow.db'}"
@@ -162,6 +163,17 @@ class MlflowTracker(ReplayingTracker):
                 self.client.set_terminated(self.runs[trial], "KILLED")  # until the search is resumed
         if WHOLE_SEARCH in self.runs:
             self.client.set_terminated(self.runs[WHOLE_SEARCH], "FINISHED")
+
+
+def without_password(uri: str) -> str:
+    """The address without its user and password, which MLflow then takes from the environment: the texts of its errors,
+    which are shown, hold the address."""
+    parts = urlsplit(uri)
+    if parts.password is None or parts.scheme not in ("http", "https"):
+        return uri
+    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username or ""))
+    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def search_key(info: SearchInfo) -> str:

@@ -328,8 +328,14 @@ def test_mlflow_server_gets_trials_and_bundle(
 def test_mlflow_server_that_is_gone_does_not_end_the_search(
     info: SearchInfo, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hidden-word@127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
     (tracker,) = build_trackers(["mlflow"], info)
     Trials.make().tell([tracker])
-    assert capsys.readouterr().err.startswith("the tracker mlflow failed and is off for the rest of this session")
+    said = capsys.readouterr().err
+    assert said.startswith("the tracker mlflow failed and is off for the rest of this session")
+    assert "hidden-word" not in said
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hidden-word"  # noqa: S105
