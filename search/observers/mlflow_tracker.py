@@ -136,8 +136,9 @@ class MlflowTracker(ReplayingTracker):
         run_id, at_ms = self.runs[row.trial], round(1000 * self.clock())
         best = [] if row.best_miou is None else [Metric("best_miou", row.best_miou, at_ms, row.best_epoch or 0)]
         error = [RunTag("error", row.error[-MAX_TAG:])] if row.error else []
-        self.client.log_batch(run_id, metrics=best, tags=[*error, RunTag(STATE, row.state)])
+        self.client.log_batch(run_id, metrics=best, tags=error)
         self.client.set_terminated(run_id, "FINISHED" if row.state in ("COMPLETE", "PRUNED") else "FAILED")
+        self.client.set_tag(run_id, STATE, row.state)  # last: it says that all of the trial is recorded
         self.ended.add(row.trial)
 
     @override
