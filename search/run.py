@@ -44,6 +44,12 @@ def run(
     until: Annotated[
         Stage, typer.Option(help="The last stage to run; 'logits' leaves the hold-out sealed.")
     ] = Stage.report,
+    trackers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tracker", metavar="NAME", help="wandb, mlflow or tensorboard, besides the space's; repeatable."
+        ),
+    ] = None,
     dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard with a local cluster.")] = True,
     print_schema: Annotated[bool, typer.Option("--print-schema", help="Print a JSON schema of spaces.")] = False,
     debug: DebugOption = False,
@@ -63,6 +69,7 @@ def run(
         cache_dir=cache_dir.expanduser().resolve(),
         dashboard=dashboard,
         until=until,
+        trackers=tuple(trackers or ()),
     )
     with errors_to_exit(debug=debug):
         try:

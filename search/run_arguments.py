@@ -29,6 +29,7 @@ class RunArguments:
     cache_dir: Path
     dashboard: bool
     until: Stage = Stage.report  # the last stage to be done now
+    trackers: tuple[str, ...] = ()  # of this session, besides the space's
 
     @property
     def given(self) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def resume_command(asked: RunArguments, argv: Sequence[str], root: Path) -> str:
     words += ["--resume", str(root)]
     words += ["--address", asked.address] if asked.address else []
     words += ["--cache-dir", str(asked.cache_dir)] if asked.cache_dir != DEFAULT_CACHE else []
+    words += [word for name in asked.trackers for word in ("--tracker", name)]
     return shlex.join(words)
 
 

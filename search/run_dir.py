@@ -70,6 +70,16 @@ class RunDir:
         return self.root / "events.jsonl"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files of the tracker `tensorboard`."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """The embedded store of the tracker `mlflow`."""
+        return self.root / "mlflow"
+
+    @property
     def ensemble_json(self) -> Path:
         return self.root / "ensemble.json"
 

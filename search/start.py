@@ -79,6 +79,10 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
     `Interrupted` where a signal stopped it.
     """
     check_storage(asked, os.environ)
+    if asked.trackers:
+        from search.observers.trackers import check_trackers
+
+        check_trackers(asked.trackers)
     with ExitStack() as held:
         signals = held.enter_context(_interruptions("stopped before anything was kept; start it again"))
         claimed = _resumed(asked, argv, signals, held, say) if asked.resume else None
@@ -99,16 +103,16 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
             signals.install()
             space = claimed.space() or _chosen(claimed.asked, spaces, num_gpus, say)
             data = _checked_data(claimed, space, card, index, cache, asked.cache_dir, say)
-            _run_stages(claimed, space, data, asked.until, now, say)
+            _run_stages(claimed, space, data, now, say)
 
 
-def _run_stages(
-    claimed: _Claimed, space: Space, data: Data, until: Stage, now: Callable[[], datetime], say: Say
-) -> None:
-    from search.stages import pipeline, report, stage
+def _run_stages(claimed: _Claimed, space: Space, data: Data, now: Callable[[], datetime], say: Say) -> None:
+    from search.stages import outcome, pipeline, report, stage
 
-    pipeline.run_all(stage.Context(claimed.run, space, data, say, now), until)
+    until, context = claimed.asked.until, stage.Context(claimed.run, space, data, say, now, claimed.asked.trackers)
+    pipeline.run_all(context, until)
     if until is Stage.report:
+        outcome.tell_trackers(context)
         report.summary(claimed.run, say)
     else:
         say(f"stopped after {until}, as asked; go on with: {claimed.resume}")
@@ -118,8 +122,10 @@ def _checked_data(
     claimed: _Claimed, space: Space, card: Path, index: SegIndex, cache: Cache, cache_root: Path, say: Say
 ) -> Data:
     """The data, split as the space has it, after everything about them that can be refused; the run has then begun."""
+    from search.observers.trackers import check_trackers
     from search.stages import run_data
 
+    check_trackers(space.options.trackers)
     for line in space.warnings():
         say(f"warning: {line}")
     space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
+from search.observers.search_info import SCALARS
 from search.observers.trial_row import Observer, TrialRow, finite
 from trainables.plain_json import parse_json
-
-EVENT_KEYS = ("epoch", "lr", "images_per_s", "diverged", "failed", "time_this_iter_s")
 
 
 class EventLog(Observer):
@@ -45,7 +44,7 @@ class EventLog(Observer):
 
     @override
     def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
-        kept = {key: value for key, value in metrics.items() if "/" in key or key in EVENT_KEYS}
+        kept = {key: value for key, value in metrics.items() if "/" in key or key in SCALARS}
         self._append({"event": "epoch", "trial": row.trial, "family": row.family, **kept})
 
     @override
@@ -85,6 +84,15 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         if not _is_event(event):
             raise ValueError(f"{path}:{position} must be one event of a search per line; remove that line")
         yield event
+
+
+def curves(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """trial -> one row per epoch. An epoch that ran again after a crash counts once, as it ended last."""
+    by_trial: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for event in events:
+        if event.get("event") == "epoch":
+            by_trial.setdefault(event["trial"], {})[event["epoch"]] = event
+    return {trial: [epochs[n] for n in sorted(epochs)] for trial, epochs in by_trial.items()}
 
 
 def _is_event(value: Any) -> bool:

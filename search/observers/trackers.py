@@ -5,28 +5,47 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 from typing_extensions import override
 
+from search.observers.mlflow_tracker import MlflowTracker
+from search.observers.search_info import Outcome, SearchInfo
+from search.observers.tensorboard_tracker import TensorboardTracker
 from search.observers.trial_row import Observer, TrialRow
 from search.observers.wandb_tracker import WandbTracker
 
-TRACKERS: dict[str, Callable[[Path], Observer]] = {"wandb": WandbTracker}
+TRACKERS: dict[str, Callable[[SearchInfo], Observer]] = {
+    "wandb": WandbTracker,
+    "mlflow": MlflowTracker,
+    "tensorboard": TensorboardTracker,
+}
+NEEDS = {"mlflow": ("mlflow", "mlflow-skinny")}  # tracker -> the module of an optional package, and the package
 
 
-def build_trackers(names: Sequence[str], run_dir: Path) -> list[Observer]:
-    """The trackers that a space names. `jsonl` is accepted and always on.
-
-    Raises ValueError for an unknown name, with the nearest match.
-    """
-    known = [*TRACKERS, "jsonl"]
-    for name in names:
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises ValueError, with all problems, for unknown names (with the nearest match) and for trackers whose package
+    is not installed (with the command that installs it). `jsonl` is accepted and always on."""
+    known, problems = [*TRACKERS, "jsonl"], []
+    for name in dict.fromkeys(names):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ValueError(f"a tracker must be one of {', '.join(known)}, got {name}; did you mean {near[0]}?")
-    return [Guarded(f"the tracker {name}", TRACKERS[name](run_dir)) for name in names if name in TRACKERS]
+            problems.append(f"a tracker must be one of {', '.join(known)}, got {name}; did you mean {near[0]}?")
+        elif name in NEEDS and find_spec(NEEDS[name][0]) is None:
+            module, package = NEEDS[name]
+            problems.append(
+                f"the tracker {name} needs the package {module}, got none; install it: pip install {package}"
+            )
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def build_trackers(names: Sequence[str], info: SearchInfo) -> list[Observer]:
+    """The trackers of these names, each once and guarded. Raises ValueError as `check_trackers` does."""
+    check_trackers(names)
+    wanted = [name for name in dict.fromkeys(names) if name in TRACKERS]
+    return [Guarded(f"the tracker {name}", TRACKERS[name](info)) for name in wanted]
 
 
 def _warn(text: str) -> None:
@@ -51,7 +70,7 @@ class Guarded(Observer):
             getattr(self.observer, method)(*args)
         except Exception as error:
             self.broken = True
-            self.say(f"{self.name} failed and is off for the rest of this run ({type(error).__name__}: {error})")
+            self.say(f"{self.name} failed and is off for the rest of this session ({type(error).__name__}: {error})")
 
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
@@ -76,3 +95,7 @@ class Guarded(Observer):
     @override
     def end(self) -> None:
         self._pass_on("end")
+
+    @override
+    def finished(self, outcome: Outcome) -> None:
+        self._pass_on("finished", outcome)

@@ -9,10 +9,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+if TYPE_CHECKING:
+    from search.observers.search_info import Outcome
 
 STATES = {TrialState.COMPLETE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.FAIL: "FAIL"}
 
@@ -68,6 +71,10 @@ class Observer:
 
     def end(self) -> None:
         """After the last trial, or when the search is interrupted."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """The run has a verdict. Told between a `begin` and an `end` of its own, after the last stage, and again each
+        time that a finished run is resumed."""
 
 
 def trial_name(number: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from search.observers.event_log import EVENT_KEYS
+from search.observers.search_info import Outcome, SearchInfo, plain_names, scalars
 from search.observers.trial_row import Observer, TrialRow
 
 
@@ -33,8 +33,9 @@ def wandb_mode(environment: Mapping[str, str], home: Path) -> str:
 class WandbTracker(Observer):
     """One W&B run per trial, grouped by the search. A trial that goes on after a crash keeps its run's id."""
 
-    def __init__(self, run_dir: Path, *, say: Callable[[str], None] = print) -> None:
-        self.run_dir, self.say = run_dir, say
+    def __init__(self, info: SearchInfo, *, say: Callable[[str], None] = print) -> None:
+        self.run_dir, self.say = info.run.root, say
+        self.space_yaml, self.class_names = info.run.space_yaml, plain_names(info.classes)
         self.mode = wandb_mode(os.environ, Path.home())
         self.runs: dict[int, Any] = {}
 
@@ -47,17 +48,21 @@ class WandbTracker(Observer):
 
     @override
     def trial_started(self, row: TrialRow) -> None:
+        config = {**row.recipe, "family": row.family, "recipe_hash": row.recipe_hash}
+        self.runs[row.number] = self._init(row.trial, f"{row.trial}-{row.recipe_hash}", config, [row.family])
+
+    def _init(self, name: str, run_id: str, config: Mapping[str, Any], tags: list[str]) -> Any:
         import wandb
 
-        self.runs[row.number] = wandb.init(
+        return wandb.init(
             project=os.environ.get("WANDB_PROJECT", "segsearch"),
             group=self.run_dir.name,
-            name=f"{self.run_dir.name}-{row.trial}",
-            id=f"{self.run_dir.name}-{row.trial}-{row.recipe_hash}",
+            name=f"{self.run_dir.name}-{name}",
+            id=f"{self.run_dir.name}-{run_id}",
             resume="allow" if self.mode == "online" else None,
             dir=str(self.run_dir),
-            config={**row.recipe, "family": row.family, "recipe_hash": row.recipe_hash},
-            tags=[row.family],
+            config=dict(config),
+            tags=tags,
             mode=self.mode,  # type: ignore[arg-type]
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
@@ -65,9 +70,7 @@ class WandbTracker(Observer):
 
     @override
     def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
-        scalars = {key: value for key, value in metrics.items() if "/" in key or key in EVENT_KEYS}
-        kept = {key: value for key, value in scalars.items() if isinstance(value, (int, float))}
-        self.runs[row.number].log(kept, step=row.epochs)
+        self.runs[row.number].log(scalars(metrics, self.class_names), step=row.epochs)
 
     @override
     def trial_ended(self, row: TrialRow) -> None:
@@ -81,3 +84,21 @@ class WandbTracker(Observer):
         for run in self.runs.values():
             run.finish()
         self.runs.clear()
+
+    @override
+    def finished(self, outcome: Outcome) -> None:
+        import wandb
+
+        run = self._init("search", "search", {}, [])
+        run.summary.update({"verdict": outcome.verdict, "report": str(outcome.report), "bundle": str(outcome.bundle)})
+        if outcome.rules:
+            data = [list(row.values()) for row in outcome.rules]
+            run.log({"rules": wandb.Table(columns=list(outcome.rules[0]), data=data)})
+        bundle = wandb.Artifact(f"{self.run_dir.name}-bundle", type="model")
+        bundle.add_dir(str(outcome.bundle), policy="immutable")  # no copy of the weights is made first
+        run.log_artifact(bundle)
+        if self.space_yaml.is_file():
+            space = wandb.Artifact(f"{self.run_dir.name}-space", type="config")
+            space.add_file(str(self.space_yaml))
+            run.log_artifact(space)
+        run.finish()

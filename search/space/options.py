@@ -12,7 +12,7 @@ from trainables.recipe.config import Config
 
 Flip = Literal["none", "horizontal", "vertical"]
 Turn = Literal[0, 90, 180, 270]
-Tracker = Literal["wandb", "jsonl"]  # events.jsonl is always written
+Tracker = Literal["wandb", "mlflow", "tensorboard", "jsonl"]  # events.jsonl is always written
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -17,7 +17,7 @@ from analysis.report.page import ReportFacts, worst_images, write_report
 from analysis.search_quality.noise_floor import NoiseFloor, read_noise_floor
 from search.engine.asha import milestones
 from search.engine.study_file import open_study
-from search.observers.event_log import read_events
+from search.observers.event_log import curves, read_events
 from search.observers.trial_row import TrialRow, finite, study_rows
 from search.run_dir import RunDir, read_json
 from search.space.space import Space
@@ -99,15 +99,6 @@ def trial_line(row: TrialRow) -> dict[str, Any]:
         "error": row.error,
     }
     return {**line, **finite(row.params)}
-
-
-def curves(events: Any) -> dict[str, list[Mapping[str, Any]]]:
-    """trial -> one row per epoch. An epoch that ran again after a crash counts once, as it ended last."""
-    by_trial: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for event in events:
-        if event.get("event") == "epoch":
-            by_trial.setdefault(event["trial"], {})[event["epoch"]] = event
-    return {trial: [epochs[n] for n in sorted(epochs)] for trial, epochs in by_trial.items()}
 
 
 def importances(study: optuna.Study) -> tuple[dict[str, float], list[str]]:

@@ -11,6 +11,7 @@ from search.engine.study_file import open_study
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.observers.progress import build_progress
+from search.observers.search_info import SearchInfo
 from search.observers.trackers import Guarded, build_trackers
 from search.observers.trials_csv import CsvTable
 from search.stages.stage import Context
@@ -27,7 +28,7 @@ def run(context: Context) -> None:
     observers = [
         CsvTable(path=folder.trials_csv, classes=data.index.classes, clock=clock),
         EventLog(folder.events, clock=clock),
-        *build_trackers(options.trackers, folder.root),
+        *build_trackers(context.trackers, SearchInfo(folder, data.index.classes)),
         Guarded("the progress display", build_progress(sys.stdout, clock=clock)),
     ]
     policy = admission_check(context)

@@ -36,3 +36,9 @@ class Context:
     data: Data
     say: Callable[[str], None]
     now: Callable[[], datetime]
+    more_trackers: tuple[str, ...] = ()  # of the command line, besides the space's
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names of all trackers of this session."""
+        return (*self.space.options.trackers, *self.more_trackers)

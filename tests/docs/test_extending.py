@@ -75,11 +75,13 @@ def test_rule() -> None:
 
 def test_tracker(tmp_path: Path) -> None:
     with applied("A tracker"):
+        from search.observers.search_info import SearchInfo
         from search.observers.trackers import build_trackers
         from search.observers.trial_row import TrialRow
+        from search.run_dir import RunDir
         from search.space.options import Options
 
-        (tracker,) = build_trackers(Options(trackers=("tsv",)).trackers, tmp_path)
+        (tracker,) = build_trackers(Options(trackers=("tsv",)).trackers, SearchInfo(RunDir(tmp_path)))
         row = TrialRow("00003", 3, "RUNNING", "hash", "convnext", "convnext_atto", "segformer", epochs=2)
         tracker.epoch(row, {"val/miou": 0.25})
         assert (tmp_path / "curves.tsv").read_text(encoding="utf-8") == "00003\t2\t0.25\n"

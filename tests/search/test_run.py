@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from search.observers.event_log import read_events
+from search.observers.event_log import curves, read_events
+from search.observers.tensorboard_tracker import scalars_in
 from search.run import app
 from search.run_lock import hold
 from search.start import is_disk_full
@@ -56,6 +57,7 @@ def refused(*arguments: str) -> str:
         (("--set", "augmentation.crop_px=500"), "use 480 or 512"),
         (("--profile", "gpux"), "unknown profile 'gpux'"),
         (("--data", "nowhere.yaml"), "the data card cannot be read"),
+        (("--tracker", "mlflo"), "did you mean mlflow?"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(arguments: Sequence[str], message: str) -> None:
@@ -183,9 +185,14 @@ def test_killed_resumed_and_shipped(tmp_path: Path) -> None:
     assert after[: len(before)] == before
     assert sorted(event["trial"] for event in after) == ["00000", "00001", "00002", "00003"]
     assert "report.html" in output
-    again = finish(start("--resume", str(run), cache=tmp_path / "cache"))
+    again = finish(start("--resume", str(run), "--tracker", "tensorboard", cache=tmp_path / "cache"))
     assert "search: done at" in again
     assert "report: done at" in again
+    told = curves(read_events(run / "events.jsonl"))
+    for trial, epochs in told.items():
+        tags = [step for step, tag, _ in scalars_in(run / "tensorboard" / trial) if tag == "val/miou"]
+        assert tags == [event["epoch"] for event in epochs]
+    assert any((run / "tensorboard" / "search").iterdir())
 
     predict = [sys.executable, "analysis/predict.py", "--bundle", str(run / "bundle"), "--images", str(card.parent)]
     subprocess.run([*predict, "--out", str(tmp_path / "out")], cwd=ROOT, check=True, capture_output=True)

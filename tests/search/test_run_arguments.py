@@ -26,9 +26,10 @@ def test_the_hint_names_the_program_that_was_called(argv0: str, expected: str) -
     assert resume_command(ASKED, (argv0, "--space", "x"), Path("/r/a b")) == expected
 
 
-def test_the_hint_keeps_the_cluster_and_the_cache() -> None:
-    asked = replace(ASKED, address="auto", cache_dir=Path("/scratch"))
-    assert resume_command(asked, ("search/run.py",), Path("/r")).endswith("--address auto --cache-dir /scratch")
+def test_the_hint_keeps_the_cluster_the_cache_and_the_trackers() -> None:
+    asked = replace(ASKED, address="auto", cache_dir=Path("/scratch"), trackers=("mlflow",))
+    hint = resume_command(asked, ("search/run.py",), Path("/r"))
+    assert hint.endswith("--address auto --cache-dir /scratch --tracker mlflow")
 
 
 def test_a_job_needs_a_run_directory_that_lasts_and_the_cluster() -> None:

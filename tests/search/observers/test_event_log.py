@@ -12,8 +12,10 @@ import pytest
 from factories import make_row
 
 from search.observers.event_log import EventLog, read_events
+from search.observers.search_info import SearchInfo
 from search.observers.trackers import build_trackers
 from search.observers.wandb_tracker import WandbTracker, wandb_mode
+from search.run_dir import RunDir
 
 
 def test_events_are_one_object_a_line_without_nan(tmp_path: Path) -> None:
@@ -96,8 +98,8 @@ def test_login_kept_by_wandb_counts_as_a_key(tmp_path: Path) -> None:
 
 def test_unknown_tracker_is_refused_with_the_nearest_match(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got wanb; did you mean wandb"):
-        build_trackers(["wanb"], tmp_path)
-    assert build_trackers(["jsonl"], tmp_path) == []
+        build_trackers(["wanb"], SearchInfo(RunDir(tmp_path)))
+    assert build_trackers(["jsonl"], SearchInfo(RunDir(tmp_path))) == []
 
 
 def log_records(path: Path) -> Iterator[bytes]:
@@ -145,7 +147,7 @@ def test_every_trial_is_a_wandb_run_with_its_history(offline: None, tmp_path: Pa
     import wandb
 
     said: list[str] = []
-    tracker, trials = WandbTracker(tmp_path, say=said.append), [make_row(0), make_row(1)]
+    tracker, trials = WandbTracker(SearchInfo(RunDir(tmp_path)), say=said.append), [make_row(0), make_row(1)]
     tracker.begin({}, 2)
     for trial in trials:
         tracker.trial_started(trial)

@@ -17,19 +17,27 @@ from rich.console import Console
 import search.observers as package
 from search.observers.event_log import EventLog
 from search.observers.progress import LiveTable, PlainLines
-from search.observers.trackers import TRACKERS, Guarded, build_trackers
+from search.observers.search_info import Outcome, SearchInfo
+from search.observers.trackers import NEEDS, TRACKERS, Guarded, build_trackers
 from search.observers.trial_row import Observer
 from search.observers.trials_csv import CsvTable
+from search.run_dir import RunDir
 
 HIDDEN = "0123456789abcdef0123456789abcdef01234567"
-CALLS = ("begin", "trial_started", "epoch", "trial_ended", "tick", "end")
+CALLS = ("begin", "trial_started", "epoch", "trial_ended", "tick", "end", "finished")
 Make = Callable[[Path, io.StringIO], Observer]
+
+
+def info_of(folder: Path) -> SearchInfo:
+    return SearchInfo(RunDir(folder), ("sky", "car"))
+
+
 CASES: dict[str, Make] = {
     "trials_csv": lambda folder, _: CsvTable(folder / "trials.csv", classes=["sky", "car"], clock=Clock()),
     "event_log": lambda folder, _: EventLog(folder / "events.jsonl", clock=Clock()),
     "plain_lines": lambda _, stream: PlainLines(clock=Clock(), stream=stream),
     "live_table": lambda _, stream: LiveTable(clock=Clock(), console=Console(file=stream, force_terminal=True)),
-    **{name: lambda folder, _, make=make: make(folder) for name, make in TRACKERS.items()},  # type: ignore[misc]
+    **{name: lambda folder, _, make=make: make(info_of(folder)) for name, make in TRACKERS.items()},  # type: ignore[misc]
 }
 
 
@@ -61,6 +69,15 @@ def second_session(observer: Observer) -> None:
     observer.end()
 
 
+def told_the_outcome(observer: Observer, folder: Path) -> None:
+    """After the last stage."""
+    (folder / "bundle").mkdir()
+    (folder / "bundle" / "bundle.json").write_text("{}", encoding="utf-8")
+    observer.begin({}, 4)
+    observer.finished(Outcome("Ship it.", [{"rule": "soft", "mIoU": 0.5}], folder / "bundle", folder / "report.html"))
+    observer.end()
+
+
 @dataclass(frozen=True)
 class Told:
     """What an observer left behind: file -> bytes after each session, and what it said."""
@@ -71,7 +88,7 @@ class Told:
 
 
 def trials_in(content: bytes) -> set[str]:
-    return {f"{n:05d}" for n in range(9) if f"{n:05d}".encode() in content}
+    return {f"{n:05d}" for n in range(4) if f"{n:05d}".encode() in content}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -85,9 +102,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module", params=CASES)
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     folder, stream = tmp_path_factory.mktemp("run"), io.StringIO()
+    if request.param in NEEDS:
+        pytest.importorskip(NEEDS[request.param][0], reason=f"needs the extra {request.param}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("WANDB_MODE", "offline")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for name in ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
             patch.setenv(name, HIDDEN)
         patch.setattr(sys, "stdout", stream)
@@ -97,6 +117,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             if "wandb" in sys.modules:
                 sys.modules["wandb"].teardown()  # its service writes the files; this waits for it
             snapshots.append(files_of(folder))
+        told_the_outcome(CASES[request.param](folder, stream), folder)
         yield Told(snapshots[0], snapshots[1], stream.getvalue())
 
 
@@ -129,7 +150,7 @@ def test_no_secret_of_the_environment_is_written_or_said(told: Told) -> None:
 @pytest.mark.parametrize("name", TRACKERS)
 @pytest.mark.parametrize("method", CALLS)
 def test_a_tracker_that_fails_is_switched_off_and_said_once(
-    name: str, method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
         raise ConnectionError("no route")
@@ -137,11 +158,12 @@ def test_a_tracker_that_fails_is_switched_off_and_said_once(
     broken = Observer()
     setattr(broken, method, refuse)
     monkeypatch.setitem(TRACKERS, name, lambda _: broken)
-    (tracker,) = build_trackers([name], Path())
+    (tracker,) = build_trackers([name], info_of(Path()))
     for session in (first_session, second_session):
         session(tracker)
+    told_the_outcome(tracker, tmp_path)
     assert capsys.readouterr().err.splitlines() == [
-        f"the tracker {name} failed and is off for the rest of this run (ConnectionError: no route)"
+        f"the tracker {name} failed and is off for the rest of this session (ConnectionError: no route)"
     ]
 
 

@@ -1,0 +1,341 @@
+"""MLflow and TensorBoard for real: what a search tells them, read back; what they missed, told again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import Clock, make_row
+
+from search.observers.event_log import EventLog
+from search.observers.mlflow_tracker import MlflowTracker
+from search.observers.search_info import Outcome, SearchInfo, plain_names, scalars
+from search.observers.tensorboard_tracker import TensorboardTracker, scalars_in
+from search.observers.trackers import NEEDS, build_trackers, check_trackers
+from search.observers.trial_row import Observer, TrialRow
+from search.run_dir import RunDir
+
+CLASSES = ("sky", "car (all)")
+RULES = [{"rule": "best_single", "mIoU": 0.5}, {"rule": "soft", "mIoU": 0.625}]
+EPOCHS = 3
+
+
+def metrics(number: int, epoch: int) -> dict[str, Any]:
+    values = {"epoch": epoch, "val/miou": 0.125 * epoch + 0.25 * number, "val/loss": 1.0 / epoch, "train/loss": 2.0}
+    return values | {"lr": 0.001, "images_per_s": 8.0, "val/iou": [0.5, float("nan")], "pid": 7, "note": "x"}
+
+
+@dataclass
+class Trials:
+    """Two trials: one completes, one fails after its second epoch."""
+
+    rows: dict[int, TrialRow]
+
+    @classmethod
+    def make(cls) -> Trials:
+        return cls({n: make_row(n, params={"model/backbone": "convnext_atto", "optimizer/lr": 1e-3}) for n in (0, 1)})
+
+    def tell(self, observers: list[Observer], *, until: int = EPOCHS, ends: bool = True) -> None:
+        for observer in observers:
+            observer.begin({}, 2)
+            for number, row in self.rows.items():
+                observer.trial_started(replace(row, epochs=0))
+                for epoch in range(1, min(until, EPOCHS - number) + 1):
+                    observer.epoch(replace(row, epochs=epoch), metrics(number, epoch))
+                if ends:
+                    observer.trial_ended(self.ended()[number])
+            observer.end()
+
+    def ended(self) -> dict[int, TrialRow]:
+        best = {"best_miou": 0.375, "best_epoch": 3, "epochs": 3}
+        return {
+            0: replace(self.rows[0], state="COMPLETE", **best),
+            1: replace(self.rows[1], state="FAIL", error="no room\nMemoryError: 9 GiB"),
+        }
+
+
+@pytest.fixture
+def info(tmp_path: Path) -> SearchInfo:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "bundle" / "00000.safetensors").write_bytes(b"weights")
+    (tmp_path / "report.html").write_text("<p>report</p>", encoding="utf-8")
+    (tmp_path / "space.yaml").write_text("seed: 3\n", encoding="utf-8")
+    return SearchInfo(RunDir(tmp_path), CLASSES)
+
+
+def outcome_in(info: SearchInfo) -> Outcome:
+    return Outcome("Ship the soft vote.", RULES, info.run.bundle, info.run.report)
+
+
+def log_of(info: SearchInfo) -> EventLog:
+    return EventLog(info.run.events, clock=Clock())
+
+
+def test_scalars_name_classes_and_leave_out_what_is_no_number() -> None:
+    found = scalars(metrics(0, 1), plain_names(CLASSES))
+    assert found.pop("val/iou/sky") == 0.5
+    assert sorted(found) == ["epoch", "images_per_s", "lr", "train/loss", "val/loss", "val/miou"]
+
+
+def test_plain_names_stay_different() -> None:
+    assert plain_names(["a(b)", "a[b]", "..", "ü-1"]) == ["a_b_", "a_b__1", "class", "ü-1"]
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEEDS, "mlflow", ("no_such_module", "mlflow-skinny"))
+    with pytest.raises(ValueError, match=r"(?s)mlflow needs .*pip install mlflow-skinny.*got wanb; did you mean wandb"):
+        check_trackers(["mlflow", "wanb"])
+
+
+def test_a_tracker_named_twice_is_made_once(info: SearchInfo) -> None:
+    assert len(build_trackers(["tensorboard", "jsonl", "tensorboard"], info)) == 1
+
+
+def tensorboard_of(info: SearchInfo, trial: str) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for step, tag, value in scalars_in(info.run.tensorboard / trial):
+        found.setdefault(tag, []).append((step, value))
+    return found
+
+
+def test_tensorboard_has_every_epoch_of_every_trial(info: SearchInfo) -> None:
+    Trials.make().tell([TensorboardTracker(info)])
+    first = tensorboard_of(info, "00000")
+    assert first["val/miou"] == [(1, 0.125), (2, 0.25), (3, 0.375)]
+    assert first["val/iou/sky"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert first["best_miou"] == [(3, 0.375)]
+    assert tensorboard_of(info, "00001")["val/miou"] == [(1, 0.375), (2, 0.5)]
+
+
+def test_tensorboard_has_checksums_that_hold(info: SearchInfo) -> None:
+    """The format's own masked CRC-32C, computed by tensorboardX's function for it."""
+    import struct
+
+    from tensorboardX.record_writer import masked_crc32c
+
+    Trials.make().tell([TensorboardTracker(info)])
+    (path,) = (info.run.tensorboard / "00000").glob("events*")
+    content, place = path.read_bytes(), 0
+    while place < len(content):
+        length, check = struct.unpack_from("<QI", content, place)
+        data = content[place + 12 : place + 12 + length]
+        assert check == masked_crc32c(content[place : place + 8])
+        assert struct.unpack_from("<I", content, place + 12 + length)[0] == masked_crc32c(data)
+        place += 16 + length
+
+
+def test_tensorboard_has_hyper_parameters_for_parallel_coordinates(info: SearchInfo) -> None:
+    Trials.make().tell([TensorboardTracker(info)])
+    content = b"".join(path.read_bytes() for path in (info.run.tensorboard / "00000").glob("events*"))
+    for written in (b"_hparams_/session_start_info", b"optimizer/lr", b"convnext_atto", b"best_miou"):
+        assert written in content
+
+
+def test_tensorboard_has_the_outcome_once(info: SearchInfo) -> None:
+    for _ in range(2):
+        tracker = TensorboardTracker(info)
+        tracker.begin({}, 2)
+        tracker.finished(outcome_in(info))
+        tracker.end()
+    (path,) = (info.run.tensorboard / "search").glob("events*")
+    for written in (b"Ship the soft vote.", b"| soft | 0.6250 |", b"seed: 3"):
+        assert written in path.read_bytes()
+
+
+def test_tensorboard_reads_a_file_that_a_kill_cut_short(info: SearchInfo) -> None:
+    Trials.make().tell([TensorboardTracker(info)])
+    (path,) = (info.run.tensorboard / "00000").glob("events*")
+    whole = list(scalars_in(path.parent))
+    path.write_bytes(path.read_bytes()[:-5])
+    assert list(scalars_in(path.parent)) == whole[:-1]
+
+
+def test_tensorboard_is_told_what_it_missed_once(info: SearchInfo) -> None:
+    trials = Trials.make()
+    trials.tell([TensorboardTracker(info)], until=1, ends=False)  # it fails after the first epochs
+    trials.tell([log_of(info)])
+    for _ in range(2):
+        tracker = TensorboardTracker(info)
+        tracker.begin(trials.ended(), 2)
+        tracker.end()
+    assert tensorboard_of(info, "00000")["val/miou"] == [(1, 0.125), (2, 0.25), (3, 0.375)]
+    assert [step for step, _ in tensorboard_of(info, "00001")["val/miou"]] == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database as it is at first; making one takes seconds."""
+    pytest.importorskip("mlflow", reason="needs the extra mlflow")
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").get_experiment_by_name("segsearch")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def embedded(info: SearchInfo, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> SearchInfo:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    info.run.mlflow.mkdir()
+    shutil.copy(empty_store, info.run.mlflow / "mlflow.db")
+    return info
+
+
+def runs_at(uri: str) -> Mapping[str, Any]:
+    """MLflow's runs by trial, through its own client."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("segsearch")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    found = {run.data.tags["segsearch.trial"]: run for run in runs}
+    assert len(found) == len(runs)
+    return found
+
+
+def steps_at(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    history = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, metric)
+    return sorted((one.step, one.value) for one in history)
+
+
+def uri_of(info: SearchInfo) -> str:
+    return f"sqlite:///{info.run.mlflow / 'mlflow.db'}"
+
+
+def check_trials(uri: str) -> None:
+    runs = runs_at(uri)
+    first, second, whole = runs["00000"], runs["00001"], runs["search"]
+    assert steps_at(uri, first, "val/miou") == [(1, 0.125), (2, 0.25), (3, 0.375)]
+    assert steps_at(uri, second, "val/iou/sky") == [(1, 0.5), (2, 0.5)]
+    assert first.data.params == {"model/backbone": "convnext_atto", "optimizer/lr": "0.001"}
+    assert {first.data.tags[key] for key in ("family", "backbone", "head", "state")} == {
+        "convnext",
+        "convnext_atto",
+        "segformer",
+        "COMPLETE",
+    }
+    assert second.data.tags["error"].endswith("MemoryError: 9 GiB")
+    assert {run.data.tags["mlflow.parentRunId"] for run in (first, second)} == {whole.info.run_id}
+    assert (first.info.status, second.info.status) == ("FINISHED", "FAILED")
+
+
+def test_mlflow_keeps_every_trial_in_the_run_directory(embedded: SearchInfo) -> None:
+    said: list[str] = []
+    Trials.make().tell([MlflowTracker(embedded, say=said.append)])
+    check_trials(uri_of(embedded))
+    assert uri_of(embedded) in said[0]
+
+
+def test_mlflow_is_told_what_it_missed_once(embedded: SearchInfo) -> None:
+    trials = Trials.make()
+    trials.tell([MlflowTracker(embedded)], until=1, ends=False)  # it fails after the first epochs
+    assert runs_at(uri_of(embedded))["00000"].info.status == "KILLED"
+    trials.tell([log_of(embedded)])
+    for _ in range(2):
+        tracker = MlflowTracker(embedded)
+        tracker.begin(trials.ended(), 2)
+        tracker.end()
+    check_trials(uri_of(embedded))
+
+
+def test_mlflow_has_space_verdict_and_rules_and_no_second_copy_of_the_weights(embedded: SearchInfo) -> None:
+    from mlflow import MlflowClient
+
+    for _ in range(2):
+        tracker = MlflowTracker(embedded)
+        tracker.begin({}, 2)
+        tracker.finished(outcome_in(embedded))
+        tracker.end()
+    whole = runs_at(uri_of(embedded))["search"]
+    client = MlflowClient(tracking_uri=uri_of(embedded))
+    names = [one.path for folder in (None, "bundle") for one in client.list_artifacts(whole.info.run_id, folder)]
+    assert whole.data.tags["verdict"] == "Ship the soft vote."
+    assert sorted(names) == ["bundle", "bundle/bundle.json", "rules.json", "space.yaml"]
+
+
+def free_port() -> int:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        return int(tried.getsockname()[1])
+
+
+@pytest.fixture
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server on loopback."""
+    for module in ("flask", "flask_cors", "graphene"):
+        pytest.importorskip(module, reason="needs the packages of mlflow's server")
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    store = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
+    words = ["server", "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    kept = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words], env={**os.environ, **kept}, stdout=log, stderr=log
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(120):
+                try:
+                    urllib.request.urlopen(f"{address}/health", timeout=1).close()  # noqa: S310
+                    break
+                except OSError:
+                    assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
+                    time.sleep(0.5)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.slow
+def test_mlflow_server_gets_trials_and_bundle(
+    info: SearchInfo, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    trials, tracker = Trials.make(), MlflowTracker(info)
+    trials.tell([tracker])
+    tracker.finished(outcome_in(info))
+    check_trials(server)
+    whole = runs_at(server)["search"]
+    client = MlflowClient(tracking_uri=server)
+    fetched = client.download_artifacts(whole.info.run_id, "bundle/00000.safetensors", str(tmp_path / "bundle"))
+    assert Path(fetched).read_bytes() == b"weights"
+    assert not info.run.mlflow.exists()
+
+
+def test_mlflow_server_that_is_gone_does_not_end_the_search(
+    info: SearchInfo, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hidden-word@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
+    (tracker,) = build_trackers(["mlflow"], info)
+    Trials.make().tell([tracker])
+    said = capsys.readouterr().err
+    assert said.startswith("the tracker mlflow failed and is off for the rest of this session")
+    assert "hidden-word" not in said
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hidden-word"  # noqa: S105
