@@ -101,6 +101,7 @@ cards = st.sampled_from(CARDS)
 @example(b'root: "\\0"\ntrain: a.json')
 @example(b"train: a.json\ngroup: 'a{99999999999}'")
 @example(b"train: {images: b, masks: m}\nclasses: " + b"[" * 500)
+@example(b"train: {images: b, masks: m}\nclasses: [background, cell]\nignore_index: []")  # found by fuzzing: no key
 def test_card(folder: Path, raw: bytes) -> None:
     (folder / "card.yaml").write_bytes(raw)
     reads_or_refuses(lambda: read_card(folder / "card.yaml"))

@@ -293,10 +293,10 @@ def _read_mask_rules(values: dict[str, Any], root: Path, faults: list[str]) -> N
             f"background is true, and classes name no {BACKGROUND.lower()}; name the value that means it, or leave "
             "background out"
         )
-    ignored = values.get("ignore_index")
-    if ignored is not None and not table.colours and ignored in dict(table.entries):
+    ignored = values.get("ignore_index")  # what is no number, the card's own type refuses
+    if isinstance(ignored, int) and not table.colours and ignored in dict(table.entries):
         faults.append(f"ignore_index {ignored} is the class {dict(table.entries)[ignored]!r} as well; keep one")
-    if ignored is not None and table.colours:
+    if isinstance(ignored, int) and table.colours:
         faults.append("ignore_index is a value of one channel, and classes are colours; list the name under ignore")
 
 

@@ -249,6 +249,7 @@ def test_a_folder_of_unlabelled_images(tmp_path: Path) -> None:
         ("classes: []", "classes is empty"),
         ("classes: {1: a}\nreduce_zero_label: true", "reduce_zero_label needs the classes as a list"),
         ("classes: [a, b]\nignore_index: 1", "ignore_index 1 is the class 'b' as well"),
+        ("classes: [a, b]\nignore_index: [1]", "ignore_index: Input should be a valid integer"),
         ("classes: ['#000000']\nbackground: true", "classes name no background"),
         ("classes: {'#000000': a}\nignore_index: 1", "list the name under ignore"),
         ("background: false", "masks need classes"),
