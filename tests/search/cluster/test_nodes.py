@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,7 +116,10 @@ cluster.shutdown()
 @pytest.mark.slow
 def test_actors_of_every_share_end_on_two_nodes_of_one_faked_gpu() -> None:
     """A pool of as many actors as total GPUs over share would wait for ever for 0.3, 0.4, 0.6 and 0.75."""
-    done = subprocess.run([sys.executable, "-c", SHARES], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # a worker's set-up that another test ran in this process has hidden GPUs, of which Ray then takes none
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    command = [sys.executable, "-c", SHARES]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == {"found": {"0.4": 6, "0.6": 6}, "own": True, "nodes": 2}
