@@ -62,11 +62,10 @@ def distil(run: RunDir, options: DistilOptions, out: Path, *, cache_dir: Path, d
     """
     with hold(run.root, typer.echo):
         from search.students import distillation
-        from search.students.finished_run import check_judged, check_target, open_finished
+        from search.students.finished_run import open_for_student
 
-        check_judged(run)
-        check_target(out, options)
-        finished = open_finished(run, cache_dir, say=typer.echo, now=lambda: datetime.now().astimezone())
+        now = lambda: datetime.now().astimezone()  # noqa: E731
+        finished = open_for_student(run, options, out, cache_root=cache_dir, say=typer.echo, now=now)
         result = distillation.run(finished, options, out, device=device, ranks=ranks)
     for line in distillation.describe(result):
         typer.echo(line)

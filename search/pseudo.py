@@ -83,11 +83,10 @@ def teach(run: RunDir, options: PseudoOptions, out: Path, *, cache_dir: Path, de
     """
     with hold(run.root, typer.echo):
         from search.students import pseudo
-        from search.students.finished_run import check_judged, check_target, open_finished
+        from search.students.finished_run import open_for_student
 
-        check_judged(run)
-        check_target(out, options)
-        finished = open_finished(run, cache_dir, say=typer.echo, now=lambda: datetime.now().astimezone())
+        now = lambda: datetime.now().astimezone()  # noqa: E731
+        finished = open_for_student(run, options, out, cache_root=cache_dir, say=typer.echo, now=now)
         result = pseudo.run(finished, options, out, device=device, ranks=ranks)
     for caveat in result.caveats:
         typer.echo(f"note: {caveat}")

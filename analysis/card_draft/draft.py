@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from analysis.card_draft.find_parts import FoundMasks, FoundPart, find_coco, find_masks, image_folders
+from analysis.card_draft.find_parts import FoundMasks, FoundPart, files_of, find_coco, find_masks, image_folders
 from trainables.data.card import FILE_KEYS
 from trainables.data.foreign_formats import foreign_hint
 
@@ -37,8 +37,9 @@ def draft_card(root: Path) -> Draft:
     """
     if not root.is_dir():
         raise ValueError(f"segsearch init needs a folder, got {root}; give the folder of your data set")
-    folders = image_folders(root)
-    coco = find_coco(root, list(folders))
+    files = files_of(root)
+    folders = image_folders(root, files)
+    coco = find_coco(root, files, list(folders))
     listed = frozenset[Path]().union(*(part.images for part in coco))
     masks = find_masks(root, folders)
     doubled = [part for part in masks if part.images <= listed]

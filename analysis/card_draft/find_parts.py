@@ -56,20 +56,24 @@ def role_of(path: Path, default: Role = "train") -> Role:
     return next((WORDS[word] for word in reversed(words) if word in WORDS), default)
 
 
-def image_folders(root: Path) -> dict[Path, list[Path]]:
+def files_of(root: Path) -> list[Path]:
+    return sorted(islice(files_under(root), MAX_FILES))
+
+
+def image_folders(root: Path, files: Sequence[Path]) -> dict[Path, list[Path]]:
     """Folders that hold images, hidden ones left out, with the images in each."""
     found: dict[Path, list[Path]] = {}
-    for file in sorted(islice(files_under(root), MAX_FILES)):
+    for file in files:
         hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
         if file.suffix.lower() in SUFFIXES and not hidden:
             found.setdefault(file.parent, []).append(file)
     return found
 
 
-def find_coco(root: Path, folders: Sequence[Path]) -> list[FoundPart]:
+def find_coco(root: Path, files: Sequence[Path], folders: Sequence[Path]) -> list[FoundPart]:
     """COCO files and where their images are. One without an annotation is a part without labels."""
     found = []
-    for file in sorted(islice(files_under(root), MAX_FILES)):
+    for file in files:
         document = _coco(file) if file.suffix.lower() == ".json" else None
         if document is None:
             continue
@@ -109,7 +113,7 @@ def _folder_of(names: Sequence[str], candidates: Sequence[Path]) -> Path | None:
 
 def find_masks(root: Path, folders: dict[Path, list[Path]]) -> list[FoundMasks]:
     """Pairs of a folder of images and one of masks with the same names but for the suffix."""
-    masks = {folder: _mask_values(files) for folder, files in folders.items() if _are_masks(files)}
+    masks = {folder: values for folder, files in folders.items() if (values := _mask_values(files))}
     found = []
     for folder, values in masks.items():
         stems = {file.stem for file in folders[folder]}
@@ -133,22 +137,18 @@ def _likeness(a: Path, b: Path) -> int:
     return len(set(a.parts) & set(b.parts))
 
 
-def _are_masks(files: Sequence[Path]) -> bool:
-    return all(file.suffix.lower() in MASK_SUFFIXES for file in files) and 0 < len(_mask_values(files)) <= (
-        MAX_MASK_VALUES
-    )
-
-
 def _mask_values(files: Sequence[Path]) -> frozenset[int | str]:
-    """The values of some masks; none where one of them cannot be read. Many of a photograph's."""
+    """The values of some of the masks; none where the files are no masks, or one of them cannot be read."""
     values: set[int | str] = set()
+    if any(file.suffix.lower() not in MASK_SUFFIXES for file in files):
+        return frozenset()
     for i in _evenly(len(files), NUM_OPENED):
         try:
             values |= set(_values(files[i]))
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
             return frozenset()
         if len(values) > MAX_MASK_VALUES:
-            break
+            return frozenset()  # a photograph
     return frozenset(values)
 
 

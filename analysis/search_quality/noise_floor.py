@@ -40,9 +40,8 @@ class NoiseFloor(Config):
     def ties(self, mious: Mapping[str, float]) -> list[str]:
         """The trials, by name, that lie less than the limit below the best one, best first; it is one of them."""
         best = max(mious.values())
-        return sorted((name for name in mious if best - mious[name] < self.limit), key=lambda name: -mious[name]) or [
-            max(mious, key=lambda name: mious[name])
-        ]
+        near = (name for name, miou in mious.items() if miou == best or best - miou < self.limit)
+        return sorted(near, key=lambda name: -mious[name])
 
     def optimism(self, num_ties: int) -> float:
         """By how much the best of so many equal trials scores too high, expected: the largest of as many standard

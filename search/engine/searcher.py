@@ -125,6 +125,8 @@ class FamilySearch(OptunaSearch):
 
     def enough(self) -> str | None:
         """Why no further trial is suggested although there are some left to `num_trials`; None where one is."""
+        if not self._budget.is_limited:
+            return None  # without reading every trial for each suggestion
         searched_s = self._earlier_s + self._clock() - self._begun_s
         return why_enough(self._budget, self.study.get_trials(deepcopy=False), searched_s)
 

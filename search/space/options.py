@@ -31,6 +31,11 @@ class Search(Config):
     until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial starts
     until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial starts
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether something else than the number of trials may end the search."""
+        return (self.budget_device_hours, self.until_hours, self.until_miou) != (None, None, None)
+
     @field_validator("noise_repeats")
     @classmethod
     def _none_or_several(cls, value: int) -> int:

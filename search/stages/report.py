@@ -38,6 +38,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
     """Write report.html from the files of the earlier stages."""
     record, ensemble, index = read_json(run.run_json), EnsembleResult.read(run.ensemble_json), cache.index
     study = open_study(run.study_db)
+    rows = study_rows(study, run.root)
     search = space.options.search
     shares, why_not = importances(study)
     floor = read_noise_floor(run.noise_json)
@@ -55,13 +56,13 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
             "trials": search.num_trials,
         },
         ensemble=ensemble,
-        trials=trial_lines(study_rows(study, run.root), floor),
+        trials=trial_lines(rows, floor),
         curves=curves(read_events(run.events)),
         rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
         importances=shares,
         gallery=gallery(run, cache, ensemble),
         warnings=index.warnings,
-        notes=[*split.notes, *why_not, *([floor.describe(scores_of(study_rows(study, run.root)))] if floor else [])],
+        notes=[*split.notes, *why_not, *([floor.describe(scores_of(rows))] if floor else [])],
         exports=record.get("exports", []),
         distilled=DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},

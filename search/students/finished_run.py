@@ -53,6 +53,21 @@ class FinishedRun:
         return self.context.data.index.ids("unlabelled")
 
 
+def open_for_student(
+    run: RunDir,
+    options: Config,
+    out: Path,
+    *,
+    cache_root: Path,
+    say: Callable[[str], None],
+    now: Callable[[], datetime],
+) -> FinishedRun:
+    """`open_finished`, once the run has a verdict and a student of these options may lie in `out`."""
+    check_judged(run)
+    check_target(out, options)
+    return open_finished(run, cache_root, say=say, now=now)
+
+
 def open_finished(
     run: RunDir, cache_root: Path, *, say: Callable[[str], None], now: Callable[[], datetime]
 ) -> FinishedRun:
