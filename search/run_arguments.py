@@ -9,10 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from search.cluster.connection import RAY_JOB
 from search.stages.stage import Stage
 from trainables.command import DEFAULT_CACHE
-
-RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
 
 
 @dataclass(frozen=True)

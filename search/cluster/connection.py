@@ -9,16 +9,27 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainables.worker_process import worker_environment
 
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
 TOO_LATE = "The current node timed out during startup"  # Ray's own time limit, which no setting changes
+NO_ANSWER = (
+    "--address must name a Ray cluster that answers, got {address} ({error}); start one with `ray start --head`, or "
+    "leave --address out to use this machine alone"
+)
+ANSWER_S = 10.0
+DEFAULT_PORTS = {"": 6379, "ray": 10001}  # of a cluster's head, and of its server for Ray Client
+SHIPPED = ("trainables", "analysis", "search")  # this project's packages, from the lowest on
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
 ROOT_UID = 0
 TASK_OOM_RETRIES = 2  # Ray's default is for ever: a task that always runs out of memory would never end
 Say = Callable[[str], None]
@@ -45,19 +56,18 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
 
     if address == "auto":
         _check_owner_of_current_cluster()
+    elif address:
+        _check_listener(address)
     try:
         try:
             context = ray.init(
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.WARNING,
-                **({} if address else local),
+                **(_own_code() if address else local),
             )
         except ConnectionError as error:
-            raise ValueError(
-                f"--address must name a Ray cluster that answers, got {address} ({error}); start one with `ray start "
-                "--head`, or leave --address out to use this machine alone"
-            ) from error
+            raise ValueError(NO_ANSWER.format(address=address, error=error)) from error
         except Exception as error:
             if not str(error).startswith(TOO_LATE):
                 raise
@@ -69,6 +79,25 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         yield float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def _check_listener(address: str) -> None:
+    """Raises ValueError where nothing listens at HOST:PORT or ray://HOST:PORT: Ray itself would ask for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = place.port or DEFAULT_PORTS[place.scheme]
+        socket.create_connection((place.hostname, port), timeout=ANSWER_S).close()
+    except (OSError, KeyError, ValueError) as error:  # the latter two of what is no such address
+        raise ValueError(NO_ANSWER.format(address=address, error=error)) from error
+
+
+def _own_code() -> dict[str, Any]:
+    """What makes workers on other machines import this project as the driver does, whether it is installed there or
+    not. Within `ray job submit` the job's working directory does so already."""
+    if RAY_JOB in os.environ:
+        return {}
+    packages = [str(Path(import_module(name).__path__[0])) for name in SHIPPED]
+    return {"runtime_env": {"py_modules": packages, "excludes": ["**/__pycache__/**"]}}
 
 
 def _say_which(address: str | None, context: Any, say: Say) -> None:

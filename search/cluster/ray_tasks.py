@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import ray
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 P = ParamSpec("P")
+Ended: TypeAlias = tuple[Work, Any, str | None]
 
 
 def portable_errors(work: Callable[P, Result]) -> Callable[P, Result]:
@@ -41,21 +42,40 @@ def _survives_pickle(error: Exception) -> bool:
     return True
 
 
-def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[tuple[Work, Any, str | None]]:
+def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[Ended[Work]]:
     """Yield (item, result, None), or (item, None, error message or how its process was lost), as the task of each item
     ends. Ray has replaced a lost process `max_retries` times by then."""
     waiting = dict(under_way)
     while waiting:
-        [ready], _ = ray.wait(list(waiting))
-        work = waiting.pop(ready)
-        try:
-            result = ray.get(ready)
-        except ray.exceptions.RayTaskError as error:
-            yield work, None, str(error.cause)
-        except ray.exceptions.RayError as error:  # WorkerCrashedError, OutOfMemoryError, NodeDiedError, ...
-            yield work, None, _how_it_was_lost(error)
-        else:
-            yield work, result, None
+        yield _next_end(waiting)
+
+
+def in_turn(items: Iterable[Work], start: Callable[[Work], Any], room: int) -> Iterator[Ended[Work]]:
+    """As `as_they_end`, of the tasks that `start` starts: `room` of them and one that waits at a time. An iterator may
+    therefore drop items that an end has made useless.
+
+    Tasks that run or wait are never cancelled: where the answer of one crosses its cancellation, Ray aborts the driver
+    (seen in 2.60; its pull request 54785 describes the race).
+    """
+    left, waiting = iter(items), dict[Any, Work]()
+    while True:
+        while len(waiting) <= room and (item := next(left, None)) is not None:
+            waiting[start(item)] = item
+        if not waiting:
+            return
+        yield _next_end(waiting)
+
+
+def _next_end(waiting: dict[Any, Work]) -> Ended[Work]:
+    """Waits for a task to end, and takes it out of `waiting`."""
+    [ready], _ = ray.wait(list(waiting))
+    item = waiting.pop(ready)
+    try:
+        return item, ray.get(ready), None
+    except ray.exceptions.RayTaskError as error:
+        return item, None, str(error.cause)
+    except ray.exceptions.RayError as error:  # WorkerCrashedError, OutOfMemoryError, NodeDiedError, ...
+        return item, None, _how_it_was_lost(error)
 
 
 def result_of(waiting: ray.ObjectRef[Result]) -> Result:

@@ -15,7 +15,8 @@ from typing import Any
 
 import ray
 
-from search.cluster.ray_tasks import as_they_end, portable_errors
+from search.cluster.nodes import live_nodes, num_holders
+from search.cluster.ray_tasks import in_turn, portable_errors
 from search.engine.admission import resources_of
 from search.engine.study_file import open_study
 from search.observers.trial_row import TrialRow, study_rows
@@ -80,28 +81,27 @@ def run(context: Context) -> None:
 
 
 def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
-    """Run the jobs as Ray tasks; returns why members failed. The other jobs of such a member are called off."""
+    """Run the jobs as Ray tasks; returns why members failed. Jobs of such a member that wait are dropped."""
     data, options = context.data, context.space.options
     cache = ray.put(data.cache)
-    waiting: dict[Any, FoldJob] = {}
-    for job in jobs:
-        held = resources_of(options.resources, job.recipe, data.index.num_classes)
-        task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=options.search.max_failures)(fit_one)
-        waiting[task.remote(job, cache, context.run.fold_models(job.member), held["cpu"], held["gpu"])] = job
+    held = {job: resources_of(options.resources, job.recipe, data.index.num_classes) for job in jobs}
+    room = max((num_holders(wanted, live_nodes()) for wanted in held.values()), default=0)
     failed: dict[str, str] = {}
-    for job, record, error in as_they_end(waiting):
+
+    def start(job: FoldJob) -> Any:
+        cpu, gpu = held[job]["cpu"], held[job]["gpu"]
+        task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=options.search.max_failures)(fit_one)
+        return task.remote(job, cache, context.run.fold_models(job.member), cpu, gpu)
+
+    for job, record, error in in_turn((job for job in jobs if job.member not in failed), start, room):
         if error is None:
             scored = "" if record.miou is None else f"mIoU {record.miou:.4f} on its {len(job.split.val_ids)} images, "
             context.say(f"{job.member} {job.part}: {scored}{record.epoch} epochs on {len(job.split.train_ids)} images")
-        elif job.member in failed:
-            continue  # called off
         elif job.fold is None and options.folds.ship == "mean":
             context.say(f"warning: {job.member} stays without a refit, which failed: {error}")
-        else:
+        elif job.member not in failed:
             failed[job.member] = f"{job.part}: {error}"
             context.say(f"warning: {job.member} is left out of the ensemble: its {job.part} failed: {error}")
-            for ref in (ref for ref, other in waiting.items() if other.member == job.member):
-                ray.cancel(ref)
     return failed
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from search.run_arguments import RAY_JOB, RunArguments, check_storage, resume_command
+from search.cluster.connection import RAY_JOB
+from search.run_arguments import RunArguments, check_storage, resume_command
 from trainables.command import DEFAULT_CACHE
 
 ASKED = RunArguments("convnext.yaml", None, (), None, None, None, None, DEFAULT_CACHE, dashboard=False)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from search.cluster.connection import TOO_LATE, connected, protect_token
+from search.cluster.connection import RAY_JOB, TOO_LATE, connected, protect_token
 
+ROOT = Path(__file__).parents[3]
 VARIABLES = ("RAY_USAGE_STATS_ENABLED", "TUNE_FUNCTION_THREAD_TIMEOUT_S", "NO_ALBUMENTATIONS_UPDATE", "RAY_ADDRESS")
 
 
@@ -51,12 +53,33 @@ def test_a_machine_too_busy_for_ray_is_said(given: dict[str, Any], monkeypatch: 
         connected(None, say=print).__enter__()
 
 
-def test_an_address_is_joined_and_said(given: dict[str, Any]) -> None:
+def test_an_address_is_joined_with_this_code_and_said(given: dict[str, Any]) -> None:
     said: list[str] = []
-    with connected("10.0.0.5:6379", say=said.append):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with connected(address, say=said.append):
+            pass
+    assert (given["address"], "num_cpus" in given) == (address, False)
+    shipped = [Path(folder) for folder in given["runtime_env"]["py_modules"]]
+    assert shipped == [ROOT / name for name in ("trainables", "analysis", "search")]
+    assert said[0] == f"Ray: joined the cluster at 10.0.0.5:6379 (--address {address})"
+
+
+def test_a_job_leaves_its_code_to_ray(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RAY_JOB, "{}")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    with connected("auto", say=print):
         pass
-    assert (given["address"], "num_cpus" in given) == ("10.0.0.5:6379", False)
-    assert said[0] == "Ray: joined the cluster at 10.0.0.5:6379 (--address 10.0.0.5:6379)"
+    assert "runtime_env" not in given
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{free}", "ray://127.0.0.1:{free}", "http://127.0.0.1", "127.0.0.1:x"])
+def test_an_address_where_nothing_listens_is_refused_at_once(given: dict[str, Any], address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        free = closed.getsockname()[1]
+    with pytest.raises(ValueError, match=r"--address must name a Ray cluster that answers, got .*ray start --head"):
+        connected(address.format(free=free), say=print).__enter__()
+    assert not given
 
 
 def test_auto_does_not_follow_a_file_of_another_user(

@@ -84,31 +84,37 @@ def test_work_runs_on_each_node_and_raises_what_it_raised(local_ray: None) -> No
 
 
 SHARES = """
-import json, logging, sys
+import json, sys
+from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
+from search.cluster.connection import connected
 from search.cluster.nodes import live_nodes, num_holders, on_each
 from search.cluster.ray_executor import RayExecutor
 
 cluster = Cluster()
 cluster.add_node(num_cpus=4, num_gpus=1, include_dashboard=False)
 cluster.add_node(num_cpus=4, num_gpus=1)
-ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-
 class Job:
     device = "cuda"
     def __call__(self, ids):
         return len(ids)
 
-def node_id():
-    return ray.get_runtime_context().get_node_id()
+def place():
+    # the driver's own folders come first, which another machine would not have
+    sent = [Path(folder) for folder in sys.path if "runtime_resources" in folder]
+    names = {package.name for folder in sent for package in folder.iterdir()}
+    return ray.get_runtime_context().get_node_id(), sorted(names)
 
 found = {}
-for share in (0.4, 0.6):
-    found[share] = sum(RayExecutor(gpus_per_task=share, images_per_task=1)(Job(), ["a", "b", "c", "d", "e", "f"]))
-ids = on_each(live_nodes(), node_id)
-print(json.dumps({"found": found, "own": all(node.node_id == said for node, said in ids.items()), "nodes": len(ids)}))
-ray.shutdown()
+with connected(cluster.address, say=print):
+    for share in (0.4, 0.6):
+        pool = RayExecutor(gpus_per_task=share, images_per_task=1)
+        found[share] = sum(pool(Job(), ["a", "b", "c", "d", "e", "f"]))
+    places = on_each(live_nodes(), place)
+own = all(node.node_id == node_id for node, (node_id, _) in places.items())
+[shipped] = {tuple(names) for _, names in places.values()}
+print(json.dumps({"found": found, "own": own, "nodes": len(places), "shipped": shipped}))
 cluster.shutdown()
 """
 
@@ -122,4 +128,6 @@ def test_actors_of_every_share_end_on_two_nodes_of_one_faked_gpu() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said == {"found": {"0.4": 6, "0.6": 6}, "own": True, "nodes": 2}
+    assert said["found"] == {"0.4": 6, "0.6": 6}
+    assert (said["own"], said["nodes"]) == (True, 2)
+    assert said["shipped"] == ["analysis", "search", "trainables"]

@@ -8,7 +8,7 @@ import sys
 import pytest
 import ray
 
-from search.cluster.ray_tasks import as_they_end, result_of
+from search.cluster.ray_tasks import as_they_end, in_turn, result_of
 
 
 def work(how: str) -> str:
@@ -34,6 +34,21 @@ def test_a_killed_task_is_named_and_the_others_are_kept(task: ray.remote_functio
     assert ended["raises"] == (None, "the weights were cut short")
     assert "its process was lost on every try" in ended["dies"][1]
     assert "WorkerCrashedError" in ended["dies"][1]
+
+
+def test_items_that_an_end_has_made_useless_are_not_started(task: ray.remote_function.RemoteFunction) -> None:
+    started: list[str] = []
+    failed: list[str] = []
+
+    def start(how: str) -> object:
+        started.append(how)
+        return task.remote(how)
+
+    wanted = (how for how in ("raises", "works", "never", "never") if how == "works" or not failed)
+    for how, _, error in in_turn(wanted, start, room=0):
+        if error is not None:
+            failed.append(how)
+    assert (started, failed) == (["raises", "works"], ["raises"])
 
 
 def test_a_result_that_was_lost_is_an_error_with_a_remedy(task: ray.remote_function.RemoteFunction) -> None:
