@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SPACE  ?= convnext.yaml
-TWO    := -n 2 --dist loadgroup --no-loadscope-reorder
+# A process that dies ends the run: pytest-xdist's replacement of one gets no tests, and the run would never end.
+TWO    := -n 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 
 ifeq ($(VENV),.venv)
 READY     := $(VENV)/.ready

@@ -55,14 +55,14 @@ def judged(root: Path, skills: list[tuple[float, ...]], seeds: list[int], labels
     return fit_ensemble(val, holdout, OPTIONS, Provenance(opening), root)
 
 
-@pytest.mark.slow  # 20 s each: 100 whole stages
+@pytest.mark.slow  # a minute each: 40 whole stages
 @pytest.mark.parametrize("best", [0.0, 2.5], ids=["nothing-but-noise", "beside-a-good-one"])
-def test_pure_noise_ships_the_single_in_95_of_100(tmp_path: Path, best: float) -> None:
+def test_pure_noise_ships_the_single_in_38_of_40(tmp_path: Path, best: float) -> None:
     shipped = [
         judged(tmp_path / str(seed), [(best,) * K, (0.0,) * K, (0.0,) * K], [1, 2, 3], Labels(seed)).verdict.ship
-        for seed in range(100)
+        for seed in range(40)
     ]
-    assert shipped.count("single") >= 95
+    assert shipped.count("single") >= 38
 
 
 def test_copies_of_one_member_are_that_member(tmp_path: Path) -> None:
