@@ -7,6 +7,7 @@ import sys
 from search.cluster.nodes import gpu_memory_gb, live_nodes
 from search.engine.admission import AdmissionCheck, some_sizes
 from search.engine.budget import ENDED_EARLY
+from search.engine.gauges import TrialGauges
 from search.engine.study_file import open_study
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
@@ -29,6 +30,7 @@ def run(context: Context) -> None:
         CsvTable(path=folder.trials_csv, classes=data.index.classes, clock=clock),
         EventLog(folder.events, clock=clock),
         *build_trackers(context.trackers, SearchInfo(folder, data.index.classes)),
+        Guarded("the metrics", TrialGauges(context.say)),
         Guarded("the progress display", build_progress(sys.stdout, clock=clock)),
     ]
     policy = admission_check(context)
