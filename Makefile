@@ -15,7 +15,7 @@ READY_DEV := checked-dev
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 endif
 
-.PHONY: help run test quick kills fuzz lint bench setup lock clean checked checked-dev
+.PHONY: help run test quick kills fuzz lint docs bench setup lock clean checked checked-dev
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
@@ -41,6 +41,9 @@ lint: $(READY_DEV)  ## style, types, import contracts
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+
+docs: $(READY_DEV)  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f .ci/mkdocs.yml
 
 bench: $(READY_DEV)  ## everything in tests/benchmarks, written to benchmarks.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/run_all.py
