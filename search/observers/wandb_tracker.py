@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
 from collections.abc import Callable, Mapping
@@ -10,8 +11,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from search.observers.search_info import Outcome, SearchInfo, plain_names, scalars
-from search.observers.trial_row import Observer, TrialRow
+from search.observers.event_log import read_events
+from search.observers.replay import ReplayingTracker
+from search.observers.search_info import Outcome, SearchInfo
+from search.observers.trial_row import TrialRow
 
 
 def wandb_mode(environment: Mapping[str, str], home: Path) -> str:
@@ -30,26 +33,67 @@ def wandb_mode(environment: Mapping[str, str], home: Path) -> str:
         return "offline"
 
 
-class WandbTracker(Observer):
-    """One W&B run per trial, grouped by the search. A trial that goes on after a crash keeps its run's id."""
+class WandbTracker(ReplayingTracker):
+    """One W&B run per trial, grouped by the search. A trial that goes on after a crash keeps its run's id, and one that
+    is told its missed epochs later too.
+
+    W&B hands a run's records to a service and cannot be asked for them offline, so RUN/wandb/recorded.jsonl lists what
+    it was given.
+    """
 
     def __init__(self, info: SearchInfo, *, say: Callable[[str], None] = print) -> None:
-        self.run_dir, self.say = info.run.root, say
-        self.space_yaml, self.class_names = info.run.space_yaml, plain_names(info.classes)
+        super().__init__(info)
+        self.run_dir, self.space_yaml, self.say = info.run.root, info.run.space_yaml, say
         self.mode = wandb_mode(os.environ, Path.home())
-        self.runs: dict[int, Any] = {}
+        self.ledger = self.run_dir / "wandb" / "recorded.jsonl"
+        self.given: dict[str, set[int]] = {}  # trial -> epochs in the ledger
+        self.ended: set[str] = set()
+        self.runs: dict[str, Any] = {}
 
     @override
-    def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
+    def open(self) -> None:
         if self.mode == "offline":
             self.say(
                 f"W&B: no key, so runs are kept offline; send them with: wandb sync {self.run_dir}/wandb/offline-*"
             )
+        self.ledger.parent.mkdir(parents=True, exist_ok=True)
+        for entry in read_events(self.ledger) if self.ledger.is_file() else ():
+            if entry["event"] == "epoch":
+                self.given.setdefault(entry["trial"], set()).add(entry["epoch"])
+            else:
+                self.ended.add(entry["trial"])
 
     @override
-    def trial_started(self, row: TrialRow) -> None:
+    def recorded(self, trial: str) -> set[int]:
+        return self.given.get(trial, set())
+
+    @override
+    def has_ended(self, trial: str) -> bool:
+        return trial in self.ended
+
+    @override
+    def start(self, row: TrialRow) -> None:
         config = {**row.recipe, "family": row.family, "recipe_hash": row.recipe_hash}
-        self.runs[row.number] = self._init(row.trial, f"{row.trial}-{row.recipe_hash}", config, [row.family])
+        self.runs[row.trial] = self._init(row.trial, f"{row.trial}-{row.recipe_hash}", config, [row.family])
+
+    @override
+    def record(self, row: TrialRow, epoch: int, values: Mapping[str, float], at_s: float | None) -> None:
+        self.runs[row.trial].log(dict(values), step=epoch)
+        self._note("epoch", row, epoch)
+
+    @override
+    def finish(self, row: TrialRow) -> None:
+        if row.trial not in self.runs:
+            self.start(row)
+        run = self.runs.pop(row.trial)
+        run.summary.update({"state": row.state, "best_miou": row.best_miou, "best_epoch": row.best_epoch})
+        run.finish(exit_code=0 if row.state in ("COMPLETE", "PRUNED") else 1)
+        self.ended.add(row.trial)
+        self._note("ended", row, row.epochs)
+
+    def _note(self, event: str, row: TrialRow, epoch: int) -> None:
+        with self.ledger.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "trial": row.trial, "epoch": epoch}) + "\n")
 
     def _init(self, name: str, run_id: str, config: Mapping[str, Any], tags: list[str]) -> Any:
         import wandb
@@ -67,17 +111,6 @@ class WandbTracker(Observer):
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
         )
-
-    @override
-    def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
-        self.runs[row.number].log(scalars(metrics, self.class_names), step=row.epochs)
-
-    @override
-    def trial_ended(self, row: TrialRow) -> None:
-        run = self.runs.pop(row.number, None)
-        if run is not None:
-            run.summary.update({"state": row.state, "best_miou": row.best_miou, "best_epoch": row.best_epoch})
-            run.finish(exit_code=0 if row.state in ("COMPLETE", "PRUNED") else 1)
 
     @override
     def end(self) -> None:

@@ -1,10 +1,11 @@
-"""MLflow and TensorBoard for real: what a search tells them, read back; what they missed, told again."""
+"""MLflow, TensorBoard and W&B for real: what a search tells them, read back; what they missed, told again."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from search.observers.search_info import Outcome, SearchInfo, plain_names, scala
 from search.observers.tensorboard_tracker import TensorboardTracker, scalars_in
 from search.observers.trackers import NEEDS, build_trackers, check_trackers
 from search.observers.trial_row import Observer, TrialRow
+from search.observers.wandb_tracker import WandbTracker
 from search.run_dir import RunDir
 
 CLASSES = ("sky", "car (all)")
@@ -120,8 +122,6 @@ def test_tensorboard_has_every_epoch_of_every_trial(info: SearchInfo) -> None:
 
 def test_tensorboard_has_checksums_that_hold(info: SearchInfo) -> None:
     """The format's own masked CRC-32C, computed by tensorboardX's function for it."""
-    import struct
-
     from tensorboardX.record_writer import masked_crc32c
 
     Trials.make().tell([TensorboardTracker(info)])
@@ -171,6 +171,65 @@ def test_tensorboard_is_told_what_it_missed_once(info: SearchInfo) -> None:
         tracker.end()
     assert tensorboard_of(info, "00000")["val/miou"] == [(1, 0.125), (2, 0.25), (3, 0.375)]
     assert [step for step, _ in tensorboard_of(info, "00001")["val/miou"]] == [1, 2]
+
+
+@pytest.fixture
+def offline_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """The records of a run's file: a header of 7 bytes, then LevelDB's log format, in blocks of 32 KiB of fragments
+    with 4 bytes of checksum, 2 of length and 1 of kind (1 whole, 2 first, 3 middle, 4 last)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, held = path.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        held += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(held)
+            held = b""
+            yield record
+
+
+def wandb_of(info: SearchInfo, trial: str, key: str) -> list[float]:
+    """A value of all epochs that W&B would be sent of a trial, in the order of its sessions."""
+    import wandb
+
+    wandb.teardown()  # its service writes the files; this waits for it
+    found = []
+    for path in sorted(info.run.root.glob(f"wandb/offline-run-*/*-{trial}-*.wandb")):
+        for record in wandb_records(path):
+            if record.WhichOneof("record_type") == "history":
+                named = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+                found += [float(named[key])] if key in named else []
+    return found
+
+
+def test_wandb_has_every_epoch_of_every_trial(info: SearchInfo, offline_wandb: None) -> None:
+    Trials.make().tell([WandbTracker(info)])
+    assert wandb_of(info, "00000", "val/miou") == [0.125, 0.25, 0.375]
+    assert wandb_of(info, "00000", "val/iou/sky") == [0.5, 0.5, 0.5]
+    assert wandb_of(info, "00001", "val/miou") == [0.375, 0.5]
+
+
+def test_wandb_is_told_what_it_missed_once(info: SearchInfo, offline_wandb: None) -> None:
+    trials = Trials.make()
+    trials.tell([WandbTracker(info)], until=1, ends=False)  # it fails after the first epochs
+    trials.tell([log_of(info)])
+    for _ in range(2):
+        tracker = WandbTracker(info)
+        tracker.begin(trials.ended(), 2)
+        tracker.end()
+    assert wandb_of(info, "00000", "val/miou") == [0.125, 0.25, 0.375]
+    assert wandb_of(info, "00001", "val/miou") == [0.375, 0.5]
 
 
 @pytest.fixture(scope="module")
