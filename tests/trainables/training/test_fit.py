@@ -391,6 +391,30 @@ def test_a_machine_that_cannot_compile_says_so_and_goes_on(monkeypatch, caplog):
     step_module._what_compiling_lacks.cache_clear()
 
 
+def test_every_trial_of_a_worker_is_compiled(monkeypatch):
+    compile_with, graphs = torch.compile, []
+
+    def counting(graph, example_inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(step_module, "_what_compiling_lacks", lambda device_type: "")
+    monkeypatch.setattr(torch, "compile", lambda step, **kwargs: compile_with(step, backend=counting, dynamic=False))
+
+    class Step(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.layer = torch.nn.Linear(width, 1)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    steps = [Step(width) for width in range(1, 13)]  # all kept: torch forgets what it compiled of a step that is gone
+    for width, step in enumerate(steps, start=1):
+        step_module.compiled(step, "cpu")(torch.ones(1, width))
+    assert len(graphs) == len(steps)
+
+
 def test_workers_end_when_the_callback_raises(data, tmp_path, monkeypatch):
     stopped = []
     real = attempt_module.stop_workers
