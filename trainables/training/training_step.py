@@ -65,7 +65,7 @@ def compiled(step: nn.Module, device: str) -> nn.Module:
     if missing:
         logging.getLogger(__name__).warning("train.compile has no effect on this machine: %s", missing)
         return step
-    # of one code torch compiles eight versions, then silently no more; a worker that is used again needs those of others
+    # torch compiles eight versions of one code, then silently no more, and a worker trains one network after another
     torch.compiler.reset()
     ready: nn.Module = torch.compile(step, dynamic=False, options={"fallback_random": True})  # type: ignore[assignment]
     return ready
