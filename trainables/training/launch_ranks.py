@@ -88,8 +88,24 @@ def _listen(processes: Sequence[BaseProcess], talks: Sequence[Connection], repor
                 metrics = value if rank == 0 else metrics
                 del waiting[rank]
             else:
+                if rank and isinstance(value, Diverged):
+                    _hear_out(talks[0], report)
                 raise _cause(processes, rank, value)
     return metrics
+
+
+def _hear_out(first: Connection, report: Report) -> None:
+    """All ranks diverge at once, but only the first one reports it, before it raises: another's message may be here
+    earlier."""
+    try:
+        while first.poll(_GRACE_S):
+            kind, value = first.recv()
+            if kind != "epoch":
+                return
+            report(value)
+            first.send("go on")
+    except EOFError:
+        return  # it died; that the others diverged is still so
 
 
 def _cause(processes: Sequence[BaseProcess], rank: int, error: BaseException) -> BaseException:

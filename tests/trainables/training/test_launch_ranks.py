@@ -6,6 +6,8 @@ import math
 import multiprocessing
 import os
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -120,6 +122,25 @@ def test_a_diverged_trial_reports_before_it_raises(data, tmp_path):
     with pytest.raises(Diverged, match="loss was nan"):
         fit(Trial(recipe, *data, tmp_path, "cpu"), reports.append, num_ranks=2)
     assert [done.metrics["diverged"] for done in reports] == [1]
+
+
+def test_a_report_is_heard_although_another_rank_was_quicker_to_diverge():
+    (talk, first), (other_talk, other) = multiprocessing.Pipe(), multiprocessing.Pipe()
+    reports = []
+    other.send(("error", Diverged("the training loss was nan")))
+
+    def report_and_diverge():
+        time.sleep(0.3)  # the other's message is there alone
+        first.send(("epoch", "the epoch"))
+        first.recv()
+        first.send(("error", Diverged("the training loss was nan")))
+
+    rank = threading.Thread(target=report_and_diverge)
+    rank.start()
+    with pytest.raises(Diverged):
+        launch_ranks._listen([], [talk, other_talk], reports.append)
+    rank.join()
+    assert reports == ["the epoch"]
 
 
 def test_a_callback_that_raises_leaves_no_rank_behind(data, tmp_path):
