@@ -15,11 +15,11 @@ READY_DEV := checked-dev
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 endif
 
-.PHONY: help run test quick kills fuzz lint docs bench setup lock clean checked checked-dev
+.PHONY: help run test quick kills fuzz lint gpu docs bench bench-gpu setup lock clean checked checked-dev
 .DEFAULT_GOAL := run
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 12
 
 run: $(READY)  ## search on the built-in data, then ensemble, verdict, bundle, report
 	$(BIN)/python search/run.py --space $(SPACE)
@@ -42,11 +42,17 @@ lint: $(READY_DEV)  ## style, types, import contracts
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
+gpu: $(READY_DEV)  ## the code paths of a GPU, without Ray and without a network; skipped where there is none
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu
+
 docs: $(READY_DEV)  ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f .ci/mkdocs.yml
 
 bench: $(READY_DEV)  ## everything in tests/benchmarks, written to benchmarks.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/run_all.py
+
+bench-gpu: $(READY_DEV)  ## images per second and share of the matrix peak on this machine's GPU
+	$(BIN)/python tests/benchmarks/bench_models.py cuda
 
 setup: $(READY_DEV)  ## make .venv with the locked versions; with VENV=/path, only check that environment
 

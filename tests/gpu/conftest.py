@@ -1,0 +1,59 @@
+"""The suite of the GPU's code paths: `make gpu`, in under ten minutes, without Ray and without a network.
+
+Without a GPU all of it is skipped; SEGSEARCH_GPU_SUITE=cpu rehearses on a CPU what a CPU can do.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gpu_recipes import NUM_IMAGES, Train
+
+from trainables.data.cache import Cache
+from trainables.data.card import read_card
+from trainables.data.index import Split
+from trainables.data.reader import read
+from trainables.data.splits.make_split import make_split
+from trainables.data.synthetic.dataset import write_synthetic
+from trainables.recipe.recipe import Recipe
+from trainables.training.fit import Trial, fit
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if os.environ.get("SEGSEARCH_GPU_SUITE") == "cpu":
+        return "cpu"
+    pytest.skip("needs a GPU (SEGSEARCH_GPU_SUITE=cpu rehearses on a CPU what it can do)")
+
+
+@pytest.fixture
+def gpu(device: str) -> str:
+    """For what a CPU has not."""
+    if device != "cuda":
+        pytest.skip("needs a GPU")
+    return device
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, Split]:
+    folder = tmp_path_factory.mktemp("gpu")
+    index = read(read_card(write_synthetic(folder / "set", num_images=NUM_IMAGES, image_px=160, seed=0)))
+    return Cache.open(index, folder / "cache"), make_split(index, seed=0)
+
+
+@pytest.fixture
+def train(data: tuple[Cache, Split], device: str, tmp_path: Path) -> Train:
+    """(recipe, options of `fit`) -> the metrics of every epoch."""
+
+    def trained(recipe: Recipe, folder: str = "trial", on: str = device, **options: Any) -> list[dict[str, Any]]:
+        reports: list[dict[str, Any]] = []
+        fit(Trial(recipe, *data, tmp_path / folder, on), lambda done: reports.append(done.metrics), **options)
+        return reports
+
+    return trained

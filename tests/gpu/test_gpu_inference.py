@@ -1,0 +1,85 @@
+"""Logits, votes, soups and predictions of a device against the CPU's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from factories import TinyRun, make_tiny_run
+from gpu_recipes import BACKBONES, Train, recipe_of
+
+from analysis.bundle.export import BundleFacts, export
+from analysis.bundle.manifest import Bundle, read_bundle
+from analysis.bundle.predictor import Predictor
+from analysis.voting.executor import LocalExecutor
+from trainables.data.cache import Cache
+from trainables.data.index import Split
+from trainables.logits.predict_views import Inference, view_logits
+from trainables.logits.view import View
+from trainables.models.segmentor import build_segmentor
+from trainables.training.soup import Ingredient, Plan, make_soup
+
+
+def agreement(one: np.ndarray, two: np.ndarray) -> float:
+    return float((one == two).mean())
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_logits_are_the_cpus(data: tuple[Cache, Split], device: str, backbone: str) -> None:
+    cache, split = data
+    torch.manual_seed(0)
+    model = build_segmentor(recipe_of(backbone), cache.index.num_classes, pretrained=False).eval()
+    found = {}
+    for place in ("cpu", device):
+        inference = Inference(model.to(place), None, place, 2, "off")
+        found[place] = dict(view_logits(inference, cache, split.val_ids, View()))
+    for image_id, expected in found["cpu"].items():
+        np.testing.assert_allclose(found[device][image_id], expected, atol=2e-2, rtol=1e-2)
+        assert agreement(found[device][image_id].argmax(0), expected.argmax(0)) > 0.995
+
+
+def test_votes_and_weights_are_the_cpus(judged_with: Callable[..., bytes], device: str) -> None:
+    on_cpu, on_device = (json.loads(judged_with(LocalExecutor(device=place))) for place in (None, device))
+    for one, two in zip(on_cpu["rules"], on_device["rules"], strict=True):
+        assert one["name"] == two["name"]
+        assert two["holdout"]["miou"] == pytest.approx(one["holdout"]["miou"], abs=2e-3)
+
+
+def test_a_soup_takes_the_same_ingredients(
+    train: Train, data: tuple[Cache, Split], device: str, tmp_path: Path
+) -> None:
+    recipe = recipe_of("resnet18", num_epochs=3, amp="off")
+    for n in range(2):
+        train(recipe.model_copy(update={"seed": n}), str(n))
+    kept = [tmp_path / str(n) / "best.safetensors" for n in range(2)]
+    scores = [json.loads((path.parent / "best.json").read_text())["miou"] for path in kept]
+    made = [Ingredient(trial=str(n), epoch=1, miou=scores[n], weights=kept[n]) for n in range(2)]
+    ingredients = tuple(sorted(made, key=lambda one: -one.miou))
+    plan = Plan("soup", recipe, ingredients)
+    on_cpu, on_device = (make_soup(plan, *data, tmp_path / f"soup-{place}", device=place) for place in ("cpu", device))
+    assert [step.taken for step in on_device.steps] == [step.taken for step in on_cpu.steps]
+    assert on_device.miou == pytest.approx(on_cpu.miou, abs=2e-3)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyRun, Bundle]:
+    folder = tmp_path_factory.mktemp("tiny")
+    run = make_tiny_run(folder / "trials")
+    facts = BundleFacts("trash", "data", "split")
+    return run, read_bundle(export(facts, run.ensemble, run.weights, folder / "bundle"))
+
+
+@pytest.mark.parametrize("options", [{}, {"half": True}, {"compiled": True}], ids=["plain", "half", "compile"])
+def test_a_bundle_predicts_what_it_does_on_the_cpu(
+    tiny: tuple[TinyRun, Bundle], gpu: str, options: dict[str, Any]
+) -> None:
+    run, bundle = tiny
+    on_cpu, on_device = Predictor(bundle, device="cpu"), Predictor(bundle, device=gpu, **options)
+    for image in run.images.values():
+        expected, found = (predictor.predict(image) for predictor in (on_cpu, on_device))
+        assert agreement(found, expected) > (0.99 if options.get("half") else 0.999)
