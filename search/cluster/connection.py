@@ -50,6 +50,7 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
     local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard, "_system_config": limits}
     if address is None:
         os.environ.setdefault(LOOPBACK_SWITCH, "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default, of which it would warn at every start
         protect_token(Path.home() / ".ray" / "auth_token", say)
 
     import ray

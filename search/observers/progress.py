@@ -80,6 +80,7 @@ class Progress(Observer, ABC):
         """'3/8 trials, 2 running, best 0.4120 (00002), 1m10s, about 2m left'."""
         ended = sum(row.state != "RUNNING" for row in self.rows.values())
         parts = [f"{ended}/{self.num_trials} trials", f"{len(self.rows) - ended} running"]
+        parts += [] if self.rows else ["waiting for the first worker to start"]
         scored = [row for row in self.rows.values() if row.best_miou is not None]
         if scored:
             best = max(scored, key=lambda row: row.best_miou or 0.0)

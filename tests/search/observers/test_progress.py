@@ -75,7 +75,8 @@ def test_plain_line_comes_every_so_many_seconds() -> None:
     for now_s in (1.0, 29.0, 31.0, 45.0, 62.0):
         clock.now_s = now_s
         lines.tick()
-    assert out.getvalue().splitlines() == ["0/8 trials, 0 running, 31s", "0/8 trials, 0 running, 1m02s"]
+    waits = "0/8 trials, 0 running, waiting for the first worker to start"
+    assert out.getvalue().splitlines() == [f"{waits}, 31s", f"{waits}, 1m02s"]
 
 
 def test_table_shows_running_trials_first_then_the_best() -> None:
