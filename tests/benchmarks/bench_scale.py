@@ -37,13 +37,13 @@ from analysis.report.page import ReportFacts, write_report
 from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch, sampler_for
 from search.engine.study_file import open_storage, open_study
-from search.observers.event_log import EventLog, curves, read_events
+from search.observers.event_log import EventLog
 from search.observers.progress import PlainLines
 from search.observers.trial_row import Observer, study_rows
 from search.observers.trials_csv import CsvTable
 from search.run_dir import RunDir
 from search.space.space import Space, load_space
-from search.stages.report import importances, trial_lines
+from search.stages.report import drawn_curves, importances, trial_lines
 from trainables.ray_trainable import METRIC
 
 MAX_EPOCHS, NUM_CLASSES, NUM_WORKERS = 27, 20, 8
@@ -177,7 +177,7 @@ def report_figures(run: RunDir) -> dict[str, float]:
         counts={"trials": len(rows)},
         ensemble=make_ensemble(CLASSES, [make_member(f"{n:05d}") for n in range(3)]),
         trials=trial_lines(rows, None),
-        curves=curves(read_events(run.events)),
+        curves=drawn_curves(run),
         importances=shares,
     )
     write_report(run.report, facts)
