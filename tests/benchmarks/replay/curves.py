@@ -78,8 +78,7 @@ class PowerLaws:
     def _deviation(self, family: str, recipe: Recipe, number: tuple[str, str, float, float, bool, float]) -> float:
         """A setting minus its optimum, in whole ranges. Optima lie in the middle half of a range."""
         part, key, low, high, is_log, _ = number
-        place = _place(recipe[part][key], low, high, is_log)
-        return place - 0.25 - 0.5 * self.uniform(family, key)
+        return place(recipe[part][key], low, high, is_log) - 0.25 - 0.5 * self.uniform(family, key)
 
     def uniform(self, *names: Any) -> float:
         """A number in [0, 1) that belongs to this task and these names."""
@@ -89,7 +88,8 @@ class PowerLaws:
         return np.random.default_rng([self.seed, zlib.crc32(repr(names).encode())])
 
 
-def _place(value: float, low: float, high: float, is_log: bool) -> float:
+def place(value: float, low: float, high: float, is_log: bool) -> float:
+    """Where a range holds a value: 0 to 1."""
     return math.log(value / low) / math.log(high / low) if is_log else (value - low) / (high - low)
 
 
