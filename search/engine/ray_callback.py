@@ -129,7 +129,8 @@ class TrialTable(tune.Callback):
 
     @override
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        """Runs before Ray deletes the trial's earlier checkpoint, so the study always names one that exists."""
+        """Deletes the trial's earlier checkpoints after the study has named this one, so that always names one that
+        exists."""
         row = self.rows[trial.config["number"]]
         row.checkpoint = str(checkpoint.path)
         path = Path(row.checkpoint)
@@ -137,7 +138,7 @@ class TrialTable(tune.Callback):
         self.search.note(row.number, "checkpoint", {"path": str(stored), "epoch": row.epochs})
         folder = Path(row.checkpoint).parent  # <tune>/<session>/<trial>
         for old in folder.parent.parent.glob(f"*/{folder.name}/checkpoint_*"):
-            if old.parent != folder:  # of an earlier session: Ray does not know them
+            if old.parent != folder or old.name < path.name:
                 shutil.rmtree(old, ignore_errors=True)
 
     @override

@@ -148,24 +148,22 @@ def table(found: Mapping[str, Sequence[Scores]]) -> list[str]:
     return lines
 
 
-def compare(num_seeds: int, budget: int, kinds: Sequence[Kind] = KINDS) -> dict[str, dict[str, list[Scores]]]:
-    """kind of task -> method -> scores by seed."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def compare(kind: Kind, num_seeds: int, budget: int) -> dict[str, list[Scores]]:
+    """method -> scores by seed."""
     return {
-        kind: {
-            name: [score(method, PowerLaws(kind, seed, MAX_EPOCHS), budget) for seed in range(num_seeds)]
-            for name, method in METHODS.items()
-        }
-        for kind in kinds
+        name: [score(method, PowerLaws(kind, seed, MAX_EPOCHS), budget) for seed in range(num_seeds)]
+        for name, method in METHODS.items()
     }
 
 
 def run(num_seeds: int = 20, budget: int = 40 * MAX_EPOCHS) -> dict[str, Any]:
-    begun_s = time.perf_counter()
-    tables = {kind: table(found) for kind, found in compare(num_seeds, budget).items()}
-    for kind, lines in tables.items():
-        print(f"\n{kind}\n\n" + "\n".join(lines), flush=True)
-    print(f"\n{num_seeds} seeds, {budget} epochs each, {time.perf_counter() - begun_s:.0f} s")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    tables = {}
+    for kind in KINDS:
+        begun_s = time.perf_counter()
+        tables[kind] = table(compare(kind, num_seeds, budget))
+        print(f"\n{kind}: {num_seeds} seeds, {budget} epochs, {time.perf_counter() - begun_s:.0f} s\n")
+        print("\n".join(tables[kind]), flush=True)
     return tables
 
 

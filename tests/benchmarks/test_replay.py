@@ -66,6 +66,6 @@ def test_paused_trials_go_on_where_they_stopped() -> None:
 
 
 def test_the_same_seed_gives_the_same_table() -> None:
-    first, second = (bench_search.table(bench_search.compare(1, 40, ["slow_best"])["slow_best"]) for _ in range(2))
+    first, second = (bench_search.table(bench_search.compare("slow_best", 1, 40)) for _ in range(2))
     assert first == second
     assert len(first) == 2 + len(bench_search.METHODS)
