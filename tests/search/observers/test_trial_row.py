@@ -122,6 +122,15 @@ def test_trial_that_ray_dropped_is_given_back(rig: Rig) -> None:
     assert config["number"] == 0
 
 
+def test_earlier_checkpoint_of_the_same_session_goes_and_a_later_one_stays(rig: Rig, tmp_path: Path) -> None:
+    trial = rig.start("a")
+    folder = tmp_path / "tune" / "session-000" / "00000"
+    for number in range(3):
+        (folder / f"checkpoint_{number:06d}").mkdir(parents=True)
+    rig.table.on_checkpoint(0, [], trial, SimpleNamespace(path=str(folder / "checkpoint_000001")))
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_000001", "checkpoint_000002"]
+
+
 def test_observers_failure_is_kept_whole(toy: Any, tmp_path: Path) -> None:
     class Full(Observer):
         def trial_started(self, row: TrialRow) -> None:
