@@ -43,6 +43,8 @@ class TrialTable(tune.Callback):
         self.timeout_s, self.clock = timeout_s, clock
         self.signs_s: dict[str, float] = {}  # Ray's trial id -> when it started or last ended an epoch
         self.stuck: set[int] = set()  # numbers of trials whose process was killed since they last started
+        self.live: list[Any] = []  # Ray's trials without an outcome; it hands over all that there ever were, several
+        self.num_seen = 0  # times a second
         self.rows: dict[int, TrialRow] = {row.number: row for row in study_rows(search.study, search.root)}
         self.failure: Exception | None = None
 
@@ -61,11 +63,14 @@ class TrialTable(tune.Callback):
 
     @override
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        for trial in trials:
+        self.live += trials[self.num_seen :]
+        self.num_seen = len(trials)
+        for trial in self.live:
             self._kill_if_stuck(trial)
             # an actor that could not be reset in time: Ray marks the next trial ERROR and tells nobody
             if trial.status == "ERROR" and self.search.is_live(trial.trial_id):
                 self.limiter.on_trial_complete(trial.trial_id)
+        self.live = [trial for trial in self.live if self.search.is_live(trial.trial_id)]
         self.take_refused()
         self.tell("tick")
 
@@ -124,7 +129,8 @@ class TrialTable(tune.Callback):
 
     @override
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        """Runs before Ray deletes the trial's earlier checkpoint, so the study always names one that exists."""
+        """Deletes the trial's earlier checkpoints after the study has named this one, so that always names one that
+        exists."""
         row = self.rows[trial.config["number"]]
         row.checkpoint = str(checkpoint.path)
         path = Path(row.checkpoint)
@@ -132,7 +138,7 @@ class TrialTable(tune.Callback):
         self.search.note(row.number, "checkpoint", {"path": str(stored), "epoch": row.epochs})
         folder = Path(row.checkpoint).parent  # <tune>/<session>/<trial>
         for old in folder.parent.parent.glob(f"*/{folder.name}/checkpoint_*"):
-            if old.parent != folder:  # of an earlier session: Ray does not know them
+            if old.parent != folder or old.name < path.name:
                 shutil.rmtree(old, ignore_errors=True)
 
     @override

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +72,7 @@ class FamilySearch(OptunaSearch):
     """OptunaSearch that tells the study PRUNED and FAIL, and keeps its state in the study file alone.
 
     `admit` is asked of each new recipe: one that it refuses fails with the reason; where it raises, the search ends.
+    `sampler_at` gives the sampler of the suggestion at a position; by default those are `sampler_for`'s.
     `outcomes` maps a finished trial's number to COMPLETE, PRUNED, FAIL or DIVERGED.
     """
 
@@ -81,6 +83,7 @@ class FamilySearch(OptunaSearch):
         storage: RDBStorage,
         metric: str,
         admit: Callable[[Recipe], Admission] | None = None,
+        sampler_at: Callable[[int], BaseSampler] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(space=space.suggest, metric=metric, mode="max", storage=storage, study_name=STUDY_NAME)  # type: ignore[arg-type]
@@ -89,9 +92,9 @@ class FamilySearch(OptunaSearch):
         self._admit = admit
         self._defaults = list(space.defaults())[: budget.num_trials]
         self._num_trials = budget.num_trials
-        self._num_random = len(self._defaults) + min(MAX_STARTUP, budget.num_trials // 4)
+        num_random = len(self._defaults) + min(MAX_STARTUP, budget.num_trials // 4)
+        self._sampler_at = sampler_at or partial(sampler_for, seed=space.options.seed, num_random=num_random)
         self._max_epochs = budget.max_epochs
-        self._search_seed = space.options.seed
         self.outcomes: dict[int, str] = {}
         self._trials: dict[int, optuna.Trial] = {}  # number -> a trial that may still be written
         self._reported: dict[int, set[int]] = {}  # number -> epochs in the study
@@ -164,7 +167,7 @@ class FamilySearch(OptunaSearch):
         """The next trial with its whole recipe in the study."""
         if self._position < len(self._defaults) and not self.study.get_trials(False, (TrialState.WAITING,)):
             self.study.enqueue_trial(dict(self._defaults[self._position]))
-        self.study.sampler = sampler_for(self._position, self._search_seed, self._num_random)
+        self.study.sampler = self._sampler_at(self._position)
         trial = self.study.ask()
         assert trial.number == self._position + self._num_lost
         recipe = self._suggest_recipe(trial)

@@ -42,9 +42,12 @@ DRIVER_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner ignores verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # Ray hands this one on to its workers
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the JSON logger is passed by hand; CSV and TensorBoard are not wanted
+    # a snapshot holds every trial, 15 kB each, and is never read; CheckpointConfig(num_to_keep) would force one per
+    # epoch, hence TrialTable deletes old checkpoints
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "1",  # Ray keeps a record of each checkpoint: without its metrics
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without its metric fails; it must not end the search
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors are in the table
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
@@ -140,7 +143,6 @@ def tune_trials(
             storage_path=str(tune_dir.resolve()),
             callbacks=[table, JsonLoggerCallback()],  # type: ignore[no-untyped-call]
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             verbose=0,
         ),
     )

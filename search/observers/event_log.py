@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ class EventLog(Observer):
 
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
-        if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n")  # the last writer was killed within a line
         if self.path.is_file():
+            with self.path.open("rb+") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                if file.read() != b"\n":
+                    file.write(b"\n")  # the last writer was killed within a line
             self.ended = {event["trial"] for event in read_events(self.path) if event["event"] == "trial_ended"}
         self._append({"event": "search_started", "num_trials": num_trials, "num_known": len(rows)})
         for row in rows.values():
@@ -66,24 +69,25 @@ class EventLog(Observer):
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a log. Lines that a kill cut short are left out; any other broken line is an error.
+    """The events of a log, read line by line: it may be larger than memory. Lines that a kill cut short are left out;
+    any other broken line is an error.
 
     Raises ValueError naming the line.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for position, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            event = parse_json(line)
-        except ValueError as error:
-            cut_short = not line.rstrip().endswith("}")
-            if not cut_short:
-                raise ValueError(f"{path}:{position} must be one JSON object per line; remove that line") from error
-            continue
-        if not _is_event(event):
-            raise ValueError(f"{path}:{position} must be one event of a search per line; remove that line")
-        yield event
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for position, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                event = parse_json(line)
+            except ValueError as error:
+                cut_short = not line.rstrip().endswith("}")
+                if not cut_short:
+                    raise ValueError(f"{path}:{position} must be one JSON object per line; remove that line") from error
+                continue
+            if not _is_event(event):
+                raise ValueError(f"{path}:{position} must be one event of a search per line; remove that line")
+            yield event
 
 
 def curves(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

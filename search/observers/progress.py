@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -149,11 +150,6 @@ class LiveTable(Progress):
         self.live = Live(self.render(), console=self.console, auto_refresh=False)
         self.live.start()
 
-    @override
-    def trial_ended(self, row: TrialRow) -> None:
-        super().trial_ended(row)
-        self.show()
-
     def show(self) -> None:
         if self.live is not None:
             self.live.update(self.render(), refresh=True)
@@ -167,12 +163,14 @@ class LiveTable(Progress):
 
     def render(self) -> Group:
         table = Table("trial", "state", "backbone", "head", "epochs", "best mIoU", "device time", box=None)
-        order = sorted(self.rows.values(), key=lambda row: (row.state != "RUNNING", -(row.best_miou or 0.0)))
-        for row in order[:ROWS_SHOWN]:
+        first = heapq.nsmallest(
+            ROWS_SHOWN, self.rows.values(), key=lambda row: (row.state != "RUNNING", -(row.best_miou or 0.0))
+        )
+        for row in first:
             state = Text(row.state, style=STYLES[row.state])
             time = f"{duration(row.device_s)} {row.device}"
             table.add_row(row.trial, state, row.backbone, row.head, str(row.epochs), score(row.best_miou), time)
-        hidden = len(order) - ROWS_SHOWN
+        hidden = len(self.rows) - ROWS_SHOWN
         more = Text(f"and {hidden} more" if hidden > 0 else "")
         return Group(table, more, Text(self.summary(), style="bold"))
 

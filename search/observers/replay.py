@@ -51,10 +51,11 @@ class ReplayingTracker(Observer, ABC):
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
         self.open()
-        events = self.info.run.events
-        told = curves(read_events(events)) if events.is_file() else {}
-        for row in rows.values():
-            if self.has_ended(row.trial) or (row.state == "RUNNING" and row.trial not in told):
+        events, missing = self.info.run.events, [row for row in rows.values() if not self.has_ended(row.trial)]
+        names = {row.trial for row in missing}  # of thousands of trials, nearly all have ended
+        told = curves(event for event in read_events(events) if event.get("trial") in names) if events.is_file() else {}
+        for row in missing:
+            if row.state == "RUNNING" and row.trial not in told:
                 continue
             self.trial_started(row)
             for event in told.get(row.trial, ()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -25,6 +25,7 @@ from search.stages.stage import Context
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 
+DRAWN = ("event", "trial", "epoch", "val/miou", "val/loss", "train/loss", "diverged")  # of an event
 MIN_FOR_IMPORTANCE = 4  # with fewer finished trials, importances are noise
 
 
@@ -57,7 +58,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         },
         ensemble=ensemble,
         trials=trial_lines(rows, floor),
-        curves=curves(read_events(run.events)),
+        curves=drawn_curves(run),
         rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
         importances=shares,
         gallery=gallery(run, cache, ensemble),
@@ -68,6 +69,12 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )
     write_report(run.report, facts)
+
+
+def drawn_curves(run: RunDir) -> dict[str, list[Mapping[str, Any]]]:
+    """trial -> a row per epoch of what the report draws; the log of a long search has a hundred times as much."""
+    events = read_events(run.events)
+    return curves({key: event[key] for key in DRAWN if key in event} for event in events)
 
 
 def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:

@@ -44,6 +44,16 @@ def test_events_are_one_object_a_line_without_nan(tmp_path: Path) -> None:
     }
 
 
+def test_a_log_is_read_line_by_line(tmp_path: Path) -> None:
+    """It may be larger than memory."""
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "search_started"}\n{"event": broken}\n', encoding="utf-8")
+    events = read_events(path)
+    assert next(events) == {"event": "search_started"}
+    with pytest.raises(ValueError, match=r"events\.jsonl:2 must be one JSON object"):
+        next(events)
+
+
 def test_an_end_that_a_kill_kept_from_the_log_is_appended_once(tmp_path: Path) -> None:
     """The study hears of it first."""
     path = tmp_path / "events.jsonl"

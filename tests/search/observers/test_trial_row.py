@@ -8,14 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from factories import Clock
+from factories import Clock, make_row
 from ray import cloudpickle
 
 from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch
 from search.engine.study_file import open_storage
 from search.observers.trial_row import Observer, TrialRow, finite, study_rows
-from search.observers.trials_csv import CsvTable, write_csv
+from search.observers.trials_csv import SHARE, CsvTable, write_csv
 
 
 class Rig:
@@ -122,6 +122,15 @@ def test_trial_that_ray_dropped_is_given_back(rig: Rig) -> None:
     assert config["number"] == 0
 
 
+def test_earlier_checkpoint_of_the_same_session_goes_and_a_later_one_stays(rig: Rig, tmp_path: Path) -> None:
+    trial = rig.start("a")
+    folder = tmp_path / "tune" / "session-000" / "00000"
+    for number in range(3):
+        (folder / f"checkpoint_{number:06d}").mkdir(parents=True)
+    rig.table.on_checkpoint(0, [], trial, SimpleNamespace(path=str(folder / "checkpoint_000001")))
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_000001", "checkpoint_000002"]
+
+
 def test_observers_failure_is_kept_whole(toy: Any, tmp_path: Path) -> None:
     class Full(Observer):
         def trial_started(self, row: TrialRow) -> None:
@@ -199,6 +208,28 @@ def test_csv_is_rewritten_now_and_then_and_at_every_end(toy: Any, tmp_path: Path
     assert "0.5" in path.read_text()
     rig.end(trial, rig.report(trial, 3, 0.75))
     assert "PRUNED" in path.read_text()
+
+
+def test_csv_rests_in_proportion_to_the_time_that_it_took(tmp_path: Path) -> None:
+    """A search of thousands of trials must not spend its time on its table."""
+    clock, path, rows = Clock(), tmp_path / "trials.csv", {0: make_row(0)}
+
+    def slow_clock() -> float:
+        clock.now_s += 1.0
+        return clock.now_s
+
+    table = CsvTable(path, classes=[], clock=slow_clock)
+    table.begin(rows, 9)
+    rows[1] = make_row(1)
+    table.trial_started(rows[1])
+    assert "00001" not in path.read_text()
+    clock.now_s += 1 / SHARE
+    table.tick()
+    assert "00001" in path.read_text()
+    rows[2] = make_row(2)
+    table.trial_started(rows[2])
+    table.end()
+    assert "00002" in path.read_text()
 
 
 def test_finite_leaves_no_nan_anywhere() -> None:
