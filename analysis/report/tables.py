@@ -70,6 +70,8 @@ class ClassRow:
     share: float
     single: str
     shipped: str
+    single_iou: float | None
+    iou: float | None  # under what ships
 
 
 def trial_columns(trials: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -110,8 +112,10 @@ def class_rows(
         ClassRow(
             name=name,
             share=float(pixels[k]) / max(int(pixels.sum()), 1),
-            single=_class_score(single.holdout, k),
-            shipped=_class_score(shipped.holdout, k),
+            single=class_score(single.holdout, k),
+            shipped=class_score(shipped.holdout, k),
+            single_iou=single.holdout.iou[k],
+            iou=shipped.holdout.iou[k],
         )
         for k, name in enumerate(classes)
     ]
@@ -148,6 +152,13 @@ def write_interval(score: Score) -> str:
     return _write_bounds(score.low, score.high)
 
 
+def class_score(score: Score, k: int) -> str:
+    """'0.412 [0.391 to 0.433]'; a dash where the class has none."""
+    if score.iou[k] is None:
+        return DASH
+    return f"{write_score(score.iou[k])} [{_write_bounds(score.iou_low[k], score.iou_high[k])}]"
+
+
 def write_gain(value: float | None) -> str:
     """0.0123 -> '+0.012', with a real minus sign below zero."""
     if value is None or math.isnan(value):
@@ -181,16 +192,15 @@ def write_moment(iso: str) -> str:
 
 def write_duration(started: str, ended: str) -> str:
     """Between two ISO moments: '2 h 05 min', '4 min 10 s'."""
-    seconds = max(0, round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()))
+    return write_seconds((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds())
+
+
+def write_seconds(wall_s: float) -> str:
+    """'2 h 05 min', '4 min 10 s', '12 s'."""
+    seconds = max(0, round(wall_s))
     if seconds >= 3600:
         return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
     return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
-
-
-def _class_score(score: Score, k: int) -> str:
-    if score.iou[k] is None:
-        return DASH
-    return f"{write_score(score.iou[k])} [{_write_bounds(score.iou_low[k], score.iou_high[k])}]"
 
 
 def _write_bounds(low: float | None, high: float | None) -> str:

@@ -37,7 +37,9 @@ def run_all(context: Context, until: Stage = Stage.report) -> None:
             continue
         context.say(f"== {name}")
         spread_cache(context, name)
+        begun = context.now()
         STAGES[name](context)
-        record = read_json(context.run.run_json)
-        record["stages"][name] = context.now().isoformat(timespec="seconds")
+        ended, record = context.now(), read_json(context.run.run_json)
+        record["stages"][name] = ended.isoformat(timespec="seconds")
+        record.setdefault("stage_s", {})[name] = round((ended - begun).total_seconds(), 1)  # of this session
         write_json(context.run.run_json, record)
