@@ -80,7 +80,11 @@ def write_comparison(out: Path, compared: Comparison) -> None:
         "recipe": differing(a.recipe, b.recipe),
         "versions": differing(a.origin.versions or {}, b.origin.versions or {}),
     }
-    filters: dict[str, Callable[..., Any]] = {"score": tables.write_score, "gain": tables.write_gain, "interval": tables.write_interval}
+    filters: dict[str, Callable[..., Any]] = {
+        "score": tables.write_score,
+        "gain": tables.write_gain,
+        "interval": tables.write_interval,
+    }
     html.write_page(out, "compare.html.j2", values, _figures(a, b), filters)
 
 

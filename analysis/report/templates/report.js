@@ -52,6 +52,38 @@ for (const table of document.querySelectorAll("table.sortable")) {
     cell.querySelector("button").addEventListener("click", () => sortBy(table, column, numeric));
   });
 }
+function enlargeable() {
+  const dialog = document.getElementById("enlarged");
+  if (!dialog) return;
+  const shown = dialog.querySelector("img");
+  for (const image of document.querySelectorAll(".gallery img, .thumbs img, .suspects img, .pairs img, .four img")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "enlarge";
+    button.setAttribute("aria-label", `Enlarge: ${image.alt}`);
+    image.replaceWith(button);
+    button.append(image);
+    button.addEventListener("click", () => {
+      shown.src = image.src;
+      shown.alt = image.alt;
+      dialog.querySelector("span").textContent = image.alt;
+      dialog.showModal();
+    });
+  }
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside the picture
+}
+
+function sortGallery(select) {
+  const list = document.querySelector("ol.gallery");
+  const score = (item) => (select.value === "" ? Number(item.dataset.miou) : JSON.parse(item.dataset.ious)[select.value]);
+  select.addEventListener("change", () => {
+    const items = [...list.children].sort((a, b) => (score(a) ?? 2) - (score(b) ?? 2)); // without the class: last
+    list.append(...items);
+    const having = items.filter((item) => score(item) !== null).length;
+    document.getElementById("sorted").textContent = select.value === "" ? "" : `${having} of these show it, worst first`;
+  });
+}
+
 const places = document.querySelectorAll("[data-figure]");
 const widths = new Map();
 const watcher = new ResizeObserver((entries) => {
@@ -68,3 +100,19 @@ for (const place of places) {
   watcher.observe(place);
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => places.forEach(draw));
+enlargeable();
+const sorting = document.getElementById("sort-by");
+if (sorting) sortGallery(sorting);
+
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const one of closed) one.open = true;
+  document.documentElement.classList.add("printing");
+  places.forEach(draw); // in the width and the colours of paper
+});
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("printing");
+  for (const one of closed) one.open = false;
+  places.forEach(draw);
+});
