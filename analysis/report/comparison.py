@@ -14,6 +14,7 @@ from analysis.ensembling.verdict import signed
 from analysis.report import charts, html, tables
 from analysis.report.leaderboard import FamilyRow
 from analysis.report.origin import Origin
+from analysis.report.page import rule_label
 
 ABSENT = "–"
 
@@ -113,7 +114,7 @@ def _rows(a: Side, b: Side) -> list[tuple[str, str, str]]:
         ensemble, shipped = side.ensemble, side.ensemble.shipped
         prints = side.origin.fingerprints or {}
         return {
-            "What ships": f"{shipped.name}, {tables.uses(shipped)}",
+            "What ships": f"{rule_label(shipped.name, ensemble)}, {tables.uses(shipped)}",
             "Verdict": ensemble.verdict.sentence,
             "Best trial's val mIoU": tables.write_score(side.best_val),
             "Rules fitted on": f"{ensemble.fitted_on.images} images, {ensemble.fitted_on.kind.replace('_', ' ')}",
@@ -141,7 +142,7 @@ def _class_rows(compared: Comparison) -> list[dict[str, Any]]:
             "name": name,
             "a": tables.class_score(a, k),
             "b": tables.class_score(b, k),
-            "keys": (a.iou[k], b.iou[k]),
+            "ious": (a.iou[k], b.iou[k]),
             "gain": compared.holdout.by_class.get(k),
         }
         for k, name in enumerate(compared.a.ensemble.classes)
@@ -150,7 +151,7 @@ def _class_rows(compared: Comparison) -> list[dict[str, Any]]:
 
 def _rule_rows(a: Side, b: Side) -> list[tuple[str, Any, Any]]:
     """Rule, and its result in each run; None where a run does not have it."""
-    left, right = ({rule.name: rule for rule in side.ensemble.rules} for side in (a, b))
+    left, right = ({rule_label(rule.name, side.ensemble): rule for rule in side.ensemble.rules} for side in (a, b))
     return [(name, left.get(name), right.get(name)) for name in dict.fromkeys([*left, *right])]
 
 

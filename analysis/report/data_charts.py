@@ -43,8 +43,7 @@ def bars(
     shown = ":.3%" if percent else ":,"
     for position, (label, values) in enumerate(series.items()):
         figure.add_trace(go.Bar(
-            x=[value or None for value in values] if log else list(values),
-            y=ticks, orientation="h", name=html.escape(label), marker={"color": hue(position)},
+            x=list(values), y=ticks, orientation="h", name=html.escape(label), marker={"color": hue(position)},
             customdata=[html.escape(name) for name in names],
             hovertemplate=f"%{{customdata}}<br>%{{x{shown}}}{unit}<extra>{html.escape(label)}</extra>",
         ))  # fmt: skip

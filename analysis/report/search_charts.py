@@ -21,8 +21,8 @@ def slice_figure(plotted: go.Figure, parameter: str) -> str:
     figure = go.Figure(layout=plain_layout(height=250))
     for trace in plotted.data:
         figure.add_trace(go.Scatter(
-            x=list(trace.x), y=list(trace.y), mode="markers", showlegend=False,
-            marker={"color": hue(0), "size": 9, "opacity": 0.75},
+            x=[x.strip("'") if isinstance(x, str) else x for x in trace.x],  # Optuna writes texts as Python does
+            y=list(trace.y), mode="markers", showlegend=False, marker={"color": hue(0), "size": 9, "opacity": 0.75},
             hovertemplate=f"{html.escape(parameter)} %{{x}}<br>mIoU %{{y:.4f}}<extra></extra>",
         ))  # fmt: skip
     kind = plotted.layout.xaxis.type

@@ -45,7 +45,8 @@ def parameters(trials: Sequence[FrozenTrial], importances: Mapping[str, float]) 
 
 def _with_stopped(study: optuna.Study) -> optuna.Study:
     """A study in memory of every trial that has a score: the best of its epochs."""
-    scored = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
+    scored = optuna.create_study(direction="maximize")
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         best = trial.user_attrs.get("progress", {}).get("best_miou")
         if best is not None:
