@@ -46,6 +46,14 @@ function sortBy(table, column, numeric) {
   table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
 }
 
+// where a page is narrow, a row becomes a block of names and values (report.css); without a script, tables scroll
+for (const table of document.querySelectorAll(".scroll > table:not(.sides)")) {
+  const headings = [...table.tHead.rows].at(-1).cells;
+  for (const cell of table.tBodies[0].querySelectorAll("td:not([data-label])")) {
+    cell.dataset.label = headings[cell.cellIndex].textContent;
+  }
+  table.classList.add("stacking");
+}
 for (const table of document.querySelectorAll("table.sortable")) {
   [...table.tHead.rows[0].cells].forEach((cell, column) => {
     const numeric = cell.classList.contains("number");
@@ -55,7 +63,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
 function enlargeable() {
   const dialog = document.getElementById("enlarged");
   if (!dialog) return;
-  const shown = dialog.querySelector("img");
+  const shown = document.createElement("img");
+  dialog.prepend(shown);
   for (const image of document.querySelectorAll(".gallery img, .thumbs img, .suspects img, .pairs img, .four img")) {
     const button = document.createElement("button");
     button.type = "button";
