@@ -60,7 +60,7 @@ def parallel_figure(plotted: go.Figure) -> str:
         })  # fmt: skip
     figure.update_xaxes(
         tickvals=list(plotted.layout.xaxis.tickvals), ticktext=names, tickangle=-30, showgrid=False,
-        range=list(plotted.layout.xaxis.range),
+        range=[-0.45, plotted.layout.xaxis.range[1]],  # room for the first axis's numbers on a phone
     )  # fmt: skip
     figure.update_yaxes(visible=False, range=list(plotted.layout.yaxis.range))
     return safe_json(figure)

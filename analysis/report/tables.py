@@ -75,12 +75,14 @@ class ClassRow:
 
 
 def trial_columns(trials: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that hold anything at all."""
+    """The columns that hold anything at all, but for parameters that repeat a leading one (model/backbone)."""
     names = list(dict.fromkeys(key for row in trials for key in row))
     names = [name for name in names if any(_filled(row.get(name)) for row in trials)]
     leading = [name for name in LEADING_COLUMNS if name in names]
     last = [name for name in ("error",) if name in names]
+    told = [[row.get(name) for row in trials] for name in leading]
     middle = [name for name in names if name not in leading and name not in last]
+    middle = [name for name in middle if "/" not in name or [row.get(name) for row in trials] not in told]
     return [_column(name, [row.get(name) for row in trials]) for name in (*leading, *middle, *last)]
 
 

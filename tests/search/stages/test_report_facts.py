@@ -34,7 +34,7 @@ def test_recipes_are_those_of_the_trials_behind_what_ships_the_strongest_first()
 
 
 def test_families_have_their_share_of_the_vote_their_ties_and_scores_out_of_fold() -> None:
-    floor = NoiseFloor(trial="00002", seeds=(1, 2), mious=(0.6, 0.65))
+    floor = NoiseFloor(trial="00002", seeds=(1, 2), mious=(0.6, 0.7))
     swin, convnext = families(ROWS, ENSEMBLE, floor)
     assert (swin.family, swin.out_of_fold, swin.share, swin.tie) == ("swin", 0.61, 0.0, True)
     assert (convnext.family, convnext.best.trial, convnext.trials, convnext.tie) == ("convnext", "00001", 2, True)
