@@ -40,32 +40,16 @@ def main(
 
 def audit_run(root: Path) -> Audit:
     """Raises ValueError where `root` is no run with a study, or no trial of it reported an epoch."""
-    from optuna.trial import TrialState
-
-    from analysis.search_quality import Curve, audit_curves
-    from search.engine.asha import milestones
+    from search.engine.study_audit import audit_study
     from search.engine.study_file import open_study
-    from search.observers.trial_row import trial_name
     from search.space.space import load_space
 
     run = existing_run_dir(root, "RUN")
     study = open_study(run.study_db)
-    search = load_space(str(run.space_yaml), profile=None, overrides=()).options.search
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    curves = [
-        Curve(
-            trial_name(trial.number),
-            trial.user_attrs["identity"]["family"],
-            trial.state is TrialState.COMPLETE,
-            trial.intermediate_values,
-        )
-        for trial in ended
-        if trial.intermediate_values
-    ]
-    if not curves:
+    found = audit_study(study, load_space(str(run.space_yaml), profile=None, overrides=()).options.search)
+    if found is None:
         raise ValueError(f"an audit needs trials that have ended, got none in {run.study_db}; let the search go on")
-    rungs = [int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)]
-    return audit_curves(curves, rungs, search.max_epochs, search.reduction_factor)
+    return found
 
 
 def describe(found: Audit) -> Iterator[str]:

@@ -9,7 +9,7 @@ Every subcommand is the function behind the script of its name: `segsearch eda` 
 from __future__ import annotations
 
 from analysis import cleanse, convert, eda, ensemble, init, mix, predict, prune, split, submission
-from search import audit, distil, export, pseudo, run, serve, show_space, table
+from search import audit, distil, export, pseudo, report, run, serve, show_space, table
 from trainables.command import new_app
 
 app = new_app()
@@ -26,6 +26,7 @@ app.command("ensemble")(ensemble.main)
 app.command("predict")(predict.main)
 app.command("serve")(serve.main)
 app.command("export")(export.main)
+app.command("report")(report.main)
 app.command("audit")(audit.main)
 app.command("table")(table.main)
 app.command("distil")(distil.main)

@@ -84,6 +84,10 @@ class RunDir:
         return self.root / "ensemble.json"
 
     @property
+    def confusions(self) -> Path:
+        return self.root / "confusions.safetensors"
+
+    @property
     def bundle(self) -> Path:
         return self.root / BUNDLE
 
@@ -106,8 +110,18 @@ class RunDir:
         return self.root / "pseudo"
 
     @property
+    def suspects(self) -> Path:
+        """Where `segsearch cleanse` is told to write what looks wrong in the run's labels."""
+        return self.root / "suspects"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    @property
+    def class_pages(self) -> Path:
+        """The folder of the report's pages per class."""
+        return self.root / "classes"
 
     def logits(self, trial: str, part: Literal["val", "holdout", "refit"]) -> Path:
         return self.root / "logits" / trial / part

@@ -64,6 +64,7 @@ class _Record(BaseModel):
     data_fingerprint: str
     versions: dict[str, str | None]
     stages: dict[str, str]
+    stage_s: dict[str, float] = {}  # what each took, of the session that ended it
     started: datetime
     space: str = ""
     profile: str | None = None

@@ -13,6 +13,8 @@ from analysis.ensembling.fit import Provenance, fit_ensemble
 from analysis.ensembling.result import HoldoutOpening
 from analysis.voting.labelled_logits import LabelledLogits
 from search.engine.study_file import STUDY_NAME, open_storage
+from search.observers.event_log import EventLog
+from search.observers.trial_row import TrialRow
 from search.run_dir import RunDir, write_json
 from search.space.space import load_space
 from search.stages import run_data
@@ -23,6 +25,10 @@ from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
 from trainables.recipe.recipe import Recipe
 
+SEARCHED = {
+    "model/backbone": optuna.distributions.CategoricalDistribution(["test_convnext", "test_resnet"]),
+    "optimizer/lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+}
 AT = "2026-05-01T12:00:00+00:00"
 Train = Callable[[Recipe, Cache, Split, Path], float]  # writes best.safetensors and best.json; -> val mIoU
 
@@ -39,6 +45,7 @@ def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Rec
     write_json(run.data_json, run_data.describe_data(data, card))
     record: dict[str, Any] = {"asked": {"space": "given.yaml", "data": str(card), "assignments": [], "profile": None}}
     record |= {"command": ["segsearch"], "card": str(card), "data_fingerprint": index.fingerprint, "versions": {}}
+    record |= {"space": "given", "profile": None, "seed": 0, "split_fingerprint": split.fingerprint}
     write_json(run.run_json, record | {"started": AT, "stages": {"ensemble": AT}})
     trials = []
     for number, recipe in enumerate(recipes):
@@ -62,12 +69,33 @@ def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Rec
 def _write_study(run: RunDir, trials: Sequence[Candidate]) -> None:
     storage = open_storage(run.study_db)
     study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
-    for one in trials:
+    log = EventLog(run.events, clock=lambda: 0.0)
+    for position, one in enumerate(trials):
         about = json.loads((one.checkpoint / "best.json").read_text(encoding="utf-8"))
         recipe = one.recipe
         identity = {"hash": recipe.hash, "family": recipe.family, "recipe": recipe.model_dump(mode="json")}
         checkpoint = {"path": str(one.checkpoint.relative_to(run.root))}
-        progress = {"best_miou": one.miou, "best_epoch": about["epoch"]}
+        progress = {"best_miou": one.miou, "best_epoch": about["epoch"], "epochs": 2, "device_s": 60.0 + position}
         attrs = {"identity": identity, "checkpoint": checkpoint, "progress": progress}
-        study.add_trial(optuna.trial.create_trial(value=one.miou, user_attrs=attrs))
+        params = {"model/backbone": recipe.backbone.name, "optimizer/lr": recipe.optimizer.lr}
+        curve = {1: one.miou / 2, 2: one.miou}
+        study.add_trial(optuna.trial.create_trial(
+            value=one.miou, user_attrs=attrs, params=params, distributions=SEARCHED, intermediate_values=curve
+        ))  # fmt: skip
+        for epoch, miou in curve.items():
+            log.epoch(row_of(one, epoch), {"epoch": epoch, "val/miou": miou, "val/loss": 2.0 / epoch})
     storage.engine.dispose()
+
+
+def row_of(one: Candidate, epochs: int) -> TrialRow:
+    recipe = one.recipe
+    return TrialRow(
+        trial=one.trial,
+        number=int(one.trial),
+        state="RUNNING",
+        recipe_hash=recipe.hash,
+        family=recipe.family,
+        backbone=recipe.backbone.name,
+        head=recipe.head.name,
+        epochs=epochs,
+    )

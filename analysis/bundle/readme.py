@@ -10,7 +10,6 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -19,6 +18,7 @@ from analysis.bundle.manifest import SINGLE_TRIAL, Manifest, Member
 from analysis.bundle.standalone.network import unreadable
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult, Score
 from analysis.ensembling.verdict import signed
+from analysis.report.origin import typed
 from analysis.report.tables import write_fitted_on
 
 # of a licence's name, in the order in which they are tried
@@ -161,10 +161,7 @@ def _licences(licences: Sequence[str]) -> list[str]:
 
 
 def _origin(manifest: Manifest, run: RunFacts) -> list[str]:
-    """Of the command, the program's name alone: where it lay is nobody's business."""
-    program, *words = run.command or ("segsearch run",)
-    named = ["python", program] if program.endswith(".py") else [PurePath(program).name]
-    lines = [" ".join([*named, *map(shlex.quote, words)])]
+    lines = [typed(run.command)]
     if manifest.user_choice:
         trials = [member.trial for member in manifest.members]
         what = f"--trial {shlex.quote(trials[0])}" if manifest.rule == SINGLE_TRIAL else f"--rule {manifest.rule}"

@@ -106,7 +106,9 @@ def _figures(index: SegIndex, seen: DatasetStatistics, facts: dict[str, Any]) ->
     per_image = per_image[[image.role != "unlabelled" for image in index.images]]
     hover = "%{customdata[0]} with %{customdata[1]}: %{z:.1%}<extra></extra>"
     figures = {
-        "pixels": charts.bars(names, {"share": [r["share"] for r in rows]}, "share of labelled pixels", percent=True),
+        "pixels": charts.bars(
+            names, {"share": [r["share"] for r in rows]}, "share of labelled pixels, log scale", log=True, percent=True
+        ),
         "counts": charts.bars(
             names,
             {"images": [r["images"] for r in rows], "annotations": [r["annotations"] or None for r in rows]},
@@ -123,10 +125,13 @@ def _figures(index: SegIndex, seen: DatasetStatistics, facts: dict[str, Any]) ->
         "per_image": charts.histogram(
             {"images": per_image.tolist()}, list(range(int(per_image.max(initial=1)) + 2)), "annotations per image"
         ),
-        "parts": charts.bars(names, facts["share_by_part"], "share of the part's labelled pixels", percent=True),
+        "parts": charts.bars(
+            names, facts["share_by_part"], "share of the part's labelled pixels, log scale", log=True, percent=True
+        ),
     }
     if facts["share_by_group"]:
-        z = np.array(list(facts["share_by_group"].values()))
-        group_hover = "%{customdata[0]}<br>%{customdata[1]}: %{z:.2%}<extra></extra>"
-        figures["groups"] = charts.heat(z, list(facts["share_by_group"]), names, hover=group_hover, labels=".0%")
+        z = np.array(list(facts["share_by_group"].values()))  # (G,K)
+        relative = z / np.maximum(z.max(axis=0, keepdims=True), 1e-12)  # so that a rare class is seen too
+        hover = "%{customdata[0]}<br>%{customdata[1]}: %{z:.0%} of its largest share<extra></extra>"
+        figures["groups"] = charts.heat(relative, list(facts["share_by_group"]), names, hover=hover, labels=".0%")
     return figures

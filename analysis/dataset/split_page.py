@@ -48,7 +48,8 @@ def write_report(
         out.with_suffix(".report.json"), {"data": index.name, "fingerprint": quality.split.fingerprint, **values}
     )
     named = {part: [row["share"][part] for row in classes] for part in parts}
-    figures = {"shares": data_charts.bars(index.classes, named, "share of the part's labelled pixels", percent=True)}
+    axis = "share of the part's labelled pixels, log scale"
+    figures = {"shares": data_charts.bars(index.classes, named, axis, log=True, percent=True)}
     if isinstance(shift, str):
         values["no_shift"] = shift
     else:

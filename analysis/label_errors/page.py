@@ -40,7 +40,7 @@ def write_suspects(
     colours = palette(index.num_classes, background=index.background)
     values = {
         "title": f"Suspicious labels of {index.name}",
-        "headline": f"{len(suspects):,} labels look wrong to models that have not seen them",
+        "headline": headline(index, ranking),
         "num_images": len(ranking.image_scores),
         "num_open": sum(image.role in ("train", "val") for image in index.images),
         "num_annotations": num_annotations(index, ranking.image_scores),
@@ -98,13 +98,26 @@ def num_annotations(index: SegIndex, judged: Collection[str]) -> int:
     return sum(len(label_source(index, image).objects()) for image in index.images if image.image_id in judged)
 
 
+def suspected_share(index: SegIndex, ranking: SuspectRanking) -> float:
+    """Which share of the annotations of the judged images is suspected."""
+    suspected = sum(s.annotation_id is not None for s in ranking.suspects)
+    return suspected / max(1, num_annotations(index, ranking.image_scores))
+
+
+def headline(index: SegIndex, ranking: SuspectRanking) -> str:
+    """What was found; of models that are too weak to judge, that first."""
+    num, share = len(ranking.suspects), suspected_share(index, ranking)
+    if share > WEAK_SHARE:
+        return f"the models are too weak to judge these labels: they doubt {share:.0%} of the annotations"
+    return f"{num:,} label{' looks' if num == 1 else 's look'} wrong to models that have not seen them"
+
+
 def caveats_of(index: SegIndex, ranking: SuspectRanking, num_models: int) -> list[str]:
     """What to keep in mind while reading the list."""
     said = ["the best epoch was chosen on these images, which flatters the models a little"]
     if num_models == 1:
         said.append("a single model judged: its own weaknesses look like wrong labels")
-    suspected = sum(s.annotation_id is not None for s in ranking.suspects)
-    share = suspected / max(1, num_annotations(index, ranking.image_scores))
+    share = suspected_share(index, ranking)
     if share > WEAK_SHARE:
         said.append(
             f"{share:.0%} of the annotations are suspected, more than usually are wrong: the models are weak "

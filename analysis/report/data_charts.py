@@ -6,6 +6,7 @@ Heat maps and text take their colours from the page's theme.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,7 +35,8 @@ def bars(
     unit: str = "",
     percent: bool = False,
 ) -> str:
-    """Horizontal bars: one row per name, one colour per series."""
+    """Horizontal bars: one row per name, one colour per series. On a logarithmic axis counts begin at 1, shares at the
+    power of ten below the least; a row without any has no bar."""
     row_px = max(FEW_PX if len(names) <= MAX_NAMED_CLASSES else 12, 13 * len(series))
     figure = go.Figure(layout=plain_layout(height=110 + row_px * max(len(names), 2)))
     ticks = list(range(len(names)))
@@ -57,10 +59,11 @@ def bars(
     )
     figure.update_xaxes(title=axis_title(axis), type="log" if log else "linear")
     if log:
-        most = max((value or 1 for values in series.values() for value in values), default=1)
-        figure.update_xaxes(dtick=1, range=[0, float(np.log10(most)) + 0.1])  # from 1 on
+        some = [value for values in series.values() for value in values if value] or [1.0]
+        low = math.floor(math.log10(min(some)) - 0.01) if percent else 0
+        figure.update_xaxes(dtick=1, range=[low, math.log10(max(some)) + 0.1])
     if percent:
-        figure.update_xaxes(tickformat=".3~%")
+        figure.update_xaxes(tickformat="~%")
     return safe_json(figure)
 
 

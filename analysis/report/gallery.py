@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from analysis.report.palette import IGNORED, Colours, png_palette
+from trainables.metrics import confusion, iou
 
 MAX_SIDE_PX = 320
 JPEG_QUALITY = 82
@@ -35,11 +36,13 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class Picture:
-    """A gallery item as the page needs it; `agreement` is the share of labelled pixels that are right."""
+    """A gallery item as the page needs it; `agreement` is the share of labelled pixels that are right, `ious` (K,) the
+    IoU of each class that the image shows."""
 
     image_id: str
     miou: float
     agreement: float
+    ious: tuple[float | None, ...]
     width_px: int
     height_px: int
     image_uri: str
@@ -54,10 +57,12 @@ def picture(item: GalleryItem, colours: Colours) -> Picture:
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     photograph = Pillow.fromarray(item.image).resize(size, Pillow.Resampling.LANCZOS)
     labelled = item.truth != IGNORE_INDEX
+    scores = iou(confusion(item.truth, item.prediction, len(colours)))  # (K,)
     return Picture(
         item.image_id,
         item.miou,
         float((item.prediction[labelled] == item.truth[labelled]).mean()) if labelled.any() else float("nan"),
+        tuple(None if np.isnan(value) else round(value, 4) for value in scores.tolist()),
         *size,
         _uri(photograph, "jpeg"),
         _uri(_painted(item.truth, colours, size), "png"),

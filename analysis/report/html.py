@@ -19,13 +19,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from plotly.offline import get_plotlyjs
 
 from analysis.report.palette import Colours, paint
 from trainables import files
 from trainables.data.index import IGNORE_INDEX
 
 TEMPLATES = Path(__file__).parent / "templates"
+# plotly.js's bundle of flat charts, a third of the whole (MIT, see plotly-cartesian.LICENSE); as released with the
+# version that the Python package plotly holds: `npm pack plotly.js-cartesian-dist-min@VERSION`
+PLOTLY_JS = TEMPLATES / "plotly-cartesian.min.js"
 TINT = 0.55  # of a class's colour over the photograph
 
 
@@ -74,7 +76,7 @@ def render_page(
         figures={name: Markup(figure) for name, figure in figures.items()},  # noqa: S704 escaped, see above
         style=Markup(style + pages),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        plotly=Markup(get_plotlyjs()) if figures else None,  # noqa: S704
+        plotly=Markup(PLOTLY_JS.read_text(encoding="utf-8")) if figures else None,  # noqa: S704
     )
 
 

@@ -1,5 +1,6 @@
 """report.html: one file per run, the verdict first. plotly.js, style, script and pictures are inside, so that it opens
-offline and needs no network. Class, file and trial names are data: all are escaped."""
+offline and needs no network; only the pages per class lie beside it. Class, file and trial names are data: all are
+escaped."""
 
 from __future__ import annotations
 
@@ -15,11 +16,16 @@ from analysis.ensembling.distilled_result import DistilledResult
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult
 from analysis.ensembling.verdict import describe_form
 from analysis.report import charts, gallery, html, tables
+from analysis.report.class_pages import page_name
+from analysis.report.data_checks import SplitChecks, SuspectsSummary
 from analysis.report.exports import exports_markup
 from analysis.report.gallery import GalleryItem
+from analysis.report.leaderboard import FamilyRow
+from analysis.report.origin import Origin
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
 from analysis.report.student import student_markup
+from analysis.search_quality import Audit
 
 MAX_PICTURES = 12
 RULE_LABELS = {
@@ -58,6 +64,15 @@ class ReportFacts:
     paths: Mapping[str, str] = field(default_factory=dict)  # what -> where
     exports: Sequence[Mapping[str, str]] = ()  # bundles that users chose: said, out, at
     distilled: DistilledResult | None = None  # the one model that learnt from the ensemble
+    origin: Origin = field(default_factory=Origin)
+    families: Sequence[FamilyRow] = ()  # best first
+    submissions: Sequence[Mapping[str, Any]] = ()  # the run's lines of the ledger
+    audit: Audit | None = None  # of early stopping
+    noise: str = ""  # which differences are ties; "" where it was not measured
+    search_figures: Mapping[str, str] = field(default_factory=dict)  # "parallel", "slice-<n>"
+    checks: SplitChecks | None = None
+    suspects: SuspectsSummary | None = None
+    class_pages: str = ""  # their folder, relative to the report; "" where there are none
 
 
 def write_report(out: Path, facts: ReportFacts) -> None:
@@ -68,6 +83,7 @@ def write_report(out: Path, facts: ReportFacts) -> None:
         "interval": tables.write_interval,
         "moment": tables.write_moment,
         "share": tables.write_share,
+        "seconds": tables.write_seconds,
     }
     values, figures = _context(facts)
     html.write_page(out, "report.html.j2", values, figures, filters)
@@ -95,8 +111,12 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
     items = sorted(facts.gallery, key=lambda item: item.miou)[:MAX_PICTURES]
     members = tables.member_rows(ensemble)
     highlight = [row.curve for row in members if row.share > 0]
-    figures = {**_curve_figures(facts, highlight), **_ensemble_figures(ensemble, single, counts)}
-    pictures = [gallery.picture(item, colours) for item in items]
+    figures = {
+        **_curve_figures(facts, highlight),
+        **_ensemble_figures(ensemble, single, counts),
+        **facts.search_figures,
+    }
+    pictures = [gallery.picture(item, colours) for item in items]  # worst first
     uris = [uri for p in pictures for uri in (p.image_uri, p.truth_uri, p.prediction_uri)]
     values = {
         "title": facts.title,
@@ -110,6 +130,8 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
         "hues": [charts.hue(rank) for rank in range(len(members))],
         "class_rows": tables.class_rows(ensemble.classes, counts, single, ensemble.shipped),
         "pictures": pictures,
+        "page_of": [f"{facts.class_pages}/{page_name(k)}" if facts.class_pages else "" for k in range(len(counts))],
+        "slices": [name for name in facts.search_figures if name.startswith("slice-")],
         "legend": gallery.legend(ensemble.classes, colours, items),
         "num_curves": len(charts.drawn_trials(facts.curves, highlight)),
         "embedded_bytes": sum(map(len, (*figures.values(), *uris))),

@@ -70,15 +70,19 @@ class ClassRow:
     share: float
     single: str
     shipped: str
+    single_iou: float | None
+    iou: float | None  # under what ships
 
 
 def trial_columns(trials: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that hold anything at all."""
+    """The columns that hold anything at all, but for parameters that repeat a leading one (model/backbone)."""
     names = list(dict.fromkeys(key for row in trials for key in row))
     names = [name for name in names if any(_filled(row.get(name)) for row in trials)]
     leading = [name for name in LEADING_COLUMNS if name in names]
     last = [name for name in ("error",) if name in names]
+    told = [[row.get(name) for row in trials] for name in leading]
     middle = [name for name in names if name not in leading and name not in last]
+    middle = [name for name in middle if "/" not in name or [row.get(name) for row in trials] not in told]
     return [_column(name, [row.get(name) for row in trials]) for name in (*leading, *middle, *last)]
 
 
@@ -110,8 +114,10 @@ def class_rows(
         ClassRow(
             name=name,
             share=float(pixels[k]) / max(int(pixels.sum()), 1),
-            single=_class_score(single.holdout, k),
-            shipped=_class_score(shipped.holdout, k),
+            single=class_score(single.holdout, k),
+            shipped=class_score(shipped.holdout, k),
+            single_iou=single.holdout.iou[k],
+            iou=shipped.holdout.iou[k],
         )
         for k, name in enumerate(classes)
     ]
@@ -148,6 +154,13 @@ def write_interval(score: Score) -> str:
     return _write_bounds(score.low, score.high)
 
 
+def class_score(score: Score, k: int) -> str:
+    """'0.412 [0.391 to 0.433]'; a dash where the class has none."""
+    if score.iou[k] is None:
+        return DASH
+    return f"{write_score(score.iou[k])} [{_write_bounds(score.iou_low[k], score.iou_high[k])}]"
+
+
 def write_gain(value: float | None) -> str:
     """0.0123 -> '+0.012', with a real minus sign below zero."""
     if value is None or math.isnan(value):
@@ -181,16 +194,15 @@ def write_moment(iso: str) -> str:
 
 def write_duration(started: str, ended: str) -> str:
     """Between two ISO moments: '2 h 05 min', '4 min 10 s'."""
-    seconds = max(0, round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()))
+    return write_seconds((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds())
+
+
+def write_seconds(wall_s: float) -> str:
+    """'2 h 05 min', '4 min 10 s', '12 s'."""
+    seconds = max(0, round(wall_s))
     if seconds >= 3600:
         return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
     return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
-
-
-def _class_score(score: Score, k: int) -> str:
-    if score.iou[k] is None:
-        return DASH
-    return f"{write_score(score.iou[k])} [{_write_bounds(score.iou_low[k], score.iou_high[k])}]"
 
 
 def _write_bounds(low: float | None, high: float | None) -> str:

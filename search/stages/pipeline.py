@@ -6,8 +6,10 @@ renamed into place, so an interrupted stage runs again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from search.observers.progress import duration
 from search.run_dir import read_json, write_json
 from search.stages import bundle, ensemble, folds, logits, noise, report, search, soups
 from search.stages.prepare_cluster import check_cluster, spread_cache
@@ -29,15 +31,29 @@ def run_all(context: Context, until: Stage = Stage.report) -> None:
     """Run every stage that is not done yet, up to `until`. Raises ValueError for errors that the user can correct, and
     where the cluster lacks what one of them holds, before the first of them begins."""
     ordered = list(Stage)[: list(Stage).index(until) + 1]
-    done = read_json(context.run.run_json)["stages"]
+    record = read_json(context.run.run_json)
+    done = record["stages"]
     check_cluster(context, [name for name in ordered if not done.get(name)])
     for name in ordered:
         if done.get(name):
             context.say(f"{name}: done at {done[name]}, skipped")
             continue
-        context.say(f"== {name}")
+        context.say(f"== {name}\n{checklist(ordered, record, name)}")
         spread_cache(context, name)
+        begun = context.now()
         STAGES[name](context)
-        record = read_json(context.run.run_json)
-        record["stages"][name] = context.now().isoformat(timespec="seconds")
+        ended, record = context.now(), read_json(context.run.run_json)
+        record["stages"][name] = ended.isoformat(timespec="seconds")
+        record.setdefault("stage_s", {})[name] = round((ended - begun).total_seconds(), 1)  # of this session
         write_json(context.run.run_json, record)
+    context.say(checklist(ordered, record))
+
+
+def checklist(ordered: Sequence[Stage], record: Mapping[str, Any], running: Stage | None = None) -> str:
+    """'[x] search 1m10s  [>] logits  [ ] ensemble', by what run.json records as done and how long it took."""
+    done, took = record["stages"], record.get("stage_s", {})
+    entries = []
+    for name in ordered:
+        time = f" {duration(took[name])}" if done.get(name) and name in took else ""
+        entries.append(f"[{'x' if done.get(name) else '>' if name == running else ' '}] {name}{time}")
+    return "  ".join(entries)

@@ -1,74 +1,111 @@
-"""The report stage: report.html from the files of a run directory, and the summary on the terminal."""
+"""The report stage: report.html and its pages per class from the files of a run directory, and the summary on the
+terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
+from analysis.dataset.run_checks import check_split
 from analysis.ensembling.distilled_result import DistilledResult
+from analysis.ensembling.read_confusions import read_confusions
 from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.verdict import describe_form
+from analysis.report.class_pages import ClassPages, Read, write_class_pages
 from analysis.report.gallery import GalleryItem
-from analysis.report.page import ReportFacts, worst_images, write_report
+from analysis.report.page import ReportFacts, rule_label, worst_images, write_report
 from analysis.search_quality.noise_floor import NoiseFloor, read_noise_floor
-from search.engine.asha import milestones
+from search.engine.study_audit import audit_study, rungs
 from search.engine.study_file import open_study
 from search.observers.event_log import curves, read_events
 from search.observers.trial_row import TrialRow, finite, study_rows
 from search.run_dir import RunDir, read_json
 from search.space.space import Space
+from search.stages import report_facts
+from search.stages.search_figures import search_figures
 from search.stages.stage import Context
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 
 DRAWN = ("event", "trial", "epoch", "val/miou", "val/loss", "train/loss", "diverged")  # of an event
+KEPT_PREDICTIONS = 100  # label maps in memory: an image is shown by several classes
 MIN_FOR_IMPORTANCE = 4  # with fewer finished trials, importances are noise
 
 
 def run(context: Context) -> None:
-    """Write report.html."""
+    """Write report.html and classes/."""
     data, ended = context.data, context.now().isoformat(timespec="seconds")
     write(context.run, context.space, data.cache, data.split, ended=ended)
 
 
 def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) -> None:
-    """Write report.html from the files of the earlier stages."""
-    record, ensemble, index = read_json(run.run_json), EnsembleResult.read(run.ensemble_json), cache.index
-    study = open_study(run.study_db)
-    rows = study_rows(study, run.root)
-    search = space.options.search
-    shares, why_not = importances(study)
-    floor = read_noise_floor(run.noise_json)
-    facts = ReportFacts(
-        title=f"{record['space']} on {index.name}",
-        started=record["started"],
-        ended=ended,
-        space=space.name + (f" ({space.profile} profile)" if space.profile else ""),
-        data=index.name,
-        counts={
+    """Write report.html and classes/ from the files of the earlier stages."""
+    ensemble = EnsembleResult.read(run.ensemble_json)
+    read = _predicted(run, cache)
+    write_pages(run, ensemble, read)
+    facts = _of_search(run, space, ensemble)
+    facts |= {
+        "ended": ended,
+        "data": cache.index.name,
+        "counts": {
             "images to train on": len(split.train_ids),
             "to tune on": len(split.val_ids),
             "held out": len(split.holdout_ids),
-            "classes": index.num_classes,
-            "trials": search.num_trials,
+            "classes": cache.index.num_classes,
+            "trials": space.options.search.num_trials,
         },
-        ensemble=ensemble,
-        trials=trial_lines(rows, floor),
-        curves=drawn_curves(run),
-        rungs=[int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)],
-        importances=shares,
-        gallery=gallery(run, cache, ensemble),
-        warnings=index.warnings,
-        notes=[*split.notes, *why_not, *([floor.describe(scores_of(rows))] if floor else [])],
-        exports=record.get("exports", []),
-        distilled=DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
-        paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
-    )
-    write_report(run.report, facts)
+        "gallery": [GalleryItem(name, *read(name), miou) for name, miou in worst_images(ensemble).items()],
+        "warnings": cache.index.warnings,
+        "checks": check_split(cache, split, seed=space.options.seed),
+        "suspects": report_facts.suspects(run),
+        "class_pages": run.class_pages.name,
+    }
+    facts["notes"] = [*split.notes, *facts["notes"]]
+    write_report(run.report, ReportFacts(title=f"{facts.pop('name')} on {cache.index.name}", **facts))
+
+
+def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str, Any]:
+    """The report's facts of the search: trials, curves, parameters, families, early stopping."""
+    record, study = read_json(run.run_json), open_study(run.study_db)
+    rows, search = study_rows(study, run.root), space.options.search
+    shares, why_not = importances(study)
+    floor = read_noise_floor(run.noise_json)
+    return {
+        "name": record["space"],
+        "started": record["started"],
+        "space": record["space"] + (f" ({record['profile']} profile)" if record["profile"] else ""),
+        "ensemble": ensemble,
+        "trials": trial_lines(rows, floor),
+        "curves": drawn_curves(run),
+        "rungs": rungs(search),
+        "importances": shares,
+        "notes": why_not,
+        "noise": floor.describe(scores_of(rows)) if floor else "",
+        "exports": record.get("exports", []),
+        "distilled": DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
+        "paths": {"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
+        "origin": report_facts.origin_of(run, record, ensemble, rows),
+        "families": report_facts.families(rows, ensemble, floor),
+        "submissions": report_facts.submissions(run),
+        "audit": audit_study(study, search),
+        "search_figures": search_figures(study, shares),
+    }
+
+
+def write_pages(run: RunDir, ensemble: EnsembleResult, read: Read) -> None:
+    """Write classes/: the hold-out's images by class, with what ships."""
+    shipped = ensemble.shipped.name
+    ids, counts = read_confusions(run.confusions, "holdout", (shipped,))
+    labels = {rule.name: rule_label(rule.name, ensemble) for rule in ensemble.rules}
+    pages = ClassPages(run.root.name, ensemble, labels, ids, counts[shipped])
+    write_class_pages(run.class_pages, pages, read)
 
 
 def drawn_curves(run: RunDir) -> dict[str, list[Mapping[str, Any]]]:
@@ -121,19 +158,15 @@ def importances(study: optuna.Study) -> tuple[dict[str, float], list[str]]:
         return {}, [f"parameter importances could not be computed: {error}"]
 
 
-def gallery(run: RunDir, cache: Cache, ensemble: EnsembleResult) -> list[GalleryItem]:
-    """The worst hold-out images with labels and predictions; the bundle itself makes the predictions."""
+def _predicted(run: RunDir, cache: Cache) -> Read:
+    """Photograph, truth and prediction of an image; the bundle itself predicts, each of the last images once."""
     predictor = Predictor(read_bundle(run.bundle), batch_size=1)
-    return [
-        GalleryItem(
-            image_id=image_id,
-            image=cache.image(image_id),
-            truth=cache.label(image_id),
-            prediction=predictor.predict(cache.image(image_id)),
-            miou=miou,
-        )
-        for image_id, miou in worst_images(ensemble).items()
-    ]
+
+    @lru_cache(maxsize=KEPT_PREDICTIONS)
+    def predict(image_id: str) -> NDArray[np.uint8]:
+        return predictor.predict(cache.image(image_id))
+
+    return lambda image_id: (cache.image(image_id), cache.label(image_id), predict(image_id))
 
 
 def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None:

@@ -3,7 +3,6 @@ beside the ensemble's and the single model's."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
@@ -29,6 +27,7 @@ from analysis.ensembling.distilled_result import (
     StudentFacts,
     TeacherFacts,
 )
+from analysis.ensembling.read_confusions import read_confusions
 from analysis.ensembling.result import FAIR_RIVAL, HoldoutOpening, RuleResult
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.score_images import score_images
@@ -110,17 +109,8 @@ def _facts(student: Student) -> StudentFacts:
 def read_counts(run: RunDir, rules: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, Counts]]:
     """The hold-out's image ids (N,), and by name the counts (N,K,K) of these rules, as the run's verdict read them.
     Raises ValueError where they are gone."""
-    path = run.root / "confusions.safetensors"
-    try:
-        with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call, unused-ignore]
-            ids = tuple(str(image_id) for image_id in json.loads(file.metadata()["holdout_ids"]))
-            counts = {name: np.asarray(file.get_tensor(f"{rule}/holdout")) for name, rule in rules.items()}
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} must hold the hold-out's counts of {', '.join(rules.values())}, got none ({error}); restore it, "
-            "or run the ensemble stage again"
-        ) from None
-    return ids, counts
+    ids, counts = read_confusions(run.confusions, "holdout", tuple(rules.values()))
+    return ids, {name: counts[rule] for name, rule in rules.items()}
 
 
 def count_holdout(finished: FinishedRun, student: Student, ids: Sequence[str], device: str) -> Counts:

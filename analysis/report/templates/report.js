@@ -46,12 +46,53 @@ function sortBy(table, column, numeric) {
   table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
 }
 
+// where a page is narrow, a row becomes a block of names and values (report.css); without a script, tables scroll
+for (const table of document.querySelectorAll(".scroll > table:not(.sides)")) {
+  const headings = [...table.tHead.rows].at(-1).cells;
+  for (const cell of table.tBodies[0].querySelectorAll("td:not([data-label])")) {
+    cell.dataset.label = headings[cell.cellIndex].textContent;
+  }
+  table.classList.add("stacking");
+}
 for (const table of document.querySelectorAll("table.sortable")) {
   [...table.tHead.rows[0].cells].forEach((cell, column) => {
     const numeric = cell.classList.contains("number");
     cell.querySelector("button").addEventListener("click", () => sortBy(table, column, numeric));
   });
 }
+function enlargeable() {
+  const dialog = document.getElementById("enlarged");
+  if (!dialog) return;
+  const shown = document.createElement("img");
+  dialog.prepend(shown);
+  for (const image of document.querySelectorAll(".gallery img, .thumbs img, .suspects img, .pairs img, .four img")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "enlarge";
+    button.setAttribute("aria-label", `Enlarge: ${image.alt}`);
+    image.replaceWith(button);
+    button.append(image);
+    button.addEventListener("click", () => {
+      shown.src = image.src;
+      shown.alt = image.alt;
+      dialog.querySelector("span").textContent = image.alt;
+      dialog.showModal();
+    });
+  }
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside the picture
+}
+
+function sortGallery(select) {
+  const list = document.querySelector("ol.gallery");
+  const score = (item) => (select.value === "" ? Number(item.dataset.miou) : JSON.parse(item.dataset.ious)[select.value]);
+  select.addEventListener("change", () => {
+    const items = [...list.children].sort((a, b) => (score(a) ?? 2) - (score(b) ?? 2)); // without the class: last
+    list.append(...items);
+    const having = items.filter((item) => score(item) !== null).length;
+    document.getElementById("sorted").textContent = select.value === "" ? "" : `${having} of these show it, worst first`;
+  });
+}
+
 const places = document.querySelectorAll("[data-figure]");
 const widths = new Map();
 const watcher = new ResizeObserver((entries) => {
@@ -68,3 +109,19 @@ for (const place of places) {
   watcher.observe(place);
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => places.forEach(draw));
+enlargeable();
+const sorting = document.getElementById("sort-by");
+if (sorting) sortGallery(sorting);
+
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const one of closed) one.open = true;
+  document.documentElement.classList.add("printing");
+  places.forEach(draw); // in the width and the colours of paper
+});
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("printing");
+  for (const one of closed) one.open = false;
+  places.forEach(draw);
+});

@@ -84,3 +84,10 @@ def test_a_single_model_and_many_suspects_are_said(judged: Any, tmp_path: Path) 
 
 def _decoded(uri: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode((uri or "").partition("base64,")[2])))
+
+
+def test_the_headline_claims_no_more_than_the_caveats_allow(judged: Any) -> None:
+    page = page_of(judged)
+    [heading] = re.findall(r'<h1 id="top-heading">(.*?)</h1>', page)
+    assert ("the models are weak" in page) == heading.startswith("The models are too weak to judge these labels")
+    assert ("the models are weak" in page) != ("wrong to models that have not seen them" in heading)

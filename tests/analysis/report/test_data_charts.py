@@ -39,6 +39,14 @@ def test_bars_keep_every_value_in_the_order_of_the_names() -> None:
     assert figure["layout"]["showlegend"]
 
 
+def test_shares_on_a_log_axis_begin_below_the_rarest_class() -> None:
+    figure = json.loads(charts.bars(["a", "b", "c"], {"share": [0.97, 0.0004, 0.0]}, "share", log=True, percent=True))
+    assert figure["layout"]["xaxis"]["type"] == "log"
+    low, high = figure["layout"]["xaxis"]["range"]
+    assert low == -4  # 0.01%
+    assert 0 < high < 0.2
+
+
 def test_more_names_than_fit_beside_an_axis_appear_under_the_pointer() -> None:
     names = [f"class {k}" for k in range(MAX_NAMED_CLASSES + 1)]
     bars = json.loads(charts.bars(names, {"share": [0.1] * len(names)}, "share", percent=True))

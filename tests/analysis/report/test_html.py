@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
 from PIL import Image
+from plotly.offline import get_plotlyjs_version
 
 from analysis.report import html
 from analysis.report.palette import palette
@@ -83,3 +85,9 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"page\.html cannot be written .*; choose another place"):
         html.write_text(tmp_path / "file" / "page.html", "x")
+
+
+def test_plotly_js_is_no_older_than_what_the_figures_are_made_for() -> None:
+    banner = html.PLOTLY_JS.read_text(encoding="utf-8")[:200]
+    [major] = re.findall(r"plotly\.js \(cartesian - minified\) v(\d+)", banner)
+    assert int(major) >= int(get_plotlyjs_version().split(".")[0])
