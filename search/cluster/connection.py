@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from trainables.worker_process import worker_environment
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
 TOO_LATE = "The current node timed out during startup"  # Ray's own time limit, which no setting changes
 ROOT_UID = 0
+ANSWER_S = 5.0  # within which a cluster takes a connection; Ray itself tries for minutes
+CLIENT = "ray://"  # before the address of a Ray Client server
 TASK_OOM_RETRIES = 2  # Ray's default is for ever: a task that always runs out of memory would never end
 Say = Callable[[str], None]
 
@@ -47,6 +50,8 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         _check_owner_of_current_cluster()
     try:
         try:
+            if address:
+                _check_answers(address)
             context = ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -69,6 +74,23 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         yield float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises ConnectionError where nobody takes a connection at the address that Ray makes of `address`."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    place = address.removeprefix(CLIENT)
+    if not address.startswith(CLIENT):
+        try:
+            place = canonicalize_bootstrap_address_or_die(address)  # 'auto' as Ray follows it
+        except ValueError as error:
+            raise ConnectionError(f"it must be auto or HOST:PORT: {error}") from error
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:  # ValueError, OverflowError: no port
+        raise ConnectionError(f"{place}: {error}") from error
 
 
 def _say_which(address: str | None, context: Any, say: Say) -> None:

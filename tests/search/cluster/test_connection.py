@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,19 +53,43 @@ def test_a_machine_too_busy_for_ray_is_said(given: dict[str, Any], monkeypatch: 
         connected(None, say=print).__enter__()
 
 
-def test_an_address_is_joined_and_said(given: dict[str, Any]) -> None:
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where somebody takes connections."""
+    with socket.create_server(("", 0)) as server:  # on all interfaces, as Ray: it follows 127.0.0.1 to another
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_an_address_is_joined_and_said(given: dict[str, Any], address: str) -> None:
     said: list[str] = []
-    with connected("10.0.0.5:6379", say=said.append):
+    with connected(address, say=said.append):
         pass
-    assert (given["address"], "num_cpus" in given) == ("10.0.0.5:6379", False)
-    assert said[0] == "Ray: joined the cluster at 10.0.0.5:6379 (--address 10.0.0.5:6379)"
+    assert (given["address"], "num_cpus" in given) == (address, False)
+    assert said[0] == f"Ray: joined the cluster at 10.0.0.5:6379 (--address {address})"
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_that_nobody_answers_at_is_told_at_once(given: dict[str, Any], address: str, scheme: str) -> None:
+    """Ray itself would try for minutes."""
+    with socket.create_server(("", 0)) as server:
+        unused = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(ValueError, match=r"--address must name a Ray cluster that answers, got .*refused"):
+        connected(unused, say=print).__enter__()
+    assert given == {}
+
+
+@pytest.mark.parametrize("wrong", ["10.0.0.5", "ray://10.0.0.5", "10.0.0.5:port", "10.0.0.5:99999999"])
+def test_an_address_needs_a_port(given: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"--address must name a Ray cluster that answers, got {wrong}"):
+        connected(wrong, say=print).__enter__()
 
 
 def test_auto_does_not_follow_a_file_of_another_user(
-    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
 ) -> None:
-    (tmp_path / "ray_current_cluster").write_text("203.0.113.9:6379")
+    (tmp_path / "ray_current_cluster").write_text(address)
     monkeypatch.setattr("ray._common.utils.get_ray_address_file", lambda _: str(tmp_path / "ray_current_cluster"))
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address_or_die", lambda _: address)
     with connected("auto", say=print):  # ours
         pass
     monkeypatch.setattr("os.getuid", lambda: 12345)
