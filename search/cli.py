@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from analysis import cleanse, convert, eda, ensemble, init, mix, predict, prune, split, submission
-from search import audit, distil, export, pseudo, run, serve, show_space, table
+from search import audit, distil, export, portfolio, pseudo, run, serve, show_space, table
 from trainables.command import new_app
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ app.command("serve")(serve.main)
 app.command("export")(export.main)
 app.command("audit")(audit.main)
 app.command("table")(table.main)
+app.command("portfolio")(portfolio.main)
 app.command("distil")(distil.main)
 app.command("pseudo")(pseudo.main)
 app.command("prune")(prune.main)

@@ -32,7 +32,7 @@ from trainables.worker_process import prepare_worker
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_BLOCKS = 2000  # of rows that Ray Data hands out one by one; beyond, a block has several batches
-MAX_RESTARTS = 3  # of an actor whose process or node was lost; Ray Data's own limit is none
+MAX_RESTARTS = 3  # of an actor whose process or node was lost; Ray Data itself would start it again for ever
 Stats = list[tuple[int, int] | None]  # size and time of each file
 
 
@@ -58,6 +58,7 @@ class ClusterBatches:
     """A `BatchRunner` in the cluster that this process is connected to."""
 
     num_gpus: float
+    max_restarts: int = MAX_RESTARTS
 
     def device(self, name: str) -> str:
         if name not in DEVICES:
@@ -70,6 +71,8 @@ class ClusterBatches:
         return name if name != "auto" else "cuda" if self.num_gpus >= 1 else "cpu"
 
     def run(self, task: Task, batches: Sequence[Batch]) -> Iterator[BatchOutcome]:
+        if not batches:  # none could be read
+            return
         wanted = {"cpu": 1.0, "gpu": float(task.execution.device == "cuda")}
         nodes = [node for node in live_nodes() if node.holds(wanted)]
         room = num_holders(wanted, nodes)
@@ -77,7 +80,8 @@ class ClusterBatches:
             raise ValueError(f"a node must have room for one process ({wanted}), got none; start another node")
         check_shared_files([task.out / STAMP, task.bundle.folder / MANIFEST, batches[0].images[0].file], nodes)
         workers = min(task.execution.workers or room, room, len(batches))
-        for row in _rows(task, batches, workers, wanted["gpu"]):
+        limits = {"max_restarts": self.max_restarts, "max_task_retries": self.max_restarts}
+        for row in _rows(task, batches, workers, {"num_cpus": 1, "num_gpus": wanted["gpu"], **limits}):
             found = json.loads(row)
             if "error" in found:
                 raise ValueError(found["error"])
@@ -140,8 +144,9 @@ class BatchActor:
         return BatchWorker(task)
 
 
-def _rows(task: Task, batches: Sequence[Batch], workers: int, gpus: float) -> Iterator[str]:
-    """What the actors return, in the order of the batches. Raises ValueError where an actor is lost too often."""
+def _rows(task: Task, batches: Sequence[Batch], workers: int, each: Mapping[str, Any]) -> Iterator[str]:
+    """What `workers` actors return, in the order of the batches; `each` is what one holds, and how often it is started
+    again. Raises ValueError where one is lost too often."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -153,19 +158,16 @@ def _rows(task: Task, batches: Sequence[Batch], workers: int, gpus: float) -> It
     rows = ray.data.from_items(numbers, override_num_blocks=min(len(batches), MAX_BLOCKS)).map_batches(
         BatchActor,
         batch_size=1,
-        fn_constructor_args=(ray.put((task, list(batches))), gpus),
+        fn_constructor_args=(ray.put((task, list(batches))), each["num_gpus"]),
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
-        num_gpus=gpus,
-        max_restarts=MAX_RESTARTS,
-        max_task_retries=MAX_RESTARTS,
+        **each,
     )
     try:
         for row in rows.iter_rows():
             yield row["outcome"]
     except ray.exceptions.RayActorError as error:
         raise ValueError(
-            f"every process must live until the end, and one was lost {MAX_RESTARTS + 1} times, as happens where "
-            f"memory is short ({str(error).splitlines()[0]}); what was finished is kept: go on with fewer --workers or "
-            "a smaller --batch-size"
+            f"every process must live until the end, and one was lost {each['max_restarts'] + 1} times, as happens "
+            f"where memory is short ({(str(error).splitlines() or [''])[0]}); what was finished is kept: go on with "
+            "fewer --workers or a smaller --batch-size"
         ) from error

@@ -26,6 +26,7 @@ COMMANDS = [
     "export",
     "audit",
     "table",
+    "portfolio",
     "distil",
     "pseudo",
     "prune",
@@ -57,6 +58,7 @@ def test_every_command_is_listed() -> None:
     "argv",
     [
         ["run", "--space", "nowhere.yaml"],
+        ["run", "stray.yaml"],
         ["convert", "--from", "labelme", "nowhere", "--out", "out"],
         ["init", "nowhere"],
         ["space", "--show", "nowhere.yaml"],
@@ -70,6 +72,7 @@ def test_every_command_is_listed() -> None:
         ["export", "--run", "nowhere", "--rule", "soft_vote"],
         ["audit", "nowhere"],
         ["table", "nowhere"],
+        ["portfolio", "nowhere"],
         ["distil", "--run", "nowhere"],
         ["pseudo", "--run", "nowhere"],
         ["prune", "--run", "nowhere"],

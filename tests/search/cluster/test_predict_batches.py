@@ -8,13 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from factories import files_of, make_tiny_run
 from PIL import Image
 from typer.testing import CliRunner
 
+from analysis.bundle.batches import Batch
 from analysis.bundle.export import BundleFacts, export
+from analysis.bundle.inputs import NamedImage
+from analysis.bundle.job import Execution, Format
+from analysis.bundle.manifest import read_bundle
 from analysis.bundle.restart import LOCK, STAMP
+from analysis.bundle.run_batches import Task
+from analysis.bundle.writers import Labelling
 from analysis.predict import app
 from search.cluster import predict_batches
 from search.cluster.nodes import Node
@@ -47,6 +54,25 @@ def test_the_script_alone_refuses_an_address(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 2
     assert "--address goes with the command `segsearch predict`, got auto" in done.stderr
+
+
+class Deadly:
+    """Ends the process that it is sent to, as the kernel does where memory is short."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (9,)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_is_told_with_the_remedy(local_ray: None, tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path / "run")
+    bundle = read_bundle(export(BundleFacts("trash", "data", "split"), run.ensemble, run.weights, tmp_path / "bundle"))
+    (tmp_path / STAMP).touch()
+    labelling = Labelling(bundle.manifest.classes, np.zeros((3, 3), np.uint8), background=True)
+    task = Task(bundle, tmp_path, Format.png, labelling, Execution("cpu", workers=1))
+    deadly: Any = Batch((NamedImage("a.png", Deadly(), tmp_path / STAMP, tmp_path / STAMP),))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"one was lost 1 times.*go on with fewer --workers"):
+        list(ClusterBatches(0.0, max_restarts=0).run(task, [deadly]))
 
 
 TWO_NODES = """
