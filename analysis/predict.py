@@ -9,14 +9,17 @@ one COCO file (`rle`), or one CSV file as competitions take it (`csv`). The same
 stopped.
 
 Pixels are taken as stored, as in training: an orientation tag is warned of and not applied. Files that are no image by
-their suffix are named and left out. Exit code 2 where the input is wrong or an image cannot be read; all other images
-are finished first. Heavy imports come late, so that --help and a broken bundle answer at once.
+their suffix are named and left out. With `--address`, an option of `segsearch predict` alone, the work is done in a Ray
+cluster (`search.cluster.predict_batches`). Exit code 2 where the input is wrong or an image cannot be read; all other
+images are finished first. Heavy imports come late, so that --help and a broken bundle answer at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,11 +27,16 @@ from analysis.bundle.job import CsvLayout, Execution, Format, Job, csv_layout, g
 from analysis.bundle.outcome import report
 from trainables.command import DebugOption, errors_to_exit, new_app
 
+if TYPE_CHECKING:
+    from analysis.bundle.run_batches import BatchRunner
+
+Cluster = Callable[[str], AbstractContextManager["BatchRunner"]]  # by its address
 app = new_app()
 
 
 @app.command()
 def main(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Option(help="The bundle/ folder of a finished run.")],
     out: Annotated[Path, typer.Option(help="Where predictions are written; made if absent.")],
     inputs: Annotated[
@@ -46,7 +54,15 @@ def main(
     ] = Format.png,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; several have one thread each.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Processes, several with one thread each; default 1, with --address as many as fit."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster ('auto', HOST:PORT) whose nodes share the folders; default: none.")
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Compute in float16, on a GPU.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the networks: slow to start.")] = False,
     tile: Annotated[
@@ -86,8 +102,23 @@ def main(
         job = Job(bundle, given, out, output_format, how, coco_images, layout, expected, overwrite)
         from analysis.bundle.predict_images import predict_images
 
-        outcome = predict_images(job)
+        with _runner(address, context.obj) as runner:
+            outcome = predict_images(job if address is None else job.absolute(), runner)
     report(outcome, out)
+
+
+def _runner(address: str | None, cluster: Cluster | None) -> AbstractContextManager[BatchRunner]:
+    """Where batches are run. `cluster` is handed over by `search.cli`: nothing here knows Ray."""
+    from analysis.bundle.run_batches import LOCAL
+
+    if address is None:
+        return nullcontext(LOCAL)
+    if cluster is None:
+        raise ValueError(
+            f"--address goes with the command `segsearch predict`, got {address} for the script, which works on this "
+            "machine alone; call the command, or leave --address out"
+        )
+    return cluster(address)
 
 
 if __name__ == "__main__":

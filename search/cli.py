@@ -8,9 +8,23 @@ Every subcommand is the function behind the script of its name: `segsearch eda` 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
 from analysis import cleanse, convert, eda, ensemble, init, mix, predict, prune, split, submission
-from search import audit, distil, export, pseudo, report, run, serve, show_space, table
+from search import audit, distil, export, portfolio, pseudo, report, run, serve, show_space, table
 from trainables.command import new_app
+
+if TYPE_CHECKING:
+    from analysis.bundle.run_batches import BatchRunner
+
+
+def joined(address: str) -> AbstractContextManager[BatchRunner]:
+    """The cluster of `predict --address`; Ray is imported for it alone."""
+    from search.cluster.predict_batches import joined_cluster
+
+    return joined_cluster(address)
+
 
 app = new_app()
 app.info.help = "Search for the best ensemble of segmentation models, judge it on held-out images, export it."
@@ -23,12 +37,13 @@ app.command("split")(split.main)
 app.command("mix")(mix.main)
 app.command("cleanse")(cleanse.main)
 app.command("ensemble")(ensemble.main)
-app.command("predict")(predict.main)
+app.command("predict", context_settings={"obj": joined})(predict.main)
 app.command("serve")(serve.main)
 app.command("export")(export.main)
 app.command("report")(report.main)
 app.command("audit")(audit.main)
 app.command("table")(table.main)
+app.command("portfolio")(portfolio.main)
 app.command("distil")(distil.main)
 app.command("pseudo")(pseudo.main)
 app.command("prune")(prune.main)

@@ -50,6 +50,14 @@ def run(
             "--tracker", metavar="NAME", help="wandb, mlflow or tensorboard, besides the space's; repeatable."
         ),
     ] = None,
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN...", help="Earlier runs on the same data: the search begins with their finished trials."
+        ),
+    ] = None,
+    # what follows the first run of `--warm-start A B` reaches typer as arguments
+    more_runs: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
     dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard with a local cluster.")] = True,
     print_schema: Annotated[bool, typer.Option("--print-schema", help="Print a JSON schema of spaces.")] = False,
     debug: DebugOption = False,
@@ -58,6 +66,9 @@ def run(
     if print_schema:
         schema(debug)
         return
+    with errors_to_exit(debug=debug):
+        if more_runs and not warm_start:
+            raise ValueError(f"run takes options alone, got {more_runs[0]}; name the space by --space")
     asked = RunArguments(
         space=space,
         data=data,
@@ -70,6 +81,7 @@ def run(
         dashboard=dashboard,
         until=until,
         trackers=tuple(trackers or ()),
+        warm_start=(*(warm_start or ()), *(more_runs or ())),
     )
     with errors_to_exit(debug=debug):
         try:

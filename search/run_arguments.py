@@ -29,6 +29,7 @@ class RunArguments:
     dashboard: bool
     until: Stage = Stage.report  # the last stage to be done now
     trackers: tuple[str, ...] = ()  # of this session, besides the space's
+    warm_start: tuple[Path, ...] = ()  # earlier runs whose trials the search begins with
 
     @property
     def given(self) -> dict[str, Any]:
@@ -38,6 +39,7 @@ class RunArguments:
             "data": str(self.data.expanduser().resolve()) if self.data else None,
             "assignments": list(self.assignments),
             "profile": self.profile,
+            "warm_start": [str(root.expanduser().resolve()) for root in self.warm_start],
         }
 
 

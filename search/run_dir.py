@@ -46,6 +46,11 @@ class RunDir:
         return self.root / "study.db"
 
     @property
+    def warm_start_json(self) -> Path:
+        """The trials of earlier runs that the search began with."""
+        return self.root / "warm_start.json"
+
+    @property
     def tune(self) -> Path:
         return self.root / "tune"
 

@@ -36,6 +36,7 @@ PACKAGES = (
     "optuna",
 )
 BEGUN = ("space", "profile", "split_fingerprint")
+OPTIONS = {"assignments": "set", "warm_start": "warm-start"}  # where a key of `asked` has another name
 
 
 class _Asked(BaseModel):
@@ -45,6 +46,7 @@ class _Asked(BaseModel):
     data: str | None
     assignments: list[str]
     profile: str | None
+    warm_start: list[str] = []
 
 
 class _Export(BaseModel):
@@ -129,9 +131,9 @@ def check_same_arguments(asked: RunArguments, record: Mapping[str, Any]) -> None
     """Raises ValueError where something typed with --resume differs from what was asked at first."""
     first = record["asked"]
     changed = [
-        f"--{'set' if key == 'assignments' else key}: {value!r}, but the run was started with {first[key]!r}"
+        f"--{OPTIONS.get(key, key)}: {value!r}, but the run was started with {first.get(key)!r}"
         for key, value in asked.given.items()
-        if value and value != first[key] and not (key == "profile" and value == record.get("profile"))
+        if value and value != first.get(key) and not (key == "profile" and value == record.get("profile"))
     ]
     if asked.run_dir:
         changed.append(f"--run-dir: {str(asked.run_dir)!r}, but --resume names the run's directory already")

@@ -35,6 +35,7 @@ from search.stop_signals import StopSignals, stop_signals
 if TYPE_CHECKING:
     from filelock import SoftFileLease
 
+    from search.engine.past_trials import PastRun
     from search.stages.run_data import Data
     from trainables.data.cache import Cache
     from trainables.data.index import SegIndex
@@ -90,9 +91,11 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
         card = (claimed and claimed.card) or _card(asked, say)
 
         from search.cluster.connection import connected  # heavy imports only now, after the space was checked
+        from search.engine import warm_start
         from search.stages import run_data
 
         index, cache = run_data.read_data(card, asked.cache_dir, say)
+        earlier = _earlier_runs(asked, claimed, index.fingerprint)
         if claimed is None:
             claimed = _new(asked, argv, now(), signals, held, say)
         run = claimed.run
@@ -102,6 +105,8 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
         with connected(asked.address, dashboard=asked.dashboard, say=say) as num_gpus:
             signals.install()
             space = claimed.space() or _chosen(claimed.asked, spaces, num_gpus, say)
+            if claimed.record is None:
+                warm_start.prepare(run, space, earlier, say)
             data = _checked_data(claimed, space, card, index, cache, asked.cache_dir, say)
             _run_stages(claimed, space, data, now, say)
 
@@ -222,6 +227,14 @@ def _chosen(asked: RunArguments, spaces: dict[str | None, Space | SpaceProblems]
     return space
 
 
+def _earlier_runs(asked: RunArguments, claimed: _Claimed | None, fingerprint: str) -> list[PastRun]:
+    """The runs of `--warm-start`; none where this run has begun, which keeps their trials itself."""
+    from search.engine.warm_start import read_earlier
+
+    roots = asked.warm_start if claimed is None else claimed.asked.warm_start
+    return [] if claimed is not None and claimed.record is not None else read_earlier(roots, fingerprint)
+
+
 def _card(asked: RunArguments, say: Say) -> Path:
     """The data card that was asked for, or that of the synthetic set, drawn on first use."""
     if asked.data:
@@ -254,6 +267,7 @@ def _resumed(asked: RunArguments, argv: tuple[str, ...], signals: StopSignals, h
         assignments=tuple(first["assignments"]),
         profile=first["profile"],
         data=Path(first["data"]) if first["data"] else None,
+        warm_start=tuple(map(Path, first.get("warm_start", ()))),  # earlier versions had none
     )
     begun = record if has_begun(record) else None
     claimed = _Claimed(run, lease, at_first, begun, Path(record["card"]), resume_command(asked, argv, run.root))

@@ -220,7 +220,9 @@ class TinyRun:
     images: dict[str, NDArray[np.uint8]]
 
 
-def make_tiny_run(folder: Path, trials: Sequence[str] = ("0000", "0001", "0002")) -> TinyRun:
+def make_tiny_run(
+    folder: Path, trials: Sequence[str] = ("0000", "0001", "0002"), classes: Sequence[str] = TINY_CLASSES
+) -> TinyRun:
     """Three members of two recipes, their checkpoints under `folder`, and three images: the second candidate has no
     weight in the shipped rule."""
     import torch
@@ -245,13 +247,13 @@ def make_tiny_run(folder: Path, trials: Sequence[str] = ("0000", "0001", "0002")
             seed=n,
         )
         torch.manual_seed(n)
-        model = build_segmentor(recipe, len(TINY_CLASSES), pretrained=False).eval()
+        model = build_segmentor(recipe, len(classes), pretrained=False).eval()
         trial = trials[n]
         weights[trial] = (folder / trial / "best.safetensors",)
         save_weights(folder / trial / "best.safetensors", model.state_dict())
         about = {
             "recipe": recipe.model_dump(mode="json"),
-            "classes": TINY_CLASSES,
+            "classes": list(classes),
             "miou": 0.5,
             "epoch": 1,
             "data_fingerprint": "data",
@@ -268,7 +270,7 @@ def make_tiny_run(folder: Path, trials: Sequence[str] = ("0000", "0001", "0002")
     rng = np.random.default_rng(0)
     sizes = {"a.png": (70, 90), "b/c.png": (70, 90), "b/d.png": (41, 64)}
     images = {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in sizes.items()}
-    return TinyRun(weights, make_ensemble(TINY_CLASSES, members), images)
+    return TinyRun(weights, make_ensemble(classes, members), images)
 
 
 def draw_sample(data: LabelledLogits, sample_bytes: int, seed: int, executor: Executor) -> FittingSample:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from trainables.files import user_path
 from trainables.logits.view_name import tile_fault
 from trainables.recipe.config import Config
 
@@ -72,7 +73,7 @@ class Execution:
 
     device: str = "auto"
     batch_size: int = 8  # images of one size at a time, at most
-    workers: int = 1  # processes
+    workers: int | None = None  # processes; None: one on this machine, as many as fit in a cluster
     half: bool = False  # float16
     compiled: bool = False
     tile: tuple[int, float] | None = None  # px and overlap, in place of what the bundle's views say
@@ -91,6 +92,16 @@ class Job:
     layout: CsvLayout = field(default_factory=CsvLayout)  # of the format csv
     expected: Path | None = None  # names the rows that the CSV must have, in their order
     overwrite: bool = False  # predictions of other settings in `out`
+
+    def absolute(self) -> Job:
+        """The same with absolute paths, for processes that run in another folder."""
+        return replace(
+            self,
+            bundle=self.bundle.absolute(),
+            inputs=tuple(str(user_path(text).absolute()) for text in self.inputs),
+            out=self.out.absolute(),
+            coco_images=self.coco_images and self.coco_images.absolute(),
+        )
 
 
 def given_tile(px: int | None, overlap: float | None) -> tuple[int, float] | None:

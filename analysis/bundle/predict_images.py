@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -12,15 +13,15 @@ from analysis.bundle.batches import plan_batches
 from analysis.bundle.competition_csv import check_names, expected_names
 from analysis.bundle.inputs import NO_IMAGE, NamedImage, open_inputs
 from analysis.bundle.job import ONE_FILE, Format, Job
-from analysis.bundle.manifest import Bundle, read_bundle
+from analysis.bundle.manifest import read_bundle
 from analysis.bundle.outcome import Outcome
 from analysis.bundle.progress import progress_line
 from analysis.bundle.restart import OpenedFolder, Settings, bundle_sha256, opened_folder
-from analysis.bundle.run_batches import Task, run_batches
+from analysis.bundle.run_batches import LOCAL, BatchRunner, Task
 from analysis.bundle.writers import CSV_NAME, WRITERS, Labelling, Writer, writable
 
 
-def predict_images(job: Job, clock: Callable[[], float] = perf_counter) -> Outcome:
+def predict_images(job: Job, runner: BatchRunner = LOCAL, clock: Callable[[], float] = perf_counter) -> Outcome:
     """Predict all images of the job; those that an earlier run of the same settings has finished are left as they are.
 
     Raises ValueError (BundleError, DataProblems) before the first prediction where the bundle, an input, an option or
@@ -39,12 +40,13 @@ def predict_images(job: Job, clock: Callable[[], float] = perf_counter) -> Outco
             outcome.note = manifest.user_choice.sentence
         palette = np.array(manifest.palette, dtype=np.uint8)
         labelling = Labelling(manifest.classes, palette, manifest.background, job.layout, expected)
-        task = Task(bundle, job.out, job.output_format, labelling, job.execution)
-        writer, settings = WRITERS[job.output_format](job.out, labelling), _settings(job, bundle)
+        execution = replace(job.execution, device=runner.device(job.execution.device))
+        task = Task(bundle, job.out, job.output_format, labelling, execution)
+        writer, settings = WRITERS[job.output_format](job.out, labelling), _settings(task)
         targets = (writer.target(name) for name in outcome.names)
         with opened_folder(job.out, settings, targets, overwrite=job.overwrite) as folder:
             began_s = clock()
-            done = _predict(task, found.images, writer, folder, outcome)
+            done = _predict(runner, task, found.images, writer, folder, outcome)
             if outcome.unreadable and job.output_format == Format.csv:  # it would lack rows
                 outcome.withheld = f", so that no {CSV_NAME} was written"
             else:
@@ -55,7 +57,12 @@ def predict_images(job: Job, clock: Callable[[], float] = perf_counter) -> Outco
 
 
 def _predict(
-    task: Task, images: Sequence[NamedImage], writer: Writer, folder: OpenedFolder, outcome: Outcome
+    runner: BatchRunner,
+    task: Task,
+    images: Sequence[NamedImage],
+    writer: Writer,
+    folder: OpenedFolder,
+    outcome: Outcome,
 ) -> set[str]:
     """Predict what is not finished; returns the names of all that is."""
     done = {image.name for image in images if folder.is_finished(image, writer)}
@@ -65,7 +72,7 @@ def _predict(
     batches, outcome.unreadable = plan_batches(images, task.execution.batch_size)
     left = [batch for batch in batches if not done.issuperset(batch.names)]
     with progress_line(len(images), len(done)) as advance:
-        for result in run_batches(task, left):
+        for result in runner.run(task, left):
             outcome.unreadable += result.unreadable
             for rule, names in result.warnings.items():
                 outcome.warnings.setdefault(rule, []).extend(names)
@@ -75,19 +82,19 @@ def _predict(
     return done
 
 
-def _settings(job: Job, bundle: Bundle) -> Settings:
-    from analysis.bundle.predictor import check_half, resolve_device
+def _settings(task: Task) -> Settings:
+    from analysis.bundle.predictor import check_half
 
-    device = resolve_device(job.execution.device)
-    check_half(device, half=job.execution.half)
+    how = task.execution
+    check_half(how.device, half=how.half)
     return Settings(
-        bundle_sha256=bundle_sha256(bundle),
-        output_format=job.output_format,
-        device=device.partition(":")[0],
-        half=job.execution.half,
-        compiled=job.execution.compiled,
-        tile=job.execution.tile,
-        layout=job.layout if job.output_format == Format.csv else None,
+        bundle_sha256=bundle_sha256(task.bundle),
+        output_format=task.output_format,
+        device=how.device.partition(":")[0],
+        half=how.half,
+        compiled=how.compiled,
+        tile=how.tile,
+        layout=task.labelling.layout if task.output_format == Format.csv else None,
     )
 
 

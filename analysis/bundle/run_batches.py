@@ -1,4 +1,7 @@
-"""Runs the batches of a prediction, here or in several processes, each with the networks in its own memory."""
+"""Runs the batches of a prediction, here or in several processes, each with the networks in its own memory.
+
+`LocalBatches` runs them on this machine; `search.cluster.predict_batches` in a cluster.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from pathlib import Path
+from typing import Protocol
 
 from analysis.bundle.batches import Batch, DecodedBatch
 from analysis.bundle.job import Execution, Format
@@ -41,7 +45,22 @@ class BatchOutcome:
     warnings: dict[str, list[str]] = field(default_factory=dict)  # rule -> names
 
 
-class _Worker:
+class BatchRunner(Protocol):
+    """Where the batches of a prediction are run."""
+
+    def device(self, name: str) -> str:
+        """The torch device that `--device NAME` stands for there. Raises ValueError where there is none such."""
+        ...
+
+    def run(self, task: Task, batches: Sequence[Batch]) -> Iterator[BatchOutcome]:
+        """Predict and write all batches; yields in their order.
+
+        Raises ValueError where `out` is full, a batch does not fit the memory, or a process was lost.
+        """
+        ...
+
+
+class BatchWorker:
     """The networks of this process, and the writer of its predictions."""
 
     def __init__(self, task: Task) -> None:
@@ -62,6 +81,7 @@ class _Worker:
         self.writer = WRITERS[task.output_format](task.out, task.labelling)
 
     def work(self, batch: DecodedBatch) -> BatchOutcome:
+        """Predict the images of a batch and write them. Raises ValueError as `BatchRunner.run` does."""
         outcome = BatchOutcome(list(batch.images), batch.problems)
         for name, image in batch.images.items():
             for rule in image.warnings:
@@ -71,17 +91,24 @@ class _Worker:
         return outcome
 
 
-def run_batches(task: Task, batches: Sequence[Batch]) -> Iterator[BatchOutcome]:
-    """Predict and write all batches; yields in their order.
+class LocalBatches:
+    """On this machine: in this process, or in `--workers` others."""
 
-    Raises ValueError where `out` is full, a batch does not fit the memory, or a process was killed.
-    """
-    workers = min(task.execution.workers, len(batches))
-    yield from _here(task, batches) if workers < 2 else _in_processes(task, batches, workers)
+    def device(self, name: str) -> str:
+        from analysis.bundle.predictor import resolve_device
+
+        return resolve_device(name)
+
+    def run(self, task: Task, batches: Sequence[Batch]) -> Iterator[BatchOutcome]:
+        workers = min(task.execution.workers or 1, len(batches))
+        return _here(task, batches) if workers < 2 else _in_processes(task, batches, workers)
+
+
+LOCAL = LocalBatches()
 
 
 def _here(task: Task, batches: Sequence[Batch]) -> Iterator[BatchOutcome]:
-    worker = _Worker(task)
+    worker = BatchWorker(task)
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead: Future[DecodedBatch] | None = None
         for batch in batches:  # one is read while another is worked on
@@ -113,7 +140,7 @@ class _Share:
 
     task: Task
     batches: Sequence[Batch]
-    worker: _Worker | None = None
+    worker: BatchWorker | None = None
 
 
 _SHARE: list[_Share] = []  # of a worker process: one, from `_begin` on
@@ -140,7 +167,7 @@ def _work_on(number: int) -> BatchOutcome:
         import torch
 
         torch.set_num_threads(1)
-        share.worker = _Worker(share.task)
+        share.worker = BatchWorker(share.task)
     return share.worker.work(DecodedBatch.read(share.batches[number]))
 
 

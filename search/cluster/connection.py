@@ -16,21 +16,16 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from trainables.worker_process import worker_environment
 
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
 TOO_LATE = "The current node timed out during startup"  # Ray's own time limit, which no setting changes
-NO_ANSWER = (
-    "--address must name a Ray cluster that answers, got {address} ({error}); start one with `ray start --head`, or "
-    "leave --address out to use this machine alone"
-)
-ANSWER_S = 10.0
-DEFAULT_PORTS = {"": 6379, "ray": 10001}  # of a cluster's head, and of its server for Ray Client
 SHIPPED = ("trainables", "analysis", "search")  # this project's packages, from the lowest on
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
 ROOT_UID = 0
+ANSWER_S = 5.0  # within which a cluster takes a connection; Ray itself tries for minutes
+CLIENT = "ray://"  # before the address of a Ray Client server
 TASK_OOM_RETRIES = 2  # Ray's default is for ever: a task that always runs out of memory would never end
 Say = Callable[[str], None]
 
@@ -57,10 +52,10 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
 
     if address == "auto":
         _check_owner_of_current_cluster()
-    elif address:
-        _check_listener(address)
     try:
         try:
+            if address:
+                _check_answers(address)
             context = ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -68,7 +63,10 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
                 **(_own_code() if address else local),
             )
         except ConnectionError as error:
-            raise ValueError(NO_ANSWER.format(address=address, error=error)) from error
+            raise ValueError(
+                f"--address must name a Ray cluster that answers, got {address} ({error}); start one with `ray start "
+                "--head`, or leave --address out to use this machine alone"
+            ) from error
         except Exception as error:
             if not str(error).startswith(TOO_LATE):
                 raise
@@ -82,14 +80,21 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         ray.shutdown()
 
 
-def _check_listener(address: str) -> None:
-    """Raises ValueError where nothing listens at HOST:PORT or ray://HOST:PORT: Ray itself would ask for minutes."""
-    place = urlsplit(address if "://" in address else f"//{address}")
+def _check_answers(address: str) -> None:
+    """Raises ConnectionError where nobody takes a connection at the address that Ray makes of `address`."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    place = address.removeprefix(CLIENT)
+    if not address.startswith(CLIENT):
+        try:
+            place = canonicalize_bootstrap_address_or_die(address)  # 'auto' as Ray follows it
+        except ValueError as error:
+            raise ConnectionError(f"it must be auto or HOST:PORT: {error}") from error
+    host, _, port = place.rpartition(":")
     try:
-        port = place.port or DEFAULT_PORTS[place.scheme]
-        socket.create_connection((place.hostname, port), timeout=ANSWER_S).close()
-    except (OSError, KeyError, ValueError) as error:  # the latter two of what is no such address
-        raise ValueError(NO_ANSWER.format(address=address, error=error)) from error
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:  # ValueError, OverflowError: no port
+        raise ConnectionError(f"{place}: {error}") from error
 
 
 def _own_code() -> dict[str, Any]:

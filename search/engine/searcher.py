@@ -29,6 +29,7 @@ from search.engine.admission import Admission
 from search.engine.asha import is_broken
 from search.engine.budget import why_enough
 from search.engine.study_file import STUDY_NAME, rewind_trial, root_of
+from search.engine.warm_start import is_warm
 from search.observers.trial_row import checkpoint_path
 from search.space.options import Options
 from trainables.recipe.recipe import Recipe
@@ -92,7 +93,8 @@ class FamilySearch(OptunaSearch):
         self._admit = admit
         self._defaults = list(space.defaults())[: budget.num_trials]
         self._num_trials = budget.num_trials
-        num_random = len(self._defaults) + min(MAX_STARTUP, budget.num_trials // 4)
+        num_known = sum(is_warm(trial) for trial in self.study.get_trials(deepcopy=False))
+        num_random = len(self._defaults) + max(0, min(MAX_STARTUP, budget.num_trials // 4) - num_known)
         self._sampler_at = sampler_at or partial(sampler_for, seed=space.options.seed, num_random=num_random)
         self._max_epochs = budget.max_epochs
         self.outcomes: dict[int, str] = {}
@@ -102,7 +104,7 @@ class FamilySearch(OptunaSearch):
         self._waiting: deque[int] = deque()
         self.refused: deque[int] = deque()  # numbers that failed before Ray heard of them; emptied by the table
         self._position = 0  # of the next trial: the number of trials with a recipe
-        self._num_lost = 0  # trials FAILed without a recipe, as earlier code did: they have a number and no position
+        self._num_lost = 0  # trials with a number and no position: of earlier runs, or FAILed without a recipe
         self._rdb = storage
         self._budget, self._clock, self._begun_s = budget, clock, clock()
         self._earlier_s = float(self.study.user_attrs.get(SEARCHED_S, 0.0))

@@ -30,6 +30,7 @@ from search.engine.budget import ENDED_EARLY
 from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch, SearchSpace
 from search.engine.study_file import open_storage
+from search.engine.warm_start import join_study
 from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.run_dir import RunDir
 from search.space.options import Search
@@ -84,6 +85,7 @@ def run_search(
     nodes = live_nodes()
     num_trials, slots = space.options.search.num_trials, concurrency(space, policy, nodes)
     storage = open_storage(run.study_db)
+    join_study(storage, space.suggest, run)
     search = FamilySearch(space, storage=storage, metric=METRIC, admit=partial(admit, policy, nodes))
     limiter = ConcurrencyLimiter(search, max_concurrent=slots)
     table = TrialTable(search, limiter, observers, METRIC, timeout_s=space.options.search.trial_timeout_s)

@@ -48,7 +48,7 @@ def _read_point(
     def pick(node: Searched) -> Any:
         asked.add(node.parameter)
         value = picks.get(node.parameter, middle(node))
-        if _holds(node, value):
+        if holds(node, value):
             return value
         problems.append(f"{where}: {node.parameter} must be {_legal(node)}, got {value!r}")
         return middle(node)
@@ -68,7 +68,8 @@ def _read_point(
     return picks
 
 
-def _holds(node: Searched, value: Any) -> bool:
+def holds(node: Searched, value: Any) -> bool:
+    """Whether the node can take the value: a number, an item, or a branch's name."""
     if isinstance(node, Branches):
         return isinstance(value, str) and value in node.bodies
     if isinstance(node, Choice):

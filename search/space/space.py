@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from search.space.allowed_keys import FIXED_SECTIONS, recipe_grammar
 from search.space.initial_trials import read_points
+from search.space.locate import locate
 from search.space.model_table import PARTS, family_firsts, pair_problems, parse_model
 from search.space.nodes import Branches, Choice, Fixed, Group, Range, Searched, draw, searched
 from search.space.options import Options
@@ -79,6 +80,13 @@ class Space:
         covered = {self._family_at(point) for point in self.points}
         rest = [picks for family, picks in family_firsts(self.root) if family not in covered]
         return first + [self._parameters_at(picks) for picks in rest]
+
+    def parameters_of(self, recipe: Recipe) -> dict[str, Any]:
+        """The flat parameters, as a trial stores them, that draw the recipe but for its seed and number of epochs.
+
+        Raises ValueError, naming the values that lie outside, for a recipe that this space does not hold.
+        """
+        return self._parameters_at(locate(self.root, recipe))
 
     def parameters(self) -> list[Parameter]:
         """Every searched parameter once, in the order of the file."""

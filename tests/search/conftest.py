@@ -146,6 +146,47 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+PAST_SPACE = """
+model: {backbone: {choice: [test_convnext, test_resnet]}, head: segformer}
+augmentation: {crop_px: 64}
+optimizer: {lr: {log: [1.0e-5, 1.0e-1]}}
+search: {num_trials: 6, max_epochs: 9, grace_epochs: 1}
+"""
+
+
+@pytest.fixture
+def past_run() -> Callable[..., Path]:
+    """Makes a run in a folder, with trials that ran to their end and scored `curve` plus `more` of their recipe."""
+
+    def make(
+        root: Path, text: str = PAST_SPACE, data: str = "data", more: Callable[[Recipe], float] = lambda recipe: 0.0
+    ) -> Path:
+        from optuna.samplers import RandomSampler
+
+        from search.engine.study_file import STUDY_NAME, open_storage
+        from search.space.space import load_space
+
+        run = RunDir(root)
+        root.mkdir(parents=True)
+        run.space_yaml.write_text(text, encoding="utf-8")
+        run.run_json.write_text(json.dumps({"data_fingerprint": data}), encoding="utf-8")
+        space, storage = load_space(str(run.space_yaml)), open_storage(run.study_db)
+        asked = optuna.create_study(sampler=RandomSampler(seed=space.options.seed))
+        study = optuna.create_study(storage=storage, study_name=STUDY_NAME, direction="maximize")
+        for default in space.defaults():
+            asked.enqueue_trial(default)
+        for _ in range(space.options.search.num_trials):
+            trial = asked.ask()
+            recipe = space.suggest(trial)
+            identity = {"recipe": recipe.model_dump(mode="json"), "hash": recipe.hash, "family": recipe.family}
+            ended = {"value": curve(recipe, 9) + more(recipe), "user_attrs": {"identity": identity}}
+            study.add_trial(optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, **ended))
+        storage.engine.dispose()
+        return root
+
+    return make
+
+
 @pytest.fixture
 def search_in(local_ray: None, toy: Any, tmp_path: Path) -> Callable[..., Any]:
     """`run_search` on the toy space under `tmp_path`; keywords change options or arguments."""

@@ -27,6 +27,7 @@ COMMANDS = [
     "audit",
     "report",
     "table",
+    "portfolio",
     "distil",
     "pseudo",
     "prune",
@@ -58,6 +59,7 @@ def test_every_command_is_listed() -> None:
     "argv",
     [
         ["run", "--space", "nowhere.yaml"],
+        ["run", "stray.yaml"],
         ["convert", "--from", "labelme", "nowhere", "--out", "out"],
         ["init", "nowhere"],
         ["space", "--show", "nowhere.yaml"],
@@ -73,6 +75,7 @@ def test_every_command_is_listed() -> None:
         ["report", "--run", "nowhere"],
         ["report", "--compare", "nowhere", "elsewhere"],
         ["table", "nowhere"],
+        ["portfolio", "nowhere"],
         ["distil", "--run", "nowhere"],
         ["pseudo", "--run", "nowhere"],
         ["prune", "--run", "nowhere"],

@@ -78,9 +78,10 @@ def test_resume_must_be_given_the_original_arguments(tmp_path: Path) -> None:
     record = {"asked": asked, "profile": "cpu", "card": "", "data_fingerprint": "", "versions": {}, "stages": {}}
     record |= {"started": "2026-05-01T12:00:00+00:00", "space": "convnext.yaml", "seed": 0, "split_fingerprint": ""}
     (tmp_path / "run.json").write_text(json.dumps(record))
-    message = refused("--resume", str(tmp_path), "--space", "swin.yaml", "--set", "seed=1")
+    message = refused("--resume", str(tmp_path), "--space", "swin.yaml", "--set", "seed=1", "--warm-start", "/a", "/b")
     assert "--space: 'swin.yaml', but the run was started with 'convnext.yaml'" in message
     assert "--set: ['seed=1']" in message
+    assert "--warm-start: ['/a', '/b'], but the run was started with None" in message
 
 
 @pytest.mark.parametrize(

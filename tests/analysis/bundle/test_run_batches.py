@@ -24,7 +24,7 @@ from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predict_images import predict_images
 from analysis.bundle.predictor import Predictor
 from analysis.bundle.progress import progress_line
-from analysis.bundle.run_batches import Task, run_batches
+from analysis.bundle.run_batches import LOCAL, Task
 from analysis.bundle.writers import Labelling
 from analysis.predict import app
 from trainables.logits.view import Tile
@@ -76,7 +76,7 @@ def test_a_process_that_is_killed_is_told_with_the_remedy(tiny_bundle: Path, tmp
     task = Task(bundle, tmp_path, Format.png, labelling, Execution("cpu", workers=2))
     deadly: Any = [Deadly(), Deadly()]
     with pytest.raises(ValueError, match=r"one was killed .*go on with fewer --workers"):
-        list(run_batches(task, deadly))
+        list(LOCAL.run(task, deadly))
 
 
 def test_half_precision_without_a_gpu_is_refused(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
