@@ -32,7 +32,10 @@ def test_what_stays_is_weights_gradients_adams_moments_and_the_ema(ema_decay, co
     assert found.bytes(3) - found.bytes(1) == 2 * found.image_bytes
 
 
-@pytest.mark.parametrize(("backbone", "head"), [("convnext_atto", "segformer"), ("resnet18", "upernet")])
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("convnext_atto", "segformer"), ("resnet18", "upernet"), ("test_convnext", "mask_classification")],
+)
 def test_the_peak_is_that_of_a_real_step(backbone, head):
     recipe, crop_px, num_images = recipe_of(backbone, head, crop_px=128), 128, 2
     found = footprint(recipe, 5, low_precision=False)
