@@ -99,7 +99,7 @@ class DptHead(Config):
     dropout: Probability = 0.1
 
 
-class MaskClassificationHead(Config):
+class MaskHead(Config):
     """Queries read any pyramid by cross-attention; each gives a class and a mask (MaskFormer), matched to the labels.
 
     Its loss is `loss`, taken of the scores per pixel, and `set_weight` times the set loss of every decoder layer.
@@ -112,7 +112,7 @@ class MaskClassificationHead(Config):
     set_weight: Annotated[float, Field(ge=0.0)] = 1.0  # of the set loss beside `loss`; 0 leaves it out
 
     @model_validator(mode="after")
-    def _channels_divide(self) -> MaskClassificationHead:
+    def _channels_divide(self) -> MaskHead:
         if self.channels % ATTENTION_HEADS:
             low = self.channels // ATTENTION_HEADS * ATTENTION_HEADS
             raise ValueError(
@@ -122,7 +122,7 @@ class MaskClassificationHead(Config):
         return self
 
     @model_validator(mode="after")
-    def _every_class_has_a_query(self, info: ValidationInfo) -> MaskClassificationHead:
+    def _every_class_has_a_query(self, info: ValidationInfo) -> MaskHead:
         """Check where the data is known: context={"num_classes": K}."""
         if info.context is not None and "num_classes" in info.context:
             self.check_classes(info.context["num_classes"])
@@ -144,7 +144,7 @@ class SmpHead(Config):
 
 
 Head = Annotated[
-    UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | MaskClassificationHead | SmpHead,
+    UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | MaskHead | SmpHead,
     Field(discriminator="name"),
 ]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.nn import functional
 from trainables.models.heads.set_loss import MaskPredictions, assign, class_pixels
 from trainables.models.segmentor import Outputs
 from trainables.recipe.recipe import Loss
+from trainables.training.distillation import SoftLabels, soft_loss
 from trainables.training.losses import build_loss
 from trainables.training.training_step import TrainingStep
 
@@ -122,12 +125,17 @@ class Said:
         return Outputs(torch.zeros(len(rows), NUM_CLASSES, *GRID), [(own, 0.5)])
 
 
-def step_of(predictions: MaskPredictions, loss: Loss) -> nn.Module:
-    pixels = torch.tensor([100, 50, 20, 5]).numpy()
-    step = TrainingStep(nn.Identity(), build_loss(loss, NUM_CLASSES, pixels))  # type: ignore[arg-type]
-    object.__setattr__(step, "model", Said(predictions))
-    del step._modules["model"]
-    return step
+def step_of(predictions: MaskPredictions, loss: Loss, teacher: SoftLabels | None = None) -> nn.Module:
+    return TrainingStep(Said(predictions), build_loss(loss, NUM_CLASSES, np.array([100, 50, 20, 5])), teacher)  # type: ignore[arg-type]
+
+
+def test_a_student_learns_sets_from_labels_and_probabilities_by_its_logits(tmp_path: Path) -> None:
+    predictions, label = drawn()
+    image, soft = torch.arange(3.0)[:, None, None, None], torch.randn(3, NUM_CLASSES, 3, 3)  # every fourth pixel
+    plain = step_of(predictions, Loss())(image, label, None)
+    taught = step_of(predictions, Loss(), SoftLabels(tmp_path, "", alpha=0.3))(image, label, None, soft)
+    by_logits = soft_loss(torch.zeros(3, NUM_CLASSES, HEIGHT, WIDTH), soft, 2.0)
+    torch.testing.assert_close(taught, 0.3 * plain + 0.7 * by_logits)
 
 
 @pytest.mark.parametrize("loss", [Loss(), Loss(class_weights="inverse_sqrt")])

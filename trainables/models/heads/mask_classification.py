@@ -1,19 +1,18 @@
-"""Mask classification over any pyramid (Cheng 2021, MaskFormer; Cheng 2022, Mask2Former; Kerssies 2025, EoMT).
+"""Mask classification over any pyramid (Cheng 2021, MaskFormer; Cheng 2022, Mask2Former).
 
 Four features (B,C_i,H/s_i,W/s_i) give scores (B,K,H/4,W/4). A feature pyramid (MaskFormer, section 3.3) makes a map
-per level; `num_queries` learnt queries read the maps at strides 32, 16 and 8 in turn, a level per layer, by
-cross-attention, then attend to each other and go through a feed-forward network (Mask2Former, sections 3.2.1 and
-3.2.2, without the attention mask). A query gives a class, or none, and a mask: the product of its kernel with the map
-at stride 4 (MaskFormer, section 3.3). Every layer's predictions, and those of the queries before the first, are learnt
-by the set loss (`set_loss`).
+per level; `num_queries` learnt queries read the maps at strides 32, 16 and 8 in turn, a level per layer (Mask2Former,
+section 3.2.2), by cross-attention, then attend to each other and go through a feed-forward network (section 3.2.3). A
+query gives a class, or none, and a mask: the product of its kernel with the map at stride 4 (MaskFormer, section 3.3).
+Every layer's predictions, and those of the queries before the first, are learnt by the set loss (`set_loss`).
 
 A class's score at a pixel is sum_q p_q(k) sigmoid(m_q) (MaskFormer, section 3.4). It is no logit: what a softmax would
 make of scores in [0, 1] is nearly flat. So the logits are the logs of the scores, normalised over classes: their
 softmax is the normalised score, wherever logits are resized, stored, averaged or voted on.
 
-Differences: no position encodings, since a segment is all that an image shows of a class, wherever it lies, and a
-mirrored image then gives mirrored scores; batch norm in place of group norm, as in the other heads; scores are resized
-to the image as logs, not masks before their product with the classes.
+Differences: attention is not masked; no position encodings, since a segment is all that an image shows of a class,
+wherever it lies, and a mirrored image then gives mirrored scores; batch norm in place of group norm, as in the other
+heads; scores are resized to the image as logs, not masks before their product with the classes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from trainables.models.heads.classifier import as_scored, full_precision, scorin
 from trainables.models.heads.conv_norm import conv_norm_relu, init_head
 from trainables.models.heads.set_loss import MaskPredictions
 from trainables.models.resize import resize
-from trainables.recipe.recipe import ATTENTION_HEADS, MaskClassificationHead
+from trainables.recipe.recipe import ATTENTION_HEADS, MaskHead
 
 _EXPANSION = 4  # of the feed-forward network
 _COARSEST_FIRST = (3, 2, 1)  # levels that the queries read in turn
@@ -35,7 +34,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class MaskClassification(nn.Module):
-    def __init__(self, cfg: MaskClassificationHead, channels: list[int], strides: list[int], num_classes: int) -> None:
+    def __init__(self, cfg: MaskHead, channels: list[int], strides: list[int], num_classes: int) -> None:
         super().__init__()
         cfg.check_classes(num_classes)
         width = cfg.channels
@@ -55,20 +54,20 @@ class MaskClassification(nn.Module):
         )
 
     @staticmethod
-    def reads(cfg: MaskClassificationHead) -> FeatureRequest:  # noqa: ARG004
+    def reads(cfg: MaskHead) -> FeatureRequest:  # noqa: ARG004
         return PYRAMID
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[tuple[MaskPredictions, float]]]:
         maps = self.pyramid(features)
-        pixels, queries = self.pixels(maps[0]), self.queries.expand(len(maps[0]), -1, -1)
-        said = [self.predict(queries, pixels)] if self.training else []
+        pixels, queries = self.pixels(maps[0]), self.queries.expand(maps[0].shape[0], -1, -1)
+        by_sets = self.training and self.set_weight > 0
+        said = []
         for i, layer in enumerate(self.layers):
-            queries = layer(queries, maps[_COARSEST_FIRST[i % len(_COARSEST_FIRST)]])
-            if self.training:
+            if by_sets:
                 said.append(self.predict(queries, pixels))
-        scores = log_scores(*(said[-1] if self.training else self.predict(queries, pixels)))
-        learnt = self.training and self.set_weight > 0
-        return scores, [(MaskPredictions(said, self.stride), self.set_weight)] if learnt else []
+            queries = layer(queries, maps[_COARSEST_FIRST[i % len(_COARSEST_FIRST)]])
+        said.append(self.predict(queries, pixels))
+        return log_scores(*said[-1]), [(MaskPredictions(said, self.stride), self.set_weight)] if by_sets else []
 
     def predict(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B,Q,D), map (B,D,h,w) -> class logits (B,Q,K+1), mask logits (B,Q,h,w)."""
@@ -96,12 +95,11 @@ class FeaturePyramid(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Queries (B,Q,D), one level's map (B,D,h,w) -> queries (B,Q,D); norms after each sum (Mask2Former, 3.2.1)."""
+    """Queries (B,Q,D), one level's map (B,D,h,w) -> queries (B,Q,D): cross-attention first (Mask2Former, 3.2.3)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.cross = nn.MultiheadAttention(width, ATTENTION_HEADS, batch_first=True)
-        self.among = nn.MultiheadAttention(width, ATTENTION_HEADS, batch_first=True)
+        self.cross, self.among = Attention(width), Attention(width)
         self.feed_forward = nn.Sequential(
             nn.Linear(width, _EXPANSION * width), nn.ReLU(inplace=True), nn.Linear(_EXPANSION * width, width)
         )
@@ -112,10 +110,24 @@ class DecoderLayer(nn.Module):
 
     def forward(self, queries: Tensor, level: Tensor) -> Tensor:
         places = level.flatten(2).transpose(1, 2)  # (B,hw,D)
-        queries = self.cross_norm(queries + self.cross(queries, places, places, need_weights=False)[0])
-        queries = self.among_norm(queries + self.among(queries, queries, queries, need_weights=False)[0])
+        queries = self.cross_norm(queries + self.cross(queries, places))
+        queries = self.among_norm(queries + self.among(queries, queries))
         refined: Tensor = self.feed_forward_norm(queries + self.feed_forward(queries))
         return refined
+
+
+class Attention(nn.Module):
+    """Queries (B,Q,D), what they read (B,P,D) -> (B,Q,D). torch's own module cannot be exported for any P."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, queries: Tensor, read: Tensor) -> Tensor:
+        parts = (self.query(queries), self.key(read), self.value(read))
+        split = [x.reshape(x.shape[0], x.shape[1], ATTENTION_HEADS, -1).transpose(1, 2) for x in parts]
+        attended: Tensor = self.out(functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2))
+        return attended
 
 
 def log_scores(classes: Tensor, masks: Tensor) -> Tensor:

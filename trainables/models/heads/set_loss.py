@@ -1,18 +1,17 @@
-"""The set loss of mask classification (Cheng 2021, MaskFormer, eqs. 1 and 2), by layers, without sampled points.
+"""The set loss of mask classification (Cheng 2021, MaskFormer, section 3.2, eq. 2), over all pixels.
 
-The segments of an image are its classes (MaskFormer, section 4.1, semantic segmentation): the pixels of one class are
-one segment. Each is matched with one query, so that the sum of the pairs' costs is least (Hungarian matching). A query
-learns its segment's class and mask, and a query without one learns "no segment" with weight 0.1. Cost and loss of a
-pair are the same sum, with Mask2Former's weights (Cheng 2022, section 3.2): 5 cross-entropy per pixel + 5 Dice + 2
-class, where the matching reads -p of the class and the loss -log p. Dice is Milletari's (2016, eq. 3) with plain
-sums in the denominator and 1 added to both, as in MaskFormer's code.
+The segments of an image are its classes: all pixels of one class are one segment. Each is matched with one query, so
+that the sum of the pairs' costs is least (Hungarian matching). A query learns its segment's class and mask, and a query
+without one learns "no segment" with weight 0.1. Cost and loss of a pair are the same sum, with Mask2Former's weights
+(Cheng 2022, section 4.1): 5 cross-entropy per pixel + 5 Dice + 2 class, where the matching reads -p of the class and
+the loss -log p. Dice is Milletari's (2016, eq. 3) with plain sums in the denominator and 1 added above and below.
 
 Masks (B,Q,h,w) lie at a stride, labels at full size. A cell of the grid counts the pixels of each class in it, which
 makes both mask terms those of all pixels for a mask that is constant in a cell: they are linear in the truth. Ignored
 pixels count in no cell.
 
-Difference: terms are means within an image, not over the batch's segments, so that the loss of a batch is a weighted
-mean over its images, whichever of them a micro-batch or a rank holds.
+Differences: terms are means within an image, not over the batch's segments, so that the loss of a batch is a weighted
+mean over its images, whichever of them a micro-batch or a rank holds; no points are sampled.
 """
 
 from __future__ import annotations
