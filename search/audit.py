@@ -2,9 +2,10 @@
 
     segsearch audit RUN [--json]
 
-Reads the learning curves in the run's study; nothing is trained or written. Told are, by backbone family, how the
-scores at each rung ranked the trials that ran to the end, which stopped trials would probably have become the best of
-their family, the epochs saved, and a grace period by which nothing would have been lost.
+Reads the learning curves in the run's study; nothing is trained or written. Told are, by ASHA's brackets (backbone
+families, mask heads apart), how the scores at each rung ranked the trials that ran to the end, which stopped trials
+would probably have become the best of their bracket, the epochs saved, and a grace period by which nothing would have
+been lost.
 """
 
 from __future__ import annotations
@@ -58,12 +59,13 @@ def describe(found: Audit) -> Iterator[str]:
     yield f"epochs: {found.epochs_run} trained, {found.epochs_saved} of {whole} saved by stopping early"
     for rung in found.rungs:
         told = "too few to tell" if rung.rank_correlation is None else f"rank correlation {rung.rank_correlation:+.2f}"
-        yield f"{rung.family}, epoch {rung.epoch} against the final score: {told} ({rung.num_known} trials)"
+        yield f"{rung.bracket}, epoch {rung.epoch} against the final score: {told} ({rung.num_known} trials)"
     if found.missed_wins is not None:
-        yield f"stopped trials that would have become the best of their family: {found.missed_wins:.2f} expected"
+        yield f"stopped trials that would have become the best of their bracket: {found.missed_wins:.2f} expected"
     likely = sorted((one for one in found.stopped if one.win_probability), key=lambda one: -(one.win_probability or 0))
     for one in likely[:MAX_NAMED]:
-        yield f"  trial {one.trial} ({one.family}): {one.win_probability:.0%}, mIoU {one.miou:.4f} at epoch {one.epoch}"
+        reached = f"mIoU {one.miou:.4f} at epoch {one.epoch}"
+        yield f"  trial {one.trial} ({one.bracket}): {one.win_probability:.0%}, {reached}"
     yield found.advice
 
 

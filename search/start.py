@@ -133,7 +133,8 @@ def _checked_data(
     check_trackers(space.options.trackers)
     for line in space.warnings():
         say(f"warning: {line}")
-    space.check_images([(image.height, image.width) for image in index.images if image.role == "train"])
+    sizes = [(image.height, image.width) for image in index.images if image.role == "train"]
+    space.check_data(sizes, index.num_classes)
     run_data.check_turns(card, space.options)
     data = run_data.Data(index, run_data.split_data(index, cache, space.options, say), cache, cache_root)
     if claimed.record is None:

@@ -1,7 +1,7 @@
 """How well the score at an early epoch foretold the final one, and what stopping trials there has cost and saved.
 
 A trial's final score is the best of its epochs; a trial is known where it ran to the end. Of a stopped trial, the
-gain that was still to come is foretold from the known trials of its family which had the same epoch behind them: the
+gain that was still to come is foretold from the known trials of its bracket which had the same epoch behind them: the
 mean and spread of their gains give Student's predictive distribution of one more gain (Gelman et al. 2013, Bayesian
 Data Analysis, section 3.2, with its reference prior). Trials that were let run to the end were chosen by their score,
 which luck had raised: their gains tend to be the smaller ones, so the number of missed wins is a lower bound.
@@ -28,7 +28,7 @@ class Curve:
     """A trial's validation mIoU by epoch; `known` where it ran to the end."""
 
     trial: str
-    family: str
+    bracket: str
     known: bool
     mious: Mapping[int, float]
 
@@ -42,22 +42,22 @@ class Curve:
 
 
 class RungAgreement(Config):
-    """Spearman's correlation over the known trials of a family between the score at an epoch and the final one."""
+    """Spearman's correlation over the known trials of a bracket between the score at an epoch and the final one."""
 
-    family: str
+    bracket: str
     epoch: int
     num_known: int
     rank_correlation: float | None  # None of fewer than MIN_KNOWN trials, or of equal scores
 
 
 class StoppedTrial(Config):
-    """A trial that was stopped, and how likely it would have become the best of its family."""
+    """A trial that was stopped, and how likely it would have become the best of its bracket."""
 
     trial: str
-    family: str
+    bracket: str
     epoch: int
     miou: float
-    win_probability: float | None  # None where too few trials of its family are known
+    win_probability: float | None  # None where too few trials of its bracket are known
 
 
 class Audit(Config):
@@ -72,19 +72,19 @@ class Audit(Config):
 
     @property
     def missed_wins(self) -> float | None:
-        """The expected number of stopped trials that would have become the best of their family."""
+        """The expected number of stopped trials that would have become the best of their bracket."""
         told = [one.win_probability for one in self.stopped if one.win_probability is not None]
         return sum(told) if told else None
 
 
 def audit_curves(curves: Sequence[Curve], milestones: Sequence[int], max_epochs: int, reduction_factor: float) -> Audit:
     """`curves` are of all trials that reported an epoch, `milestones` the epochs at which trials were compared."""
-    families = sorted({curve.family for curve in curves})
-    known = {family: [c for c in curves if c.family == family and c.known] for family in families}
+    brackets = sorted({curve.bracket for curve in curves})
+    known = {bracket: [c for c in curves if c.bracket == bracket and c.known] for bracket in brackets}
     grace, advice = advise_grace(list(known.values()), max_epochs, reduction_factor)
     return Audit(
-        rungs=tuple(_agreement(family, epoch, known[family]) for family in families for epoch in milestones),
-        stopped=tuple(_stopped(curve, known[curve.family]) for curve in curves if not curve.known),
+        rungs=tuple(_agreement(bracket, epoch, known[bracket]) for bracket in brackets for epoch in milestones),
+        stopped=tuple(_stopped(curve, known[curve.bracket]) for curve in curves if not curve.known),
         epochs_run=sum(curve.last_epoch for curve in curves),
         epochs_saved=sum(max_epochs - curve.last_epoch for curve in curves if not curve.known),
         grace_epochs=grace,
@@ -92,12 +92,12 @@ def audit_curves(curves: Sequence[Curve], milestones: Sequence[int], max_epochs:
     )
 
 
-def _agreement(family: str, epoch: int, known: Sequence[Curve]) -> RungAgreement:
+def _agreement(bracket: str, epoch: int, known: Sequence[Curve]) -> RungAgreement:
     pairs = [(curve.mious[epoch], curve.final) for curve in known if epoch in curve.mious]
     found = None
     if len(pairs) >= MIN_KNOWN and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
         found = round(float(spearmanr(*zip(*pairs, strict=True)).statistic), 4)
-    return RungAgreement(family=family, epoch=epoch, num_known=len(pairs), rank_correlation=found)
+    return RungAgreement(bracket=bracket, epoch=epoch, num_known=len(pairs), rank_correlation=found)
 
 
 def _stopped(curve: Curve, known: Sequence[Curve]) -> StoppedTrial:
@@ -110,30 +110,30 @@ def _stopped(curve: Curve, known: Sequence[Curve]) -> StoppedTrial:
         distance = (needed - float(gains.mean())) / max(spread, 1e-12)
         probability = round(float(student.sf(distance, len(gains) - 1)), 4)
     return StoppedTrial(
-        trial=curve.trial, family=curve.family, epoch=epoch, miou=curve.mious[epoch], win_probability=probability
+        trial=curve.trial, bracket=curve.bracket, epoch=epoch, miou=curve.mious[epoch], win_probability=probability
     )
 
 
 def advise_grace(
-    families: Sequence[Sequence[Curve]], max_epochs: int, reduction_factor: float
+    brackets: Sequence[Sequence[Curve]], max_epochs: int, reduction_factor: float
 ) -> tuple[int | None, str]:
-    """The earliest epoch at and after which the best 1 / reduction_factor of each family's known trials always hold one
-    that ends within TOLERANCE of its best one, and a sentence."""
+    """The earliest epoch at and after which the best 1 / reduction_factor of each bracket's known trials always hold
+    one that ends within TOLERANCE of its best one, and a sentence."""
     least = max(MIN_KNOWN, math.ceil(reduction_factor) + 1)
-    enough = [known for known in families if len(known) >= least]
+    enough = [known for known in brackets if len(known) >= least]
     if not enough:
-        most = max((len(known) for known in families), default=0)
+        most = max((len(known) for known in brackets), default=0)
         return None, (
-            f"a grace period needs a family of at least {least} trials that ran to the end, got at most {most}; search "
-            "longer, or once with search.grace_epochs at search.max_epochs"
+            f"a grace period needs a bracket of at least {least} trials that ran to the end, got at most {most}; "
+            "search longer, or once with search.grace_epochs at search.max_epochs"
         )
     lost = [max(_regret(known, epoch, reduction_factor) for known in enough) for epoch in range(1, max_epochs + 1)]
     grace = 1 + max((epoch for epoch, regret in enumerate(lost, start=1) if regret > TOLERANCE), default=0)
     grace = min(grace, max_epochs)
     num_trials = sum(map(len, enough))
     return grace, (
-        f"from epoch {grace} on, the best {1 / reduction_factor:.0%} of a family held a trial within {TOLERANCE} mIoU "
-        f"of its best one, in {len(enough)} families of {num_trials} known trials: search.grace_epochs={grace}"
+        f"from epoch {grace} on, the best {1 / reduction_factor:.0%} of a bracket held a trial within {TOLERANCE} mIoU "
+        f"of its best one, in {len(enough)} brackets of {num_trials} known trials: search.grace_epochs={grace}"
     )
 
 

@@ -1,7 +1,7 @@
-"""ASHA with one bracket per backbone family.
+"""ASHA with one bracket per backbone family and kind of head.
 
-Families that learn slowly at first (large transformers) are compared with their own kind alone, so quick learners do
-not end them at the first rung.
+What learns slowly at first (large transformers, heads whose queries have to be matched) is compared with its own kind
+alone, so quick learners do not end it at the first rung.
 
 Rungs are not part of any Ray snapshot here: they are rebuilt from the study's learning curves (`replay`), which are
 on disk before a decision is acted on. Ray's own restore brings rungs back empty.
@@ -18,7 +18,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from typing_extensions import override
 
-from trainables.recipe.recipe import backbone_family
+from trainables.recipe.recipe import bracket_of
 
 
 def is_broken(result: Mapping[str, Any], metric: str) -> bool:
@@ -29,13 +29,18 @@ def is_broken(result: Mapping[str, Any], metric: str) -> bool:
 
 
 def milestones(max_epochs: int, grace_epochs: int, reduction_factor: float) -> list[float]:
-    """The epochs at which a trial is compared with its family, ascending (Li et al. 2020, algorithm 2)."""
+    """The epochs at which a trial is compared with its bracket, ascending (Li et al. 2020, algorithm 2)."""
     count = int(math.log(max_epochs / grace_epochs) / math.log(reduction_factor) + 1)
     return [grace_epochs * reduction_factor**k for k in range(count)]
 
 
+def bracket_in(recipe: Mapping[str, Any]) -> str:
+    """The bracket of a recipe that is written as JSON."""
+    return bracket_of(recipe["backbone"]["name"], recipe["head"]["name"])
+
+
 class FamilyASHA(ASHAScheduler):
-    """Ray's stopping-type ASHA; a trial's bracket is that of `config["recipe"]`'s backbone family.
+    """Ray's stopping-type ASHA; a trial's bracket is that of `config["recipe"]`'s backbone family and kind of head.
 
     Records are kept under `config["number"]`, the number in the study: it outlives Ray's trial ids, so a trial
     that goes on after a crash is neither counted twice nor compared with itself.
@@ -51,31 +56,31 @@ class FamilyASHA(ASHAScheduler):
             reduction_factor=reduction_factor,
         )
         self._name = metric
-        self._family_brackets: dict[str, Any] = {}
+        self._by_name: dict[str, Any] = {}
 
-    def bracket(self, family: str) -> Any:
-        """The family's bracket, made on first use."""
-        if family not in self._family_brackets:
-            self._family_brackets[family] = copy.deepcopy(self._brackets[0])
-        return self._family_brackets[family]
+    def bracket(self, name: str) -> Any:
+        """The bracket of that name (see `bracket_of`), made on first use."""
+        if name not in self._by_name:
+            self._by_name[name] = copy.deepcopy(self._brackets[0])
+        return self._by_name[name]
 
     def rungs(self) -> dict[str, dict[float, dict[int, float]]]:
-        """family -> milestone (epochs) -> trial number -> metric, as recorded so far."""
+        """bracket -> milestone (epochs) -> trial number -> metric, as recorded so far."""
         return {
-            family: {milestone: dict(records) for milestone, records in reversed(bracket._rungs)}
-            for family, bracket in self._family_brackets.items()
+            name: {milestone: dict(records) for milestone, records in reversed(bracket._rungs)}
+            for name, bracket in self._by_name.items()
         }
 
-    def replay(self, family: str, number: int, curve: Mapping[int, float]) -> None:
+    def replay(self, recipe: Mapping[str, Any], number: int, curve: Mapping[int, float]) -> None:
         """Records one earlier learning curve (epoch -> metric). The order of replayed trials does not matter."""
+        bracket = self.bracket(bracket_in(recipe))
         for epoch in sorted(curve):
-            self.bracket(family).on_result(SimpleNamespace(trial_id=number), epoch, curve[epoch])
+            bracket.on_result(SimpleNamespace(trial_id=number), epoch, curve[epoch])
 
     @override
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Also called when a failed trial is queued again: the same family, so the same bracket."""
-        family = backbone_family(trial.config["recipe"]["backbone"]["name"])
-        self._trial_info[trial.trial_id] = self.bracket(family)
+        """Also called when a failed trial is queued again: the same recipe, so the same bracket."""
+        self._trial_info[trial.trial_id] = self.bracket(bracket_in(trial.config["recipe"]))
 
     @override
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import TrialState
 
 from analysis.search_quality import Audit, Curve, audit_curves
-from search.engine.asha import milestones
+from search.engine.asha import bracket_in, milestones
 from search.observers.trial_row import trial_name
 from search.space.options import Search
 
@@ -17,7 +17,7 @@ def audit_study(study: optuna.Study, search: Search) -> Audit | None:
     curves = [
         Curve(
             trial_name(trial.number),
-            trial.user_attrs["identity"]["family"],
+            bracket_in(trial.user_attrs["identity"]["recipe"]),
             trial.state is TrialState.COMPLETE,
             trial.intermediate_values,
         )
@@ -30,5 +30,5 @@ def audit_study(study: optuna.Study, search: Search) -> Audit | None:
 
 
 def rungs(search: Search) -> list[int]:
-    """The epochs at which a trial is compared with its family."""
+    """The epochs at which a trial is compared with its bracket."""
     return [int(epoch) for epoch in milestones(search.max_epochs, search.grace_epochs, search.reduction_factor)]

@@ -1,4 +1,4 @@
-"""Runs a search with Ray Tune: TPE, ASHA per family, reused actors, one machine or a cluster.
+"""Runs a search with Ray Tune: TPE, ASHA per family and kind of head, reused actors, one machine or a cluster.
 
 With one seed, the first trials (the defaults, then the random ones) are the same on every machine and at every
 concurrency, and so is each trial by itself. The whole search is the same where one trial runs at a time
@@ -129,7 +129,7 @@ def tune_trials(
     )
     for frozen in table.search.study.get_trials(deepcopy=False):
         if "identity" in frozen.user_attrs:
-            asha.replay(frozen.user_attrs["identity"]["family"], frozen.number, frozen.intermediate_values)
+            asha.replay(frozen.user_attrs["identity"]["recipe"], frozen.number, frozen.intermediate_values)
     tuner = tune.Tuner(
         tune.with_resources(report_failures(trainable), partial(placement, policy)),
         tune_config=tune.TuneConfig(

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -36,12 +36,13 @@ def middle(node: Searched) -> Any:
     return min(max(float(f"{centre:.4g}"), node.low), node.high)
 
 
-def recipe_problems(root: Group, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[str]:
+def recipe_problems(root: Group, data: Mapping[str, Any] | None = None) -> list[str]:
     """One line per broken rule, with the YAML path. Takes milliseconds: no model is built.
 
-    With the sizes of the training images (height, width) the rules that hold against the data are tried too.
+    With the `data`, `image_sizes` of the training images (height, width) and `num_classes`, the rules that hold
+    against them are tried too.
     """
-    context = {} if image_sizes is None else {"image_sizes": image_sizes}
+    context = dict(data or {})
     found: dict[tuple[str, str], list[str]] = {}
     waiting: deque[dict[str, Any]] = deque([{}])
     tried: set[str] = set()

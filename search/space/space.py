@@ -100,9 +100,10 @@ class Space:
                 table[node.parameter] = Parameter(node.parameter, "branch", tuple(node.bodies))
         return list(table.values())
 
-    def check_images(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Raises SpaceProblems where a recipe does not suit training images of these sizes (height, width in px)."""
-        problems = recipe_problems(self.root, sorted(set(sizes)))
+    def check_data(self, sizes: Sequence[tuple[int, int]], num_classes: int) -> None:
+        """Raises SpaceProblems where a recipe does not suit training images of these sizes (height, width in px), or
+        so many classes."""
+        problems = recipe_problems(self.root, {"image_sizes": sorted(set(sizes)), "num_classes": num_classes})
         if problems:
             raise SpaceProblems(self.name, problems)
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from search.cli import app
 from search.engine.study_file import STUDY_NAME, open_storage
 
-CURVES = {  # family -> the learning curves of its trials; those of nine epochs ran to the end
-    "convnext": [[0.1 * n * epoch / 9 for epoch in range(1, 10)] for n in range(1, 6)] + [[0.05], [0.04, 0.1, 0.15]],
-    "swin": [[0.3] * 9],
+CURVES = {  # backbone, head -> the learning curves of its trials; those of nine epochs ran to the end
+    ("convnext_tiny", "upernet"): [[0.1 * n * epoch / 9 for epoch in range(1, 10)] for n in range(1, 6)]
+    + [[0.05], [0.04, 0.1, 0.15]],
+    ("swin_tiny", "mask_classification"): [[0.3] * 9],
 }
 
 
@@ -24,10 +25,10 @@ def searched(tmp_path: Path) -> Path:
     """A run directory with the study of a search that has ended."""
     storage = open_storage(tmp_path / "study.db")
     study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
-    for family, curves in CURVES.items():
+    for (backbone, head), curves in CURVES.items():
         for curve in curves:
             trial = study.ask()
-            trial.set_user_attr("identity", {"family": family})
+            trial.set_user_attr("identity", {"recipe": {"backbone": {"name": backbone}, "head": {"name": head}}})
             for epoch, miou in enumerate(curve, start=1):
                 trial.report(miou, epoch)
             study.tell(trial, max(curve)) if len(curve) == 9 else study.tell(trial, state=TrialState.PRUNED)
@@ -44,13 +45,13 @@ def test_the_whole_study_is_audited(searched: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["epochs_run"], found["epochs_saved"]) == (5 * 9 + 1 + 3 + 9, 8 + 6)
-    assert [(one["trial"], one["family"], one["epoch"]) for one in found["stopped"]] == [
+    assert [(one["trial"], one["bracket"], one["epoch"]) for one in found["stopped"]] == [
         ("00005", "convnext", 1),
         ("00006", "convnext", 3),
     ]
-    assert [(rung["family"], rung["epoch"], rung["rank_correlation"]) for rung in found["rungs"]] == [
+    assert [(rung["bracket"], rung["epoch"], rung["rank_correlation"]) for rung in found["rungs"]] == [
         *(("convnext", epoch, 1.0) for epoch in (1, 3, 9)),
-        *(("swin", epoch, None) for epoch in (1, 3, 9)),
+        *(("swin/masks", epoch, None) for epoch in (1, 3, 9)),
     ]
     assert found["grace_epochs"] == 1
 
@@ -59,7 +60,7 @@ def test_the_terminal_tells_what_was_saved_and_lost(searched: Path) -> None:
     said = CliRunner().invoke(app, ["audit", str(searched)]).stdout
     assert "epochs: 58 trained, 14 of 72 saved by stopping early" in said
     assert "convnext, epoch 3 against the final score: rank correlation +1.00 (5 trials)" in said
-    assert "swin, epoch 3 against the final score: too few to tell (1 trials)" in said
+    assert "swin/masks, epoch 3 against the final score: too few to tell (1 trials)" in said
     assert "search.grace_epochs=1" in said
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
-from trainables.models.heads import build_head, features_read
+from trainables.models.heads import OwnLoss, build_head, features_read
 from trainables.models.input_sizes import MULTIPLE_PX
 from trainables.models.pretrained import LoadReport
 from trainables.recipe.recipe import Recipe
@@ -23,10 +23,11 @@ from trainables.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Outputs:
-    """logits (B,K,h,w) and, while training, the auxiliary logits (B,K,h',w') with their loss weights."""
+    """logits (B,K,h,w) and, while training, the auxiliary logits (B,K,h',w'), or what brings a loss of its own, with
+    their loss weights."""
 
     logits: Tensor
-    aux: list[tuple[Tensor, float]]
+    aux: list[tuple[Tensor | OwnLoss, float]]
 
 
 class Segmentor(nn.Module):
@@ -61,7 +62,7 @@ class Segmentor(nn.Module):
             stride = padded[0] // x.shape[2]
             return x[:, :, : -(-height // stride), : -(-width // stride)]
 
-        return Outputs(crop(logits), [(crop(extra), weight) for extra, weight in aux])
+        return Outputs(crop(logits), [(crop(x) if isinstance(x, Tensor) else x, weight) for x, weight in aux])
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:  # noqa: ARG002  timm passes it
         """Depth of a parameter by name, as timm's layer-wise decay asks for it: the stem 0, the head last."""

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from trainables.recipe.augmentation import Augmentation as Augmentation
 from trainables.recipe.config import Config as Config
@@ -18,6 +18,8 @@ from trainables.recipe.config import Probability
 
 MAX_SIDE_PX = 2**14
 Channels = Annotated[int, Field(ge=8, le=4096)]
+ATTENTION_HEADS = 8  # of the heads that attend with a width of their own
+SLOW_HEADS = frozenset({"mask_classification"})  # they start slowly, since the matching has to settle first
 
 
 class Backbone(Config):
@@ -64,7 +66,7 @@ class KNetHead(Config):
 
     @model_validator(mode="after")
     def _channels_divide(self) -> KNetHead:
-        unit = 8 if self.channels <= 256 else 256  # attention heads; the width of the kernel update
+        unit = ATTENTION_HEADS if self.channels <= 256 else 256  # 256: the width of the kernel update
         if self.channels % unit:
             low = self.channels // unit * unit
             raise ValueError(
@@ -97,6 +99,44 @@ class DptHead(Config):
     dropout: Probability = 0.1
 
 
+class MaskHead(Config):
+    """Queries read any pyramid by cross-attention; each gives a class and a mask (MaskFormer), matched to the labels.
+
+    Its loss is `loss`, taken of the scores per pixel, and `set_weight` times the set loss of every decoder layer.
+    """
+
+    name: Literal["mask_classification"] = "mask_classification"
+    channels: Channels = 256
+    num_queries: Annotated[int, Field(ge=2, le=1024)] = 100  # as many as there are classes, at least
+    num_layers: Annotated[int, Field(ge=1, le=16)] = 6  # of the decoder
+    set_weight: Annotated[float, Field(ge=0.0)] = 1.0  # of the set loss beside `loss`; 0 leaves it out
+
+    @model_validator(mode="after")
+    def _channels_divide(self) -> MaskHead:
+        if self.channels % ATTENTION_HEADS:
+            low = self.channels // ATTENTION_HEADS * ATTENTION_HEADS
+            raise ValueError(
+                f"channels must be divisible by {ATTENTION_HEADS}, got {self.channels}; use {low} or "
+                f"{low + ATTENTION_HEADS}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_class_has_a_query(self, info: ValidationInfo) -> MaskHead:
+        """Check where the data is known: context={"num_classes": K}."""
+        if info.context is not None and "num_classes" in info.context:
+            self.check_classes(info.context["num_classes"])
+        return self
+
+    def check_classes(self, num_classes: int) -> None:
+        """ValueError where an image may show more classes than there are queries to be matched with."""
+        if self.num_queries < num_classes:
+            raise ValueError(
+                f"num_queries must be at least the number of classes, {num_classes}, got {self.num_queries}; use "
+                f"{num_classes} or more"
+            )
+
+
 class SmpHead(Config):
     """A decoder of segmentation-models-pytorch over the same pyramid, with smp's own defaults."""
 
@@ -104,7 +144,8 @@ class SmpHead(Config):
 
 
 Head = Annotated[
-    UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | SmpHead, Field(discriminator="name")
+    UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | MaskHead | SmpHead,
+    Field(discriminator="name"),
 ]
 
 
@@ -173,6 +214,12 @@ class Recipe(Config):
     def family(self) -> str:
         """The backbone family: 'convnext' for 'convnext_tiny.fb_in22k', 'mit' for 'mit_b0'."""
         return backbone_family(self.backbone.name)
+
+
+def bracket_of(backbone: str, head: str) -> str:
+    """The bracket that ASHA compares a trial in: its backbone's family, with heads that start slowly apart."""
+    family = backbone_family(backbone)
+    return f"{family}/masks" if head in SLOW_HEADS else family
 
 
 def backbone_family(name: str) -> str:

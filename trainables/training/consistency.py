@@ -50,8 +50,7 @@ class ConsistencyStep(TrainingStep):
         main = upsample(logits.float(), self.model.stride, size)
         total: Tensor = self.loss(main, label, whole)
         for extra, weight in aux:
-            stride = image.shape[2] // extra.shape[2]
-            total = total + weight * self.loss(upsample(extra.float(), stride, size), label, whole)
+            total = total + weight * self._auxiliary(extra, label, whole)
         new = valid.flatten(1).any(1)  # (B,): the unlabelled images
         if not bool(new.any()):
             return total

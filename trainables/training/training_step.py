@@ -1,5 +1,8 @@
 """The loss of a micro-batch as one module that can be compiled and shared by ranks.
 
+What a head learns by a loss of its own is summed over images, each with the weight in the batch that its pixels have
+in the recipe's loss.
+
 The module maps (image (B,3,H,W), label (B,H,W), weight () of the whole batch or None) to loss (); a student's also
 takes its teacher's logits (B,K,H/4,W/4) and how many of their pixels the whole batch knows, () or None. It holds the
 segmentor itself, whose state dict keeps its plain names.
@@ -13,6 +16,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from trainables.models.heads import OwnLoss
 from trainables.models.resize import upsample
 from trainables.models.segmentor import Segmentor
 from trainables.training.distillation import SoftLabels, soft_loss
@@ -41,11 +45,27 @@ class TrainingStep(nn.Module):
         size = (label.shape[1], label.shape[2])
         main = upsample(outputs.logits.float(), self.model.stride, size)
         total = self._loss(main, label, whole, soft, soft_whole)
-        for logits, weight in outputs.aux:
-            stride = image.shape[2] // logits.shape[2]  # crops are multiples of 32 px
-            full = upsample(logits.float(), stride, size)
-            total = total + weight * self._loss(full, label, whole, soft, soft_whole)
+        for extra, weight in outputs.aux:
+            total = total + weight * self._auxiliary(extra, label, whole, soft, soft_whole)
         return total
+
+    def _auxiliary(
+        self,
+        extra: Tensor | OwnLoss,
+        label: Tensor,
+        whole: Tensor | None,
+        soft: Tensor | None = None,
+        soft_whole: Tensor | None = None,
+    ) -> Tensor:
+        """Of a student, what has a loss of its own learns from the labels alone, with their share."""
+        if not isinstance(extra, Tensor):
+            weights = torch.stack([self.loss.weight(one) for one in label])  # (B,)
+            total = weights.sum() if whole is None else whole
+            own = (extra.of_images(label, self.loss.ignore_index) * weights).sum() / total.clamp_min(1e-12)
+            return self.alpha * own
+        stride = label.shape[1] // extra.shape[2]  # crops are multiples of 32 px
+        full = upsample(extra.float(), stride, (label.shape[1], label.shape[2]))
+        return self._loss(full, label, whole, soft, soft_whole)
 
     def _loss(
         self, logits: Tensor, label: Tensor, whole: Tensor | None, soft: Tensor | None, soft_whole: Tensor | None

@@ -23,6 +23,7 @@ from trainables.recipe.recipe import Recipe
 FACTS = BundleFacts("trash", "data", "split", licences=("CC BY 4.0",))
 SEGFORMER, UPERNET = {"name": "segformer", "channels": 16}, {"name": "upernet", "channels": 16, "aux_channels": 8}
 KNET = {"name": "knet", "channels": 16, "num_stages": 2, "aux_channels": 8}
+MASKS = {"name": "mask_classification", "channels": 16, "num_queries": 6, "num_layers": 3}
 SLOW = pytest.mark.slow
 CROP_PX = 64
 
@@ -53,6 +54,7 @@ def agreement(network: Segmentor, name: str, folder: Path, sizes: Sizes) -> Agre
         ("test_convnext", SEGFORMER),
         ("test_resnet", UPERNET),
         ("test_convnext", KNET),
+        ("test_convnext", MASKS),
         pytest.param("mit_b0", SEGFORMER, marks=SLOW),
     ],
 )

@@ -10,8 +10,8 @@ from analysis.search_quality import Curve, audit_curves
 EPOCHS = 9
 
 
-def curve(trial: str, mious: list[float], known: bool = True, family: str = "a") -> Curve:
-    return Curve(trial, family, known, dict(enumerate(mious, start=1)))
+def curve(trial: str, mious: list[float], known: bool = True, bracket: str = "a") -> Curve:
+    return Curve(trial, bracket, known, dict(enumerate(mious, start=1)))
 
 
 def rising(final: float, last: int = EPOCHS, early: float = 0.0) -> list[float]:
@@ -37,12 +37,12 @@ def test_the_grace_period_is_where_late_bloomers_have_caught_up() -> None:
     assert "search.grace_epochs=6" in found.advice
 
 
-def test_families_are_judged_apart() -> None:
-    slow = [curve(f"s{n}", [0.1 * n * epoch / 9 for epoch in range(1, 10)], family="slow") for n in range(4)]
-    quick = [curve(f"q{n}", [0.5 + 0.01 * n] * 9, family="quick") for n in range(4)]
+def test_brackets_are_judged_apart() -> None:
+    slow = [curve(f"s{n}", [0.1 * n * epoch / 9 for epoch in range(1, 10)], bracket="slow") for n in range(4)]
+    quick = [curve(f"q{n}", [0.5 + 0.01 * n] * 9, bracket="quick") for n in range(4)]
     found = audit_curves([*slow, *quick], [1], EPOCHS, 3)
     assert found.grace_epochs == 1
-    assert [(rung.family, rung.num_known) for rung in found.rungs] == [("quick", 4), ("slow", 4)]
+    assert [(rung.bracket, rung.num_known) for rung in found.rungs] == [("quick", 4), ("slow", 4)]
 
 
 def test_epochs_are_counted_and_few_known_trials_tell_nothing() -> None:

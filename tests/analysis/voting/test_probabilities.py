@@ -82,3 +82,20 @@ def test_logits_that_are_not_finite_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2] + np.float16(np.nan).tobytes())  # what another tool may have written
     with pytest.raises(ValueError, match=r"image 'a\.jpg', view 'v' of trial t"):
         probabilities(store, ["v"], "a.jpg")
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("float16", 1e-3), ("uint8", 1e-2)])
+def test_scores_that_are_kept_as_logs_come_back_normalised(tmp_path: Path, dtype: str, off: float) -> None:
+    """What a mask head gives: in two views, and under class weights, the votes are those of the scores themselves."""
+    rng, scores = np.random.default_rng(0), []
+    for view in ("u", "v"):
+        score = rng.uniform(0, 1, (4, 8, 8)) ** 6  # no probabilities: sums are anything
+        scores.append(score / score.sum(0))
+        header = make_header(classes="abcd", view=view, dtype=dtype)
+        store = make_store(tmp_path, header, {"a.jpg": np.log(scores[-1])}, (8, 8))
+    found, expected = probabilities(store, ["u", "v"], "a.jpg"), np.mean(scores, axis=0)
+    np.testing.assert_allclose(found, expected, atol=off)
+    weights = np.array([2.0, 0.5, 1.0, 0.0])[:, None, None]
+    low, high = np.sort(weights * expected, axis=0)[-2:]
+    clear = high - low > 4 * off
+    np.testing.assert_array_equal((weights * found).argmax(0)[clear], (weights * expected).argmax(0)[clear])

@@ -1,4 +1,4 @@
-"""Brackets a family, against Ray's own bracket where one exists."""
+"""A bracket per family and kind of head, against Ray's own bracket where one exists."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ def family_asha(max_epochs: int = 27) -> FamilyASHA:
     return FamilyASHA(metric="val/miou", max_epochs=max_epochs, grace_epochs=1, reduction_factor=3)
 
 
-def trial(number: int, backbone: str = "convnext_atto", trial_id: str | None = None) -> Any:
-    config = {"number": number, "recipe": {"backbone": {"name": backbone}}}
+def recipe(backbone: str, head: str = "upernet") -> dict[str, Any]:
+    return {"backbone": {"name": backbone}, "head": {"name": head}}
+
+
+def trial(number: int, backbone: str = "convnext_atto", head: str = "upernet", trial_id: str | None = None) -> Any:
+    config = {"number": number, "recipe": recipe(backbone, head)}
     return SimpleNamespace(trial_id=trial_id or f"ray-{number}", config=config)
 
 
@@ -39,6 +43,15 @@ def test_slow_family_is_not_ended_by_a_quick_one() -> None:
     assert run(asha, trial(0, "convnext_atto"), 0.9) == 27
     assert run(asha, trial(1, "swin_tiny"), 0.1) == 27
     assert run(asha, trial(2, "swin_tiny"), 0.05) == 1
+
+
+def test_a_head_that_starts_slowly_is_compared_with_its_kind() -> None:
+    asha = family_asha()
+    assert run(asha, trial(0, head="segformer"), 0.9) == 27
+    assert run(asha, trial(1, head="mask_classification"), 0.1) == 27
+    assert run(asha, trial(2, head="mask_classification"), 0.05) == 1
+    assert run(asha, trial(3, head="upernet"), 0.5) == 1  # every other head is of one kind
+    assert list(asha.rungs()) == ["convnext", "convnext/masks"]
 
 
 @pytest.mark.parametrize("mious", [[0.5, 0.4, 0.6, 0.55], [0.1, 0.2, 0.3, 0.4, 0.35]])
@@ -76,14 +89,14 @@ def test_replayed_curves_give_the_rungs_back() -> None:
             asha.on_trial_result(None, subject, {"epoch": epoch, "val/miou": miou})
     for number in (2, 0, 1):
         by_epoch = dict(enumerate(curves[number], start=1))
-        restored.replay("swin" if number == 1 else "convnext", number, by_epoch)
+        restored.replay(recipe("swin_tiny" if number == 1 else "convnext_atto"), number, by_epoch)
     assert restored.rungs() == asha.rungs()
     assert list(asha.rungs()["convnext"]) == milestones(27, 1, 3) == [1, 3, 9, 27]
 
 
 def test_trial_that_goes_on_under_a_new_ray_id_is_counted_once() -> None:
     asha = family_asha()
-    asha.replay("convnext", 0, {1: 0.5, 2: 0.5})
+    asha.replay(recipe("convnext_atto"), 0, {1: 0.5, 2: 0.5})
     again = trial(0, trial_id="another session's")
     asha.on_trial_add(None, again)
     assert asha.on_trial_result(None, again, {"epoch": 2, "val/miou": 0.1}) == CONTINUE

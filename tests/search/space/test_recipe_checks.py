@@ -109,8 +109,25 @@ def test_every_operator_s_field_can_be_searched() -> None:
 def test_a_crop_larger_than_the_images_is_refused_with_its_path() -> None:
     space = load_space("convnext.yaml", overrides=["augmentation.crop_px={choice: [512, 1280]}"])
     with pytest.raises(SpaceProblems, match=r"augmentation.crop_px: must not be larger than the images, got 1280"):
-        space.check_images([(512, 512), (480, 360)])
-    space.check_images([(512, 640)])
+        space.check_data([(512, 512), (480, 360)], 3)
+    space.check_data([(512, 640)], 3)
+
+
+@pytest.mark.parametrize(
+    ("queries", "path"),
+    [
+        ("{num_queries: {int: [10, 20]}}", "model.head.choice.mask_classification.num_queries: must be at least the"),
+        ("", "model.head.choice.mask_classification: num_queries must be at least the"),
+    ],
+)
+def test_fewer_queries_than_classes_are_refused_with_their_path(queries: str, path: str) -> None:
+    space = load_space(
+        "convnext.yaml", overrides=[f"model.head={{choice: {{upernet: , mask_classification: {queries}}}}}"]
+    )
+    with pytest.raises(SpaceProblems) as caught:
+        space.check_data([(512, 640)], 101)
+    assert caught.value.problems[0].startswith(f"{path} number of classes, 101, got ")
+    space.check_data([(512, 640)], 10)
 
 
 def test_an_operator_that_starves_a_gpu_is_told_of() -> None:

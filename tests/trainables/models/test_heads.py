@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS, build_head
 from trainables.models.heads.conv_norm import PooledBatchNorm2d
+from trainables.models.heads.set_loss import MaskPredictions
 from trainables.models.heads.smp_decoders import _AtLeast8
 from trainables.models.segmentor import Outputs, Segmentor
 from trainables.recipe.recipe import Head, UPerNetHead
@@ -35,7 +36,7 @@ def quick(yes: bool) -> tuple[pytest.MarkDecorator, ...]:
     return () if yes else (pytest.mark.slow,)
 
 
-OWN_HEADS = ("upernet", "knet", "segformer", *sorted(PLAIN_HEADS))  # the others are smp's
+OWN_HEADS = ("upernet", "knet", "segformer", "mask_classification", *sorted(PLAIN_HEADS))  # the others are smp's
 # Every pair that there is; those with neither a usual head nor a usual backbone only in the whole suite.
 PAIRS = [
     pytest.param(b, h, id=f"{b}-{h}", marks=quick(h == "segformer" or b in USUAL))
@@ -52,7 +53,11 @@ def smallest(head: str) -> str:
 
 
 def loss_of(outputs: Outputs) -> Tensor:
-    aux = [weight * logits.square().mean() for logits, weight in outputs.aux]
+    label = torch.zeros(len(outputs.logits), 67, 93, dtype=torch.int64)
+    aux = [
+        weight * (extra.square().mean() if isinstance(extra, Tensor) else extra.of_images(label, 255).mean())
+        for extra, weight in outputs.aux
+    ]
     return torch.stack([outputs.logits.square().mean(), *aux]).sum()
 
 
@@ -120,7 +125,7 @@ def test_forward_can_be_exported(small_model: Build, backbone: str, head: str) -
     torch.testing.assert_close(exported(image), model(image))
 
 
-@pytest.mark.parametrize("head", ["knet", "dpt", "setr_pup"])
+@pytest.mark.parametrize("head", ["knet", "dpt", "setr_pup", "mask_classification"])
 def test_half_precision_stays_near(small_model: Build, head: str) -> None:
     model = small_model(smallest(head), head).eval()
     image = torch.randn(1, 3, 64, 64)
@@ -144,6 +149,16 @@ def test_two_classes_get_graded_masks(small_model: Build) -> None:
     logits = small_model("test_vit", "segmenter", num_classes=2)(torch.randn(1, 3, 96, 96))
     difference = (logits[:, 0] - logits[:, 1]).abs()
     assert difference.std() > 0.01 * difference.mean()
+
+
+def test_a_loss_of_its_own_is_there_while_training_and_where_weighted(small_model: Build) -> None:
+    image = torch.randn(2, 3, 64, 64)
+    model = small_model("test_convnext", "mask_classification", set_weight=0.5)
+    [(predictions, weight)] = model.train().forward_all(image).aux
+    assert isinstance(predictions, MaskPredictions)
+    assert (len(predictions.layers), weight) == (4, 0.5)  # before the first layer, and after each of three
+    assert model.eval().forward_all(image).aux == []
+    assert small_model("test_convnext", "mask_classification", set_weight=0).train().forward_all(image).aux == []
 
 
 @pytest.mark.parametrize("head", ["upernet", "knet", "setr_naive", "setr_pup"])
@@ -189,3 +204,10 @@ def test_smp_decoders_refuse_other_strides(head_cfg: Callable[..., Head], head: 
 def test_kernels_that_cannot_be_divided_are_refused(head_cfg: Callable[..., Head], channels: int, near: str) -> None:
     with pytest.raises(ValueError, match=f"divisible by 8, above 256 by 256, got {channels}; use {near}"):
         head_cfg("knet", channels=channels)
+
+
+def test_queries_that_cannot_be_divided_or_are_too_few_are_refused(head_cfg: Callable[..., Head]) -> None:
+    with pytest.raises(ValueError, match="divisible by 8, got 36; use 32 or 40"):
+        head_cfg("mask_classification", channels=36)
+    with pytest.raises(ValueError, match="num_queries must be at least the number of classes, 5, got 4; use 5 or more"):
+        build_head(head_cfg("mask_classification", num_queries=4), [8] * 4, STRIDES, 5)

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from trainables.metrics import confusion_torch, miou
 from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS
 from trainables.models.resize import upsample
 from trainables.models.segmentor import Segmentor
+from trainables.recipe.recipe import Loss
+from trainables.training.losses import build_loss
+from trainables.training.training_step import TrainingStep
 
 NUM_CLASSES, SIDE_PX = 5, 64
 MAX_STEPS = 300  # 20 to 160 were needed when this was written
@@ -32,12 +34,7 @@ def scenes(block_px: int) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(model: Segmentor, image: Tensor, label: Tensor) -> Tensor:
-    outputs = model.forward_all(image)
-    terms = [
-        weight * functional.cross_entropy(upsample(logits, SIDE_PX // logits.shape[2], (SIDE_PX, SIDE_PX)), label)
-        for logits, weight in [(outputs.logits, 1.0), *outputs.aux]
-    ]
-    return torch.stack(terms).sum()
+    return TrainingStep(model, build_loss(Loss(), NUM_CLASSES))(image, label, None)
 
 
 def score(model: Segmentor, image: Tensor, label: Tensor) -> float:

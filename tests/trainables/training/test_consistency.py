@@ -19,7 +19,7 @@ from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.models.weights_file import load_weights
 from trainables.recipe.augmentation import Augmentation
-from trainables.recipe.recipe import Backbone, Optimizer, Recipe, SegFormerHead, Train
+from trainables.recipe.recipe import Backbone, Head, MaskHead, Optimizer, Recipe, SegFormerHead, Train
 from trainables.training.consistency import cutmix_boxes, mix
 from trainables.training.epoch import update
 from trainables.training.fit import fit
@@ -28,6 +28,7 @@ from trainables.training.state import prepare
 from trainables.training.trial import Trial
 
 EXTRA = ExtraImages(6, 0.5)
+SEGFORMER, MASKS = SegFormerHead(channels=16), MaskHead(channels=16, num_queries=11, num_layers=1)
 AUG = Augmentation(crop_px=32, scale_min=0.4, scale_max=1.0, colour_p=0.9)
 
 
@@ -48,10 +49,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, Split]:
     return LabelOverlay(cache, dict.fromkeys(split.train_ids[-6:])), split
 
 
-def trial_of(data: tuple[Cache, Split], out: Path, confidence: float = 0.0, **train: Any) -> Trial:
+def trial_of(
+    data: tuple[Cache, Split], out: Path, confidence: float = 0.0, head: Head = SEGFORMER, **train: Any
+) -> Trial:
     recipe = Recipe(
         backbone=Backbone(name="test_convnext", pretrained=False),
-        head=SegFormerHead(channels=16),
+        head=head,
         augmentation=AUG,
         optimizer=Optimizer(lr=1e-2, warmup_epochs=0),
         train=Train(**{"num_epochs": 3, "batch_size": 4, "num_workers": 0, "ema_decay": None} | train),
@@ -106,13 +109,14 @@ def batch_of(extra: bool) -> Batch:
     return Batch(image, label, torch.arange(4), strong=strong, valid=valid)
 
 
+@pytest.mark.parametrize("head", [SEGFORMER, MASKS], ids=lambda head: head.name)
 @pytest.mark.parametrize(("confidence", "learns"), [(0.0, True), (1.0, False)])
 def test_only_sure_pixels_of_unlabelled_images_add_to_the_loss(
-    data: tuple[Cache, Split], tmp_path: Path, confidence: float, learns: bool
+    data: tuple[Cache, Split], tmp_path: Path, confidence: float, learns: bool, head: Head
 ) -> None:
     losses = []
     for extra in (False, True):
-        trial = trial_of(data, tmp_path, confidence)
+        trial = trial_of(data, tmp_path, confidence, head)
         state, loss = prepare(trial, None, resume_from=None)
         losses.append(float(update(state, batch_of(extra), loss, trial.recipe, None)))
     assert (losses[1] > losses[0] + 0.1) == learns

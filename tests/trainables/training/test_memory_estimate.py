@@ -14,9 +14,12 @@ from trainables.training.losses import build_loss
 from trainables.training.memory_estimate import check_views, footprint, num_params
 from trainables.training.training_step import TrainingStep
 
+SEGFORMER, UPERNET = {"name": "segformer"}, {"name": "upernet"}
+MASKS = {"name": "mask_classification", "channels": 64, "num_queries": 200, "num_layers": 1}
 
-def recipe_of(backbone="test_convnext", head="segformer", crop_px=64, **train):
-    values = {"backbone": {"name": backbone, "pretrained": False}, "head": {"name": head}, "train": train}
+
+def recipe_of(backbone="test_convnext", head=SEGFORMER, crop_px=64, **train):
+    values = {"backbone": {"name": backbone, "pretrained": False}, "head": head, "train": train}
     return Recipe.model_validate(values | {"augmentation": {"crop_px": crop_px}})
 
 
@@ -32,7 +35,10 @@ def test_what_stays_is_weights_gradients_adams_moments_and_the_ema(ema_decay, co
     assert found.bytes(3) - found.bytes(1) == 2 * found.image_bytes
 
 
-@pytest.mark.parametrize(("backbone", "head"), [("convnext_atto", "segformer"), ("resnet18", "upernet")])
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("convnext_atto", SEGFORMER), ("resnet18", UPERNET), ("test_convnext", MASKS)],
+)
 def test_the_peak_is_that_of_a_real_step(backbone, head):
     recipe, crop_px, num_images = recipe_of(backbone, head, crop_px=128), 128, 2
     found = footprint(recipe, 5, low_precision=False)

@@ -1,8 +1,9 @@
 """The heads by name. A head is built from (its config, channels and strides of the features, number of classes).
 
 Its forward takes the features and gives logits (B,K,h,w) at `.stride`, and a list of auxiliary (logits, loss weight)
-pairs, which is empty outside training. `reads(cfg)` says which features it takes: levels of the pyramid, or plain ones
-after some depths. A new head is one file, one config in `trainables.recipe` and one line here (and its name in
+pairs, which is empty outside training. In place of auxiliary logits, which are learnt by the recipe's loss, may stand
+what brings a loss of its own, an `OwnLoss`. `reads(cfg)` says which features it takes: levels of the pyramid, or plain
+ones after some depths. A new head is one file, one config in `trainables.recipe` and one line here (and its name in
 `trainables.models.compatibility.PLAIN_HEADS`, where it takes plain features).
 """
 
@@ -10,11 +11,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads.dpt import Dpt
 from trainables.models.heads.knet import KNet
+from trainables.models.heads.mask_classification import MaskClassification
 from trainables.models.heads.segformer import SegFormer
 from trainables.models.heads.segmenter import Segmenter
 from trainables.models.heads.setr import Setr
@@ -31,6 +33,15 @@ class HeadBuilder(Protocol):
     def reads(self, cfg: Any, /) -> FeatureRequest: ...
 
 
+class OwnLoss(Protocol):
+    """What a head says while training, with the loss that it is learnt by."""
+
+    def of_images(self, label: Tensor, ignore_index: int, /) -> Tensor:
+        """The loss of each image (B,), float32, given labels (B,H,W) at the images' size; 0 or more, and finite, where
+        all of an image is ignored: it then has no weight."""
+        ...
+
+
 HEADS: dict[str, HeadBuilder] = {
     "upernet": UPerNet,
     "knet": KNet,
@@ -39,6 +50,7 @@ HEADS: dict[str, HeadBuilder] = {
     "setr_naive": Setr,
     "setr_pup": Setr,
     "dpt": Dpt,
+    "mask_classification": MaskClassification,
     "unet": SmpDecoder,
     "unetplusplus": SmpDecoder,
     "fpn": SmpDecoder,

@@ -15,6 +15,7 @@ from trainables.recipe.recipe import Recipe
 
 SEGFORMER, UPERNET = {"name": "segformer", "channels": 16}, {"name": "upernet", "channels": 16, "aux_channels": 8}
 KNET = {"name": "knet", "channels": 16, "num_stages": 2, "aux_channels": 8}
+MASKS = {"name": "mask_classification", "channels": 16, "num_queries": 6, "num_layers": 2}
 SWIN = "swin_tiny_patch4_window7_224"
 
 
@@ -50,7 +51,12 @@ def test_logits_are_those_of_the_projects_network(backbone: str, head: dict[str,
 
 @pytest.mark.parametrize(
     ("backbone", "head"),
-    [("mit_b0", SEGFORMER), ("vit_tiny_patch16_224", UPERNET), ("test_convnext", {"name": "unet"})],
+    [
+        ("mit_b0", SEGFORMER),
+        ("vit_tiny_patch16_224", UPERNET),
+        ("test_convnext", {"name": "unet"}),
+        ("test_convnext", MASKS),
+    ],
 )
 def test_what_is_not_covered_is_named(backbone: str, head: dict[str, Any]) -> None:
     manifest = {"vote": "stacked", "members": [{"recipe": recipe_of(backbone, head).model_dump(mode="json")}]}
