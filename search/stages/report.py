@@ -9,6 +9,7 @@ import optuna
 
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
+from analysis.bundle.readme import licence_lines
 from analysis.ensembling.distilled_result import DistilledResult
 from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.verdict import describe_form
@@ -42,6 +43,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
     search = space.options.search
     shares, why_not = importances(study)
     floor = read_noise_floor(run.noise_json)
+    lines, together = licence_lines(read_bundle(run.bundle).manifest.licences)
     facts = ReportFacts(
         title=f"{record['space']} on {index.name}",
         started=record["started"],
@@ -64,6 +66,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         warnings=index.warnings,
         notes=[*split.notes, *why_not, *([floor.describe(scores_of(rows))] if floor else [])],
         exports=record.get("exports", []),
+        licences=(*lines, together),
         distilled=DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )
