@@ -39,7 +39,7 @@ PLAIN_FILES = frozenset(
 )
 PLAIN_HEADS = frozenset({"segmenter", "setr_naive", "setr_pup", "dpt"})
 _PATCH = re.compile(r"_patch(\d+)(?=_|$)")
-_HEADS_FOR_ALL = "upernet, knet or segformer"
+_HEADS_FOR_ALL = "upernet, knet, segformer or linear"
 _PLAIN_EXAMPLES = "vit_small_patch16_224, deit3_base_patch16_384 or beitv2_base_patch16_224"
 
 
@@ -48,11 +48,18 @@ class FeatureRequest:
     """The features that a head takes from a backbone.
 
     Either levels of the pyramid (0 is stride 4, 3 is stride 32) or, where `depths` are given, plain features at the
-    transformer's own stride after these shares of its blocks (1.0 after the last).
+    transformer's own stride after these shares of its blocks (1.0 after the last). A head that can read both gives
+    `plain_depths`, which are its depths over a plain transformer.
     """
 
     levels: tuple[int, ...] = (0, 1, 2, 3)
     depths: tuple[float, ...] = ()
+    plain_depths: tuple[float, ...] = ()
+
+    def over(self, backbone_name: str) -> FeatureRequest:
+        """What is read of this backbone."""
+        plain = self.plain_depths and is_plain(backbone_name)
+        return FeatureRequest(depths=self.plain_depths) if plain else self
 
 
 PYRAMID = FeatureRequest()

@@ -15,6 +15,7 @@ from torch import nn
 from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads.dpt import Dpt
 from trainables.models.heads.knet import KNet
+from trainables.models.heads.linear import Linear
 from trainables.models.heads.segformer import SegFormer
 from trainables.models.heads.segmenter import Segmenter
 from trainables.models.heads.setr import Setr
@@ -32,6 +33,7 @@ class HeadBuilder(Protocol):
 
 
 HEADS: dict[str, HeadBuilder] = {
+    "linear": Linear,
     "upernet": UPerNet,
     "knet": KNet,
     "segformer": SegFormer,
