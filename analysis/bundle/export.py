@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from analysis.bundle import standalone
 from analysis.bundle.manifest import (
     FORMAT,
@@ -36,7 +34,7 @@ from analysis.ensembling.stacker_file import read_stacker
 from analysis.ensembling.verdict import BEST, signed
 from analysis.report.palette import palette
 from trainables.files import write_text
-from trainables.models.backbone_names import MIX_TRANSFORMERS
+from trainables.models.licences import weights_licence
 from trainables.models.load import load_network
 from trainables.plain_json import parse_json
 from trainables.recipe.recipe import Recipe
@@ -256,14 +254,11 @@ def _licences(facts: BundleFacts, recipes: Sequence[Recipe]) -> tuple[str, ...]:
     images = [f"images of {facts.data}: {licence}" for licence in facts.licences]
     found = images or [f"images of {facts.data}: the data card names no licence"]
     for backbone in (recipe.backbone for recipe in recipes):
-        if backbone.weights_file is not None:
-            found.append(f"weights of {backbone.name} from {Path(backbone.weights_file).name}: not known, check them")
-        elif backbone.pretrained and backbone.name in MIX_TRANSFORMERS:
-            found.append(f"pretrained weights of {backbone.name}: NVIDIA's SegFormer licence, not for commercial use")
-        elif backbone.pretrained:
-            cfg = timm.get_pretrained_cfg(backbone.name)
-            licence = getattr(cfg, "license", None) or "timm names no licence, check them"
-            found.append(f"pretrained weights of {backbone.name}: {licence}")
+        file, licence = backbone.weights_file, weights_licence(backbone)
+        source = f"pretrained weights of {backbone.name}"
+        if file is not None:
+            source = f"weights of {backbone.name} from {Path(file).name}"
+        found += [] if licence is None else [f"{source}: {licence}"]
     return tuple(dict.fromkeys(found))
 
 

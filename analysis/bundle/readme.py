@@ -20,12 +20,8 @@ from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult, S
 from analysis.ensembling.verdict import signed
 from analysis.report.origin import typed
 from analysis.report.tables import write_fitted_on
+from trainables.models.licences import CommercialUse, commercial_use
 
-# of a licence's name, in the order in which they are tried
-COMMERCIAL_USE = {
-    r"\bnc\b|non-?commercial|not for commercial": "commercial use is NOT allowed",
-    r"\b(apache|mit|bsd|cc0|isc|unlicense|public domain)\b|\bcc[ -]by([ -]\d|$)": "commercial use is allowed",
-}
 WITHOUT_SEGSEARCH = """Without segsearch:
 
 ```sh
@@ -38,7 +34,6 @@ from load import load
 
 label = load()(rgb)  # uint8 (H,W,3) -> class indices (H,W)
 ```"""
-UNKNOWN_USE = "whether commercial use is allowed is not known: check it"
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,6 @@ def write_card(manifest: Manifest, ensemble: EnsembleResult, rule: RuleResult, r
         *_origin(manifest, run),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def commercial_use(licence: str) -> str:
-    """A plain word on commercial use, by a licence's name."""
-    return next((use for name, use in COMMERCIAL_USE.items() if re.search(name, licence.lower())), UNKNOWN_USE)
 
 
 def _front_matter(manifest: Manifest) -> dict[str, Any]:
@@ -152,12 +142,17 @@ def _data(manifest: Manifest, ensemble: EnsembleResult, run: RunFacts) -> list[s
     ]
 
 
-def _licences(licences: Sequence[str]) -> list[str]:
+def licence_lines(licences: Sequence[str]) -> tuple[list[str], str]:
+    """Each licence with a plain word on commercial use, and what they come to together: the strictest decides."""
     uses = [commercial_use(licence.rpartition(": ")[2]) for licence in licences]
-    worst = next((use for use in (*COMMERCIAL_USE.values(), UNKNOWN_USE) if use in uses and "NOT" in use), None)
-    together = worst or (UNKNOWN_USE if UNKNOWN_USE in uses else "commercial use is allowed")
-    rows = "\n".join(f"* {_text(licence)} ({use})" for licence, use in zip(licences, uses, strict=True))
-    return ["## Licences", rows, f"Taken together: {together}. This is a reading of names, not legal advice."]
+    lines = [f"{licence} ({use.sentence})" for licence, use in zip(licences, uses, strict=True)]
+    together = max(uses, default=CommercialUse.UNKNOWN)
+    return lines, f"Taken together: {together.sentence}. This is a reading of names, not legal advice."
+
+
+def _licences(licences: Sequence[str]) -> list[str]:
+    lines, together = licence_lines(licences)
+    return ["## Licences", "\n".join(f"* {_text(line)}" for line in lines), together]
 
 
 def _origin(manifest: Manifest, run: RunFacts) -> list[str]:

@@ -63,6 +63,7 @@ class ReportFacts:
     notes: Sequence[str] = ()  # of the split
     paths: Mapping[str, str] = field(default_factory=dict)  # what -> where
     exports: Sequence[Mapping[str, str]] = ()  # bundles that users chose: said, out, at
+    licences: Sequence[str] = ()  # of the images and of the pretrained weights of what ships, and what they allow
     distilled: DistilledResult | None = None  # the one model that learnt from the ensemble
     origin: Origin = field(default_factory=Origin)
     families: Sequence[FamilyRow] = ()  # best first

@@ -62,9 +62,8 @@ def _read_point(
             Recipe.model_validate(values)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            problems.append(
-                f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
-            )
+            place = [where, *([".".join(map(str, fault["loc"]))] if fault["loc"] else [])]
+            problems.append(": ".join([*place, fault["msg"].removeprefix("Value error, ")]))
     return picks
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.space.allowed_keys import Section
-from search.space.nodes import Branches, Choice, Group, Node, Path
+from search.space.nodes import Branches, Choice, Fixed, Group, Node, Path
 from search.space.parser import MAX_ITEMS, parse_section
-from trainables.models.compatibility import check_pair
-from trainables.recipe.recipe import backbone_family
+from trainables.models.compatibility import check_pair, check_patches
+from trainables.recipe.recipe import Augmentation, backbone_family
 
 PARTS = ("backbone", "head")
 PARAMETER = "model/name"
@@ -88,6 +88,25 @@ def pair_problems(root: Group) -> list[str]:
                 problems.append(f"{'.'.join(path)}: {error}")
                 break
     return problems
+
+
+def patch_problems(root: Group) -> list[str]:
+    """One line per backbone whose patches fill no crop that the space has, at the backbone's YAML path."""
+    problems = []
+    for backbone, _, path in _named(root.children["backbone"], {}):
+        try:
+            check_patches(backbone, _crops_px(root))
+        except ValueError as error:
+            problems.append(f"{'.'.join(path)}: {error}")
+    return problems
+
+
+def _crops_px(root: Group) -> tuple[int, ...]:
+    section = root.children.get("augmentation")
+    node = section.children.get("crop_px") if isinstance(section, Group) else None
+    if isinstance(node, Choice):
+        return node.items
+    return (node.value if isinstance(node, Fixed) else Augmentation().crop_px,)
 
 
 def _named(node: Node, picks: dict[str, Any]) -> list[tuple[str, dict[str, Any], Path]]:

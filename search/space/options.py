@@ -183,4 +183,5 @@ class Options(Config):
     resources: Resources = Resources()
     split: SplitShares = SplitShares()
     trackers: tuple[Tracker, ...] = ()
+    licences: Literal["any", "commercial"] = "any"  # of pretrained weights: commercial leaves out those that forbid it
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

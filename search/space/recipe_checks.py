@@ -1,7 +1,7 @@
 """Checks that every recipe of a space is valid, by building examples before any is trained.
 
 It tries the default, then every branch, item and end of range one at a time, then pairs within one section (a rule
-may relate two fields). A recipe's own rules stay in `trainables.recipe` alone.
+may relate two fields) and those of RELATED. A recipe's own rules stay in `trainables.recipe` alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from search.space.problems import nearest
 from trainables.recipe.recipe import Recipe
 
 ALREADY_TOLD = ("missing", "union_tag_not_found", "union_tag_invalid")  # by the parser, with the nearest name
+# fields of different sections that a rule of the recipe relates: these pairs are tried too
+RELATED = ({"frozen", "layer_decay"}, {"frozen", "grad_checkpointing"}, {"frozen", "drop_path"})
 MAX_PAIRED = 24  # of a longer choice only the first and last items are tried with those of another
 MAX_INT_PROBES = 64  # a longer range of whole numbers is tried at both ends and beside them
 
@@ -57,10 +59,15 @@ def recipe_problems(root: Group, data: Mapping[str, Any] | None = None) -> list[
             waiting.extend({**picks, node.parameter: value} for value in _edges(node))
     for left, right in itertools.combinations(together, 2):
         (picks, one), (more, other) = together[left], together[right]
-        if left[0] == right[0] and picks == more and not isinstance(one, Branches) | isinstance(other, Branches):
+        paired = (left[0] == right[0] and picks == more) or _are_related(one, other)
+        if paired and not isinstance(one, Branches) | isinstance(other, Branches):
             for a, b in itertools.product(_few(_ends(one)), _few(_ends(other))):
-                _try(root, {**picks, one.parameter: a, other.parameter: b}, found, context)
+                _try(root, {**picks, **more, one.parameter: a, other.parameter: b}, found, context)
     return [_one_line(where, messages) for (where, _), messages in found.items()]
+
+
+def _are_related(one: Searched, other: Searched) -> bool:
+    return {node.parameter.rpartition("/")[2] for node in (one, other)} in RELATED
 
 
 def _try(
@@ -103,9 +110,10 @@ def slow_operators(root: Group) -> list[str]:
 
 
 def _blamed(loc: tuple[int | str, ...], message: str) -> list[str]:
-    """Where in the recipe the fault lies. A rule over several fields begins with the field that it is about."""
-    rule = re.match(r"Value error, (\w+)", message)
-    return [*map(str, loc), *([rule.group(1)] if rule else [])]
+    """Where in the recipe the fault lies. A rule over several fields begins with the field that it is about, one over
+    several sections with the section and the field (`optimizer.layer_decay`)."""
+    rule = re.match(r"Value error, (\w+(?:\.\w+)*)", message)
+    return [*map(str, loc), *(rule.group(1).split(".") if rule else [])]
 
 
 def _drop(values: dict[str, Any], loc: list[str]) -> None:
@@ -123,7 +131,8 @@ def _explain(detail: dict[str, Any], root: Group, pick: Pick) -> tuple[str, str]
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     path, node = _follow(root, _blamed(detail["loc"], detail["msg"]), pick)
     if kind == "value_error":
-        return ".".join(path), message.removeprefix(path[-1]).strip()
+        where = ".".join(path)
+        return where, message.removeprefix(where).removeprefix(path[-1]).strip()
     where = ".".join(path)
     if kind == "int_from_float":
         remedy = f"; write {{int: [{math.ceil(node.low)}, {math.floor(node.high)}]}}" if isinstance(node, Range) else ""

@@ -16,8 +16,9 @@ from pydantic.fields import FieldInfo
 
 from search.space.allowed_keys import FIXED_SECTIONS, recipe_grammar
 from search.space.initial_trials import read_points
+from search.space.licence_filter import keep_commercial
 from search.space.locate import locate
-from search.space.model_table import PARTS, family_firsts, pair_problems, parse_model
+from search.space.model_table import PARTS, family_firsts, pair_problems, parse_model, patch_problems
 from search.space.nodes import Branches, Choice, Fixed, Group, Range, Searched, draw, searched
 from search.space.options import Options
 from search.space.parser import parse_section
@@ -56,6 +57,7 @@ class Space:
     root: Group = field(repr=False)  # shaped like a recipe
     points: tuple[dict[str, Any], ...] = ()  # settings to try first; what they leave out is at its default
     lost: tuple[str, ...] = ()  # points of the file that --set made impossible, and why
+    left_out: tuple[str, ...] = ()  # weights that `licences` excludes from a choice
 
     def suggest(self, trial: Trial) -> Recipe:
         """The recipe of a trial; the trial keeps the parameters that it was asked for."""
@@ -109,7 +111,8 @@ class Space:
 
     def warnings(self) -> list[str]:
         """Values that are allowed but probably not meant, one line each."""
-        return [f"left out, since --set changed the space: {line}" for line in self.lost] + slow_operators(self.root)
+        lost = [f"left out, since --set changed the space: {line}" for line in self.lost]
+        return [f"left out: {line}" for line in self.left_out] + lost + slow_operators(self.root)
 
     def to_yaml(self) -> str:
         """The resolved space: one file that stands alone and reads back as this space."""
@@ -149,17 +152,22 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     root = _recipe_nodes({key: tree[key] for key in tree if key in recipe_grammar().keys}, options, problems)
     whole = all(part in root.children for part in PARTS)
     problems += recipe_problems(root)
-    problems += pair_problems(root) if whole and not problems else []
+    problems += [*pair_problems(root), *patch_problems(root)] if whole and not problems else []
+    left_out: list[str] = []
+    if options.licences == "commercial" and not problems:
+        root, left_out = keep_commercial(root, problems)
     lost: list[str] = []
     kept, points = read_points(tree.get(POINTS) or [], root, lost) if whole and not problems else ([], [])
     if not overrides:
-        problems += lost  # the file contradicts itself; what --set fixed may contradict its points
+        # the file contradicts itself; what --set fixed may contradict its points
+        problems += [*left_out, *lost] if lost else []
     if problems:
         raise SpaceProblems(file.name, list(dict.fromkeys(problems)))
     resolved = {key: tree[key] for key in tree if key in recipe_grammar().keys} | options.model_dump(mode="json")
     if kept:
         resolved[POINTS] = kept
-    return Space(file.name, file.profile, file.profiles, options, resolved, root, tuple(points), tuple(lost))
+    found = tuple(points), tuple(lost), tuple(left_out)
+    return Space(file.name, file.profile, file.profiles, options, resolved, root, *found)
 
 
 def profile_names(spec: str) -> tuple[str, ...]:

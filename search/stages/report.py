@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
+from analysis.bundle.readme import licence_lines
 from analysis.dataset.run_checks import check_split
 from analysis.ensembling.distilled_result import DistilledResult
 from analysis.ensembling.read_confusions import read_confusions
@@ -77,6 +78,7 @@ def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str,
     rows, search = study_rows(study, run.root), space.options.search
     shares, why_not = importances(study)
     floor = read_noise_floor(run.noise_json)
+    lines, together = licence_lines(read_bundle(run.bundle).manifest.licences)
     return {
         "name": record["space"],
         "started": record["started"],
@@ -89,6 +91,7 @@ def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str,
         "notes": why_not,
         "noise": floor.describe(scores_of(rows)) if floor else "",
         "exports": record.get("exports", []),
+        "licences": (*lines, together),
         "distilled": DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
         "paths": {"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
         "origin": report_facts.origin_of(run, record, ensemble, rows),

@@ -33,7 +33,7 @@ def test_head() -> None:
         from trainables.recipe.recipe import Recipe
 
         recipe = Recipe.model_validate(
-            {"backbone": {"name": "test_convnext", "pretrained": False}, "head": {"name": "linear"}}
+            {"backbone": {"name": "test_convnext", "pretrained": False}, "head": {"name": "finest"}}
         )
         backbone = build_backbone(recipe.backbone, features_read(recipe.head))
         model = Segmentor(backbone, build_head(recipe.head, backbone.channels, backbone.strides, 5), 5)

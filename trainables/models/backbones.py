@@ -13,9 +13,12 @@ so normalised, become a pyramid in `SimplePyramid` unless the head wants them pl
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
+import torch
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
+from typing_extensions import override
 
 from trainables.models import hierarchical, mix_transformer, plain_vit
 from trainables.models.backbone_names import MIX_TRANSFORMERS, check_backbone_name
@@ -32,12 +35,14 @@ class PyramidBackbone(nn.Module):
 
     `layer_of` gives each parameter's depth (0 the stem) for layer-wise learning-rate decay; what is not in it is new
     and learns as the head does. `no_weight_decay` are the names that timm exempts from weight decay; `load_report` is
-    what the weights came from; `sizes` the image sizes that the model takes.
+    what the weights came from; `sizes` the image sizes that the model takes. Of a frozen backbone the body stays in
+    evaluation mode, without gradients and activations kept for them; its norms and pyramid, which are new, learn.
     """
 
-    def __init__(self, name: str, found: FeatureExtractor, reads: FeatureRequest) -> None:
+    def __init__(self, cfg: Backbone, found: FeatureExtractor, reads: FeatureRequest) -> None:
         super().__init__()
-        self.name = name
+        self.name = cfg.name
+        self.frozen = cfg.frozen
         self.body = found.body
         self.channels = found.channels
         self.mean, self.std = found.mean, found.std
@@ -55,9 +60,19 @@ class PyramidBackbone(nn.Module):
             self.pyramid = SimplePyramid(self.channels[0], self.strides[0], STRIDES, levels)
             self.strides = list(STRIDES)
         self.layer_of, self.no_weight_decay = _layers(found, self.norms)
+        if self.frozen:
+            self.body.requires_grad_(False).eval()
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        features = self.body(image)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.body(image)
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]  # (B,h,w,C) -> (B,C,h,w)
         normalised = [norm(feature) for norm, feature in zip(self.norms, features, strict=True)]
@@ -85,7 +100,8 @@ def build_backbone(cfg: Backbone, reads: FeatureRequest = PYRAMID, *, in_chans: 
     available or do not fit.
     """
     check_backbone_name(cfg.name)
-    return PyramidBackbone(cfg.name, _source(cfg.name)(cfg, reads, in_chans), reads)
+    reads = reads.over(cfg.name)
+    return PyramidBackbone(cfg, _source(cfg.name)(cfg, reads, in_chans), reads)
 
 
 def _source(name: str) -> Callable[[Backbone, FeatureRequest, int], FeatureExtractor]:

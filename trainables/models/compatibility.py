@@ -6,9 +6,13 @@ the timm file that defines it.
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.models.backbone_names import backbone_files, check_backbone_name
+from trainables.models.input_sizes import MULTIPLE_PX
 
 # timm's files whose models keep one stride through all of their blocks.
 PLAIN_FILES = frozenset(
@@ -34,7 +38,8 @@ PLAIN_FILES = frozenset(
     }
 )
 PLAIN_HEADS = frozenset({"segmenter", "setr_naive", "setr_pup", "dpt"})
-_HEADS_FOR_ALL = "upernet, knet or segformer"
+_PATCH = re.compile(r"_patch(\d+)(?=_|$)")
+_HEADS_FOR_ALL = "upernet, knet, segformer or linear"
 _PLAIN_EXAMPLES = "vit_small_patch16_224, deit3_base_patch16_384 or beitv2_base_patch16_224"
 
 
@@ -43,11 +48,18 @@ class FeatureRequest:
     """The features that a head takes from a backbone.
 
     Either levels of the pyramid (0 is stride 4, 3 is stride 32) or, where `depths` are given, plain features at the
-    transformer's own stride after these shares of its blocks (1.0 after the last).
+    transformer's own stride after these shares of its blocks (1.0 after the last). A head that can read both gives
+    `plain_depths`, which are its depths over a plain transformer.
     """
 
     levels: tuple[int, ...] = (0, 1, 2, 3)
     depths: tuple[float, ...] = ()
+    plain_depths: tuple[float, ...] = ()
+
+    def over(self, backbone_name: str) -> FeatureRequest:
+        """What is read of this backbone."""
+        plain = self.plain_depths and is_plain(backbone_name)
+        return FeatureRequest(depths=self.plain_depths) if plain else self
 
 
 PYRAMID = FeatureRequest()
@@ -57,6 +69,25 @@ def is_plain(backbone_name: str) -> bool:
     """True for a transformer of one stride (ViT, DeiT, BEiT, EVA), False for a hierarchy (ConvNeXt, Swin, MiT)."""
     check_backbone_name(backbone_name)
     return backbone_files()[backbone_name.partition(".")[0]] in PLAIN_FILES
+
+
+def patch_px(backbone_name: str) -> int | None:
+    """The side of a plain transformer's patches by its name; None of a hierarchy, and of a name without one."""
+    found = _PATCH.search(backbone_name.partition(".")[0])
+    return int(found.group(1)) if found and is_plain(backbone_name) else None
+
+
+def check_patches(backbone_name: str, crops_px: Sequence[int]) -> None:
+    """Raise ValueError where whole patches fill none of these crops, so that every training image would be padded."""
+    patch = patch_px(backbone_name)
+    if patch is None or any(crop % patch == 0 for crop in crops_px):
+        return
+    unit = math.lcm(patch, MULTIPLE_PX)
+    near = sorted({max(1, crop // unit + up) * unit for crop in crops_px for up in (0, 1)})
+    raise ValueError(
+        f"patches must fill some crop of the space, got {backbone_name!r} with patches of {patch} px and crop_px "
+        f"{', '.join(map(str, crops_px))}; use a crop_px of {' or '.join(map(str, near))}"
+    )
 
 
 def check_pair(backbone_name: str, head_name: str) -> None:

@@ -29,6 +29,7 @@ class Backbone(Config):
     pretrained: bool = True
     weights_file: str | None = None  # a local .safetensors or .pth instead of timm's download
     drop_path: Probability = 0.0
+    frozen: bool = False  # only what comes after the backbone learns: a cheap first look at its features
 
     @model_validator(mode="after")
     def _weights_are_wanted(self) -> Backbone:
@@ -39,6 +40,12 @@ class Backbone(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _frozen_blocks_drop_nothing(self) -> Backbone:
+        if self.frozen and self.drop_path:
+            raise ValueError(f"drop_path must be 0 with frozen: true, got {self.drop_path}; use 0, or frozen: false")
+        return self
+
 
 class UPerNetHead(Config):
     name: Literal["upernet"] = "upernet"
@@ -46,6 +53,13 @@ class UPerNetHead(Config):
     dropout: Probability = 0.1
     aux_weight: Annotated[float, Field(ge=0.0)] = 0.4  # 0 leaves the auxiliary FCN head out
     aux_channels: Channels = 256
+
+
+class LinearHead(Config):
+    """One linear map of every pixel's features; with a frozen backbone, the cheapest rung."""
+
+    name: Literal["linear"] = "linear"
+    dropout: Probability = 0.0
 
 
 class SegFormerHead(Config):
@@ -144,7 +158,7 @@ class SmpHead(Config):
 
 
 Head = Annotated[
-    UPerNetHead | SegFormerHead | KNetHead | SegmenterHead | SetrHead | DptHead | MaskHead | SmpHead,
+    UPerNetHead | SegFormerHead | LinearHead | KNetHead | SegmenterHead | SetrHead | DptHead | MaskHead | SmpHead,
     Field(discriminator="name"),
 ]
 
@@ -203,6 +217,20 @@ class Recipe(Config):
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _frozen_layers_do_not_learn(self) -> Recipe:
+        if self.backbone.frozen and self.optimizer.layer_decay != 1.0:
+            raise ValueError(
+                "optimizer.layer_decay must be 1 with a frozen backbone, whose layers do not learn, got "
+                f"{self.optimizer.layer_decay}; use 1, or frozen: false"
+            )
+        if self.backbone.frozen and self.train.grad_checkpointing:
+            raise ValueError(
+                "train.grad_checkpointing must be false with a frozen backbone, which keeps no activations, got true; "
+                "use false, or frozen: false"
+            )
+        return self
 
     @property
     def hash(self) -> str:

@@ -66,9 +66,10 @@ def footprint(recipe: Recipe, num_classes: int, *, low_precision: bool) -> Footp
         "augmentation": Augmentation(crop_px=recipe.augmentation.crop_px),
         "train": Train(grad_checkpointing=recipe.train.grad_checkpointing, amp="bf16" if low else "off"),
     }
-    count, image_bytes = _training_step(recipe.model_copy(update=_ANY | kept), num_classes)
-    copies = 2 + _OPTIMIZER_VALUES[recipe.optimizer.name] + (recipe.train.ema_decay is not None)  # weights, gradients
-    return Footprint(count, copies * _FLOAT_BYTES * count, image_bytes)
+    count, learning, image_bytes = _training_step(recipe.model_copy(update=_ANY | kept), num_classes)
+    copies = count * (1 + (recipe.train.ema_decay is not None))  # weights and their average
+    copies += learning * (1 + _OPTIMIZER_VALUES[recipe.optimizer.name])  # gradients, and what the optimiser keeps
+    return Footprint(count, copies * _FLOAT_BYTES, image_bytes)
 
 
 def check_views(recipe: Recipe, num_classes: int, sizes: Sequence[tuple[int, int]]) -> None:
@@ -82,10 +83,12 @@ def _count(recipe: Recipe, num_classes: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int]:
-    """Parameters, and bytes that each image adds: the peak of a step, less its gradients, over the batch."""
+def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int, int]:
+    """Parameters, those that learn, and bytes that each image adds: the peak of a step, less its gradients, over the
+    batch."""
     model, crop_px = _on_meta(recipe, num_classes), recipe.augmentation.crop_px
     num_weights = sum(p.numel() for p in model.parameters())
+    num_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     alive = _Alive()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake(model)
@@ -98,7 +101,7 @@ def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int]:
             with _autocast(recipe.train.amp):
                 loss = step(image, label, None)
             loss.backward()
-    return num_weights, max(0, alive.peak - _FLOAT_BYTES * num_weights) // _MEASURED_BATCH
+    return num_weights, num_learning, max(0, alive.peak - _FLOAT_BYTES * num_learning) // _MEASURED_BATCH
 
 
 @functools.lru_cache(maxsize=256)

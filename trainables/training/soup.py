@@ -20,7 +20,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 from trainables.data.augment.normalise import normalise
 from trainables.data.augment.train_set import TrainSet, train_loader
@@ -213,10 +212,22 @@ def training_images(recipe: Recipe, cache: Cache, split: Split, batch_size: int)
 
 
 def estimate_batch_norms(model: Segmentor, images: Sequence[Tensor], recipe: Recipe, device: str) -> None:
-    """Set running statistics to the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay."""
+    """Set running statistics to the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay.
+
+    As torch's `update_bn`, but for a frozen backbone, whose statistics are part of its weights and stay too.
+    """
     if not images:
         return
-    dtype = autocast_dtype(recipe.train.amp, device)
+    was_training, dtype = model.training, autocast_dtype(recipe.train.amp, device)
+    learning = (module for module in model.train().modules() if isinstance(module, _BatchNorm) and module.training)
+    momenta = {norm: norm.momentum for norm in learning}
+    for norm in momenta:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
     torch.manual_seed(recipe.seed)  # dropout is on, as where the statistics came from: equal masks for equal numbers
-    with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
-        update_bn((normalise(batch.to(device), model.mean, model.std) for batch in images), model)
+    with torch.no_grad(), torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
+        for batch in images:
+            model(normalise(batch.to(device), model.mean, model.std))
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
+    model.train(was_training)

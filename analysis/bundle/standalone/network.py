@@ -1,7 +1,7 @@
 """The networks of a bundle, rebuilt from timm's backbones without segsearch; load.py beside this file uses them.
 
-Covered are hierarchical backbones of timm (features at strides 4, 8, 16 and 32) with the heads SegFormer, UPerNet and
-K-Net. Names of modules are those of the weights.
+Covered are hierarchical backbones of timm (features at strides 4, 8, 16 and 32) with the heads SegFormer, UPerNet,
+K-Net and linear. Names of modules are those of the weights.
 """
 
 from __future__ import annotations
@@ -94,6 +94,19 @@ class SegFormer(nn.Module):
         return self.classifier(self.fuse(torch.cat(projected[::-1], 1)))
 
 
+class Linear(nn.Module):
+    """One map per level, summed at the finest."""
+
+    def __init__(self, cfg: dict[str, Any], channels: list[int], num_classes: int) -> None:  # noqa: ARG002
+        super().__init__()
+        self.classifiers = nn.ModuleList(Classifier(width, num_classes, 1) for width in channels)
+
+    def forward(self, levels: list[Tensor]) -> Any:
+        size = levels[0].shape[2:]
+        parts = zip(self.classifiers, levels, strict=True)
+        return torch.stack([resize(classify(x), size) for classify, x in parts]).sum(0)
+
+
 class UPerNet(nn.Module):
     """Xiao 2018."""
 
@@ -182,6 +195,7 @@ class _Update(nn.Module):
 
 
 HEADS: dict[str, Callable[[dict[str, Any], list[int], int], nn.Module]] = {
+    "linear": Linear,
     "segformer": SegFormer,
     "upernet": UPerNet,
     "knet": KNet,

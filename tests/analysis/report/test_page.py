@@ -57,6 +57,7 @@ def facts() -> ReportFacts:
         warnings={"images without annotation": 3},
         notes=["class Glass lies in one group only"],
         paths={"bundle": "/runs/tiny/bundle"},
+        licences=["pretrained weights of x.<b>: mit"],
     )
 
 

@@ -65,6 +65,23 @@ def test_two_ranges_that_are_fine_alone_and_not_together() -> None:
         load_space("convnext.yaml", overrides=[override])
 
 
+@pytest.mark.parametrize("frozen", ["true", "{choice: [false, true]}"])
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("optimizer={layer_decay: {choice: [1.0, 0.9]}}", "optimizer.layer_decay: must be 1 with a frozen backbone"),
+        ("train={grad_checkpointing: {choice: [false, true]}, batch_size: 8}", "train.grad_checkpointing: must be fal"),
+        ("model={drop_path: {choice: [0.0, 0.1]}}", "model.drop_path: must be 0 with frozen: true, got 0.1; use 0"),
+    ],
+)
+def test_what_a_frozen_backbone_would_ignore_is_refused(frozen: str, section: str, problem: str) -> None:
+    free = ["model.drop_path=0.0", "optimizer.layer_decay=1.0"]
+    with pytest.raises(SpaceProblems) as caught:
+        load_space("convnext.yaml", overrides=[*free, f"model.frozen={frozen}", section])
+    assert [line[: len(problem)] for line in caught.value.problems] == [problem]
+    load_space("convnext.yaml", overrides=[*free, f"model.frozen={frozen}"])
+
+
 def test_a_faulty_field_does_not_hide_the_other_rules_of_its_section() -> None:
     with pytest.raises(SpaceProblems) as caught:
         load_space("convnext.yaml", overrides=["augmentation={hflip_p: 2, crop_px: 100, scale_min: 3}"])

@@ -153,6 +153,15 @@ def test_a_head_that_cannot_take_a_backbone_is_refused_by_its_path(tmp_path: Pat
     space_of(tmp_path, overrides=["model.backbone=vit_tiny_patch16_224", heads])
 
 
+def test_patches_that_fill_no_crop_are_refused_by_the_backbone_s_path(tmp_path: Path) -> None:
+    backbone = "model.backbone={choice: [vit_small_patch16_224, vit_small_patch14_dinov2]}"
+    told = r"model\.backbone: patches must fill some crop .*'vit_small_patch14_dinov2' with patches of 14 px and .*"
+    for crops, listed in (("512", "512; use a crop_px of 448 or 672"), ("{choice: [512, 640]}", "512, 640; use")):
+        with pytest.raises(SpaceProblems, match=told + listed):
+            space_of(tmp_path, overrides=[backbone, f"augmentation.crop_px={crops}"])
+    space_of(tmp_path, overrides=[backbone, "augmentation.crop_px={choice: [512, 448]}"])
+
+
 def test_a_weights_file_is_found_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.safetensors").touch()

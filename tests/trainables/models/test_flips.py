@@ -82,7 +82,7 @@ def test_flipped_images_give_flipped_features(small_model: Callable[..., Segment
     assert max(found[:num_levels]) < allowed
 
 
-OWN_HEADS = ("upernet", "knet", "segformer", "mask_classification", *sorted(PLAIN_HEADS))
+OWN_HEADS = ("upernet", "knet", "segformer", "linear", "mask_classification", *sorted(PLAIN_HEADS))
 
 
 @pytest.mark.parametrize(

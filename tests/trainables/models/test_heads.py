@@ -36,7 +36,14 @@ def quick(yes: bool) -> tuple[pytest.MarkDecorator, ...]:
     return () if yes else (pytest.mark.slow,)
 
 
-OWN_HEADS = ("upernet", "knet", "segformer", "mask_classification", *sorted(PLAIN_HEADS))  # the others are smp's
+OWN_HEADS = (
+    "upernet",
+    "knet",
+    "segformer",
+    "linear",
+    "mask_classification",
+    *sorted(PLAIN_HEADS),
+)  # the others are smp's
 # Every pair that there is; those with neither a usual head nor a usual backbone only in the whole suite.
 PAIRS = [
     pytest.param(b, h, id=f"{b}-{h}", marks=quick(h == "segformer" or b in USUAL))

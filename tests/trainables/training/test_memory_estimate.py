@@ -35,6 +35,17 @@ def test_what_stays_is_weights_gradients_adams_moments_and_the_ema(ema_decay, co
     assert found.bytes(3) - found.bytes(1) == 2 * found.image_bytes
 
 
+def test_a_frozen_backbone_keeps_weights_and_their_average_alone():
+    recipe = recipe_of("convnext_atto", crop_px=128)
+    frozen = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"frozen": True})})
+    model = build_segmentor(frozen, 5)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found, plain = (footprint(each, 5, low_precision=False) for each in (frozen, recipe))
+    assert found.num_params == plain.num_params
+    assert found.fixed_bytes == 4 * (2 * found.num_params + 3 * learning)
+    assert found.image_bytes < 0.8 * plain.image_bytes
+
+
 @pytest.mark.parametrize(
     ("backbone", "head"),
     [("convnext_atto", SEGFORMER), ("resnet18", UPERNET), ("test_convnext", MASKS)],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads.dpt import Dpt
 from trainables.models.heads.knet import KNet
+from trainables.models.heads.linear import Linear
 from trainables.models.heads.mask_classification import MaskClassification
 from trainables.models.heads.segformer import SegFormer
 from trainables.models.heads.segmenter import Segmenter
@@ -43,6 +44,7 @@ class OwnLoss(Protocol):
 
 
 HEADS: dict[str, HeadBuilder] = {
+    "linear": Linear,
     "upernet": UPerNet,
     "knet": KNet,
     "segformer": SegFormer,

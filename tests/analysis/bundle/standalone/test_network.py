@@ -28,6 +28,7 @@ def recipe_of(backbone: str, head: dict[str, Any]) -> Recipe:
     [
         ("test_convnext", SEGFORMER),
         ("test_resnet", UPERNET),
+        ("test_resnet", {"name": "linear"}),
         ("test_convnext", KNET),
         ("mobilenetv4_conv_small", UPERNET),
         pytest.param(SWIN, KNET, marks=pytest.mark.slow),
