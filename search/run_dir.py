@@ -106,6 +106,10 @@ class RunDir:
         return self.root / "pseudo"
 
     @property
+    def pseudo_json(self) -> Path:
+        return self.pseudo / "pseudo.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.distilled_result import DistilledResult
+from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult
 from analysis.ensembling.verdict import describe_form
 from analysis.report import charts, gallery, html, tables
@@ -19,6 +20,7 @@ from analysis.report.exports import exports_markup
 from analysis.report.gallery import GalleryItem
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
+from analysis.report.pseudo import pseudo_markup
 from analysis.report.student import student_markup
 
 MAX_PICTURES = 12
@@ -58,6 +60,7 @@ class ReportFacts:
     paths: Mapping[str, str] = field(default_factory=dict)  # what -> where
     exports: Sequence[Mapping[str, str]] = ()  # bundles that users chose: said, out, at
     distilled: DistilledResult | None = None  # the one model that learnt from the ensemble
+    pseudo: PseudoResult | None = None  # whether pseudo labels helped
 
 
 def write_report(out: Path, facts: ReportFacts) -> None:
@@ -103,6 +106,7 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
         "facts": facts,
         "exports": exports_markup(facts.exports),
         "student": student_markup(facts.distilled),
+        "pseudo": pseudo_markup(facts.pseudo),
         "importances": sorted(facts.importances.items(), key=lambda item: item[1], reverse=True),
         "columns": tables.trial_columns(facts.trials),
         "duration": tables.write_duration(facts.started, facts.ended),

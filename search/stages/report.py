@@ -10,6 +10,7 @@ import optuna
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
 from analysis.ensembling.distilled_result import DistilledResult
+from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.verdict import describe_form
 from analysis.report.gallery import GalleryItem
@@ -64,6 +65,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
         warnings=index.warnings,
         notes=[*split.notes, *why_not, *([floor.describe(scores_of(rows))] if floor else [])],
         exports=record.get("exports", []),
+        pseudo=PseudoResult.read(run.pseudo_json) if run.pseudo_json.is_file() else None,
         distilled=DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
         paths={"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
     )
@@ -146,5 +148,7 @@ def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None
         say(describe_form(form, ensemble.shipped.cost))
     for caveat in ensemble.caveats:
         say(f"note: {caveat}")
+    if run.pseudo_json.is_file():
+        say(PseudoResult.read(run.pseudo_json).sentence)
     say(f"report: {run.report}")
     say(f"bundle: {run.bundle}")
