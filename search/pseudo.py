@@ -1,17 +1,19 @@
 """Train a student on a finished run's labels and on what its ensemble is sure of on the card's unlabelled images.
 
-    segsearch pseudo --run RUN [--schedule continue_then_real] [--rounds 2] [--target-precision 0.9]
+    segsearch pseudo --run RUN [--set schedule=continue_then_real] [--set rounds=2] [--set "share=[0.25, 0.5]"]
 
-Written is RUN/pseudo, or --out: per round the pseudo labels with their lineage and the student; pseudo.json with the
-verdict, "pseudo labels helped" or "did not help"; and a bundle where they did on val. Killed, the same command goes on.
-No cluster is started.
+The keys of --set are those of a space's `pseudo`, which does the same inside a run. Written is RUN/pseudo, or --out:
+per round the pseudo labels with their lineage and the students; pseudo.json with the verdict, "pseudo labels helped" or
+"did not help"; and a bundle where they gained on labelled images outside the hold-out. Killed, the same command goes
+on. No cluster is started.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,9 +22,7 @@ from search.run_lock import hold
 from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
-    from analysis.ensembling.pseudo_result import PseudoOptions
-
-Schedule = Literal["scratch", "continue", "continue_then_real", "consistency"]
+    from analysis.ensembling.pseudo_options import PseudoOptions
 
 app = new_app()
 
@@ -30,22 +30,13 @@ app = new_app()
 @app.command()
 def main(
     run: Annotated[Path, typer.Option(help="The directory of a run whose ensemble stage is done.")],
-    schedule: Annotated[
-        Schedule, typer.Option(help="Anew on all labels; from the trial's weights; then real labels alone; UniMatch.")
-    ] = "scratch",
-    rounds: Annotated[int, typer.Option(help="Each student teaches the next; ends with the first without gain.")] = 1,
-    rule: Annotated[str | None, typer.Option(help="The rule that labels, by default the verdict's.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of a space's `pseudo`; repeatable. See docs/space.md."),
+    ] = None,
     trial: Annotated[
         str | None, typer.Option(help="Whose recipe the student has: a number or name; default: the best single's.")
     ] = None,
-    target_precision: Annotated[float, typer.Option(help="Of every class's pseudo labels, as measured.")] = 0.9,
-    min_certain: Annotated[float, typer.Option(help="Share of an image that must be certain.")] = 0.1,
-    cap: Annotated[float, typer.Option(help="Times the median class's certain pixels that a class may have.")] = 20.0,
-    share: Annotated[float, typer.Option(help="Share of a batch: images with pseudo labels.")] = 0.5,
-    epochs: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.")] = None,
-    lr_factor: Annotated[float, typer.Option(help="Of the learning rate where weights are gone on with.")] = 0.3,
-    confidence: Annotated[float, typer.Option(help="Of consistency: of a pixel whose prediction is its label.")] = 0.95,
-    consistency_weight: Annotated[float, typer.Option(help="Of the unlabelled images' loss.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="The folder; default: RUN/pseudo.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
     ranks: Annotated[int, typer.Option(min=1, help="GPUs to train on.")] = 1,
@@ -54,25 +45,19 @@ def main(
 ) -> None:
     """Train a student on pseudo labels of the card's unlabelled images, and say whether they helped."""
     with errors_to_exit(debug=debug):
-        from analysis.ensembling.pseudo_result import PseudoOptions
-
-        options = PseudoOptions(
-            schedule=schedule,
-            rounds=rounds,
-            rule=rule,
-            trial=trial,
-            target_precision=target_precision,
-            min_certain=min_certain,
-            cap=cap,
-            share=share,
-            epochs=epochs,
-            lr_factor=lr_factor,
-            confidence=confidence,
-            consistency_weight=consistency_weight,
-        )
+        options = options_of(assignments or (), trial)
         folder = existing_run_dir(run, "--run")
         target = out.expanduser().resolve() if out else folder.pseudo
         teach(folder, options, target, cache_dir=cache_dir.expanduser().resolve(), device=device, ranks=ranks)
+
+
+def options_of(assignments: Sequence[str], trial: str | None) -> PseudoOptions:
+    """Raises ValueError with everything that is wrong with the assignments."""
+    from analysis.ensembling.pseudo_options import PseudoOptions
+    from search.space.space import read_section
+
+    given = read_section("pseudo", assignments).pseudo
+    return PseudoOptions(**given.model_dump() if given else {}, trial=trial)
 
 
 def teach(run: RunDir, options: PseudoOptions, out: Path, *, cache_dir: Path, device: str, ranks: int) -> None:
@@ -82,12 +67,15 @@ def teach(run: RunDir, options: PseudoOptions, out: Path, *, cache_dir: Path, de
     files are gone or broken, another process works on the run, or `out` holds something else.
     """
     with hold(run.root, typer.echo):
+        from analysis.report.pseudo import mark_pseudo
         from search.students import pseudo
         from search.students.finished_run import open_for_student
 
         now = lambda: datetime.now().astimezone()  # noqa: E731
         finished = open_for_student(run, options, out, cache_root=cache_dir, say=typer.echo, now=now)
         result = pseudo.run(finished, options, out, device=device, ranks=ranks)
+        if out == run.pseudo and run.report.is_file() and not mark_pseudo(run.report, result):
+            typer.echo(f"note: {run.report} is of an earlier version and does not show the student")
     for caveat in result.caveats:
         typer.echo(f"note: {caveat}")
     typer.echo(result.sentence)

@@ -115,6 +115,10 @@ class RunDir:
         return self.root / "pseudo"
 
     @property
+    def pseudo_json(self) -> Path:
+        return self.pseudo / "pseudo.json"
+
+    @property
     def suspects(self) -> Path:
         """Where `segsearch cleanse` is told to write what looks wrong in the run's labels."""
         return self.root / "suspects"

@@ -112,7 +112,8 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
 
 
 def _run_stages(claimed: _Claimed, space: Space, data: Data, now: Callable[[], datetime], say: Say) -> None:
-    from search.stages import outcome, pipeline, report, stage
+    from search import pipeline
+    from search.stages import outcome, report, stage
 
     until, context = claimed.asked.until, stage.Context(claimed.run, space, data, say, now, claimed.asked.trackers)
     pipeline.run_all(context, until)
@@ -129,6 +130,7 @@ def _checked_data(
     """The data, split as the space has it, after everything about them that can be refused; the run has then begun."""
     from search.observers.trackers import check_trackers
     from search.stages import run_data
+    from search.students import pseudo_stage
 
     check_trackers(space.options.trackers)
     for line in space.warnings():
@@ -138,6 +140,7 @@ def _checked_data(
     run_data.check_turns(card, space.options)
     data = run_data.Data(index, run_data.split_data(index, cache, space.options, say), cache, cache_root)
     if claimed.record is None:
+        pseudo_stage.check(space, data)
         begin(claimed.run, space, data, run_data.describe_data(data, card))
     else:
         check_same_data(claimed.record, data)

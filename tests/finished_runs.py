@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 
 from analysis.ensembling.fit import Provenance, fit_ensemble
-from analysis.ensembling.result import HoldoutOpening
+from analysis.ensembling.result import HoldoutOpening, MemberForm
 from analysis.voting.labelled_logits import LabelledLogits
 from search.engine.study_file import STUDY_NAME, open_storage
 from search.observers.event_log import EventLog
@@ -20,9 +21,11 @@ from search.space.space import load_space
 from search.stages import run_data
 from trainables.data.cache import Cache
 from trainables.data.index import Split
+from trainables.data.splits.folds import Folds, deal_folds, write_folds
 from trainables.logits.store import LogitStore
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
+from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, REFIT_WEIGHTS, fold_weights
 from trainables.recipe.recipe import Recipe
 
 SEARCHED = {
@@ -52,6 +55,13 @@ def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Rec
         folder = run.tune / f"{number:05d}"
         trials.append(Candidate(folder.name, recipe, folder, train(recipe, cache, split, folder)))
     _write_study(run, trials)
+    num_folds = loaded.options.folds.num
+    if num_folds:
+        folds = deal_folds(index, split, num_folds, seed=loaded.options.seed)
+        write_folds(run.folds_json, folds)
+        trials = [_train_folds(run, one, folds, cache, split, train) for one in trials]
+        every = tuple(image.image_id for image in index.images if image.image_id in {*split.train_ids, *split.val_ids})
+        split = replace(split, train_ids=(), val_ids=every)
     for one in trials:
         write_logits(
             one, cache, split, [View()], {part: run.logits(one.trial, part) for part in one.parts}, device="cpu"
@@ -61,9 +71,25 @@ def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Rec
         stores = [LogitStore(run.root / "logits" / one.trial / part) for one in trials]
         return LabelledLogits.of(stores, ids, cache, index)
 
-    provenance = Provenance(HoldoutOpening(at=AT, by="a test"))
+    form: MemberForm = "mean" if num_folds else "trial"
+    provenance = Provenance(HoldoutOpening(at=AT, by="a test"), folds=num_folds, form=form)
     val, holdout = logits("val", split.val_ids), logits("holdout", split.holdout_ids)
     fit_ensemble(val, holdout, loaded.options.ensemble, provenance, run.root, seed=loaded.options.seed)
+
+
+def _train_folds(run: RunDir, trial: Candidate, folds: Folds, cache: Cache, split: Split, train: Train) -> Candidate:
+    """The trial's recipe once per fold, and on all of them, as the folds stage leaves them."""
+    member = f"folds-{trial.trial}"
+    folder = run.fold_models(member)
+    for fold in (*range(folds.num), None):
+        own, name = folds.split_of(fold, cache.index, split), REFIT_WEIGHTS if fold is None else fold_weights(fold)
+        train(trial.recipe, cache, own, folder)
+        about = json.loads((folder / BEST_JSON).read_text(encoding="utf-8"))
+        about |= {"train_ids": own.train_ids, "split_fingerprint": split.fingerprint}
+        (folder / name).with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
+        (folder / BEST_WEIGHTS).replace(folder / name)
+    names = tuple(f"{trial.trial} fold {fold}" for fold in range(folds.num))
+    return Candidate(member, trial.recipe, folder, trial.miou, names, folds.folds, refit=True)
 
 
 def _write_study(run: RunDir, trials: Sequence[Candidate]) -> None:

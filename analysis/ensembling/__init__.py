@@ -16,6 +16,7 @@ __all__ = [
     "options",
     "path_scores",
     "pixel_sampling",
+    "pseudo_options",
     "pseudo_result",
     "result",
     "rules",

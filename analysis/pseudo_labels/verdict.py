@@ -1,4 +1,4 @@
-"""Whether pseudo labels helped: per round on val, in the end on the hold-out."""
+"""Whether pseudo labels helped: per round cross-fitted or on val, in the end on the hold-out."""
 
 from __future__ import annotations
 
@@ -26,22 +26,19 @@ def holds(step: Gain, confidence: float) -> bool:
     return step.gain > 0 and step.p_positive >= confidence
 
 
-def reason_of(step: Gain, confidence: float, num_images: int) -> str:
+def reason_of(step: Gain, confidence: float, judged_on: str) -> str:
     """Why a round counts as a help or not."""
-    shown = f"{signed(step)} on {num_images} images of val, above 0 in {step.p_positive:.0%} of resamples"
+    shown = f"{signed(step)} on {judged_on}, above 0 in {step.p_positive:.0%} of resamples"
     return shown if holds(step, confidence) else f"{shown} ({confidence:.0%} needed)"
 
 
-def sentence_of(rounds: Sequence[PseudoRound], found: Comparison | None) -> str:
-    """What a reader wants to know first; `found` is of the last round that helped on val."""
-    if found is None:
+def sentence_of(rounds: Sequence[PseudoRound], crossfit: Gain | None, found: Comparison | None) -> str:
+    """What a reader wants to know first; `crossfit` and `found` are of the last round that helped."""
+    if found is None or crossfit is None:
         return f"pseudo labels did not help: {rounds[0].reason}; the hold-out was not opened for them"
     step = f"{signed(found.over_single)} over the same recipe without them"
     unseen = f"on {found.num_images} images that nothing was fitted to"
-    beside = f"{signed(found.over_ensemble)} beside the ensemble"
+    beside = f"cross-fitted {signed(crossfit)}; {signed(found.over_ensemble)} beside the ensemble"
     if found.is_better:
-        return f"pseudo labels helped: {step}, {beside}, {unseen}"
-    return (
-        f"pseudo labels did not help: they gained on val, but {unseen} the gain was {step}, an interval that does not "
-        f"lie above 0 ({beside})"
-    )
+        return f"pseudo labels helped: {step} {unseen} ({beside})"
+    return f"pseudo labels did not help: {step} {unseen}, an interval that does not lie above 0 ({beside})"

@@ -1,3 +1,3 @@
 """HTML pages and their charts."""
 
-__all__ = ["charts", "data_charts", "gallery", "html", "page", "palette", "pareto_chart", "tables"]
+__all__ = ["charts", "data_charts", "gallery", "html", "page", "palette", "pareto_chart", "pseudo", "tables"]

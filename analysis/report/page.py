@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.distilled_result import DistilledResult
+from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.ensembling.result import FAIR_RIVAL, EnsembleResult, RuleResult
 from analysis.ensembling.verdict import describe_form
 from analysis.report import charts, gallery, html, tables
@@ -24,6 +25,7 @@ from analysis.report.leaderboard import FamilyRow
 from analysis.report.origin import Origin
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
+from analysis.report.pseudo import pseudo_markup
 from analysis.report.student import student_markup
 from analysis.search_quality import Audit
 
@@ -65,6 +67,7 @@ class ReportFacts:
     exports: Sequence[Mapping[str, str]] = ()  # bundles that users chose: said, out, at
     licences: Sequence[str] = ()  # of the images and of the pretrained weights of what ships, and what they allow
     distilled: DistilledResult | None = None  # the one model that learnt from the ensemble
+    pseudo: PseudoResult | None = None  # whether pseudo labels helped
     origin: Origin = field(default_factory=Origin)
     families: Sequence[FamilyRow] = ()  # best first
     submissions: Sequence[Mapping[str, Any]] = ()  # the run's lines of the ledger
@@ -124,6 +127,7 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
         "facts": facts,
         "exports": exports_markup(facts.exports),
         "student": student_markup(facts.distilled),
+        "pseudo": pseudo_markup(facts.pseudo),
         "importances": sorted(facts.importances.items(), key=lambda item: item[1], reverse=True),
         "columns": tables.trial_columns(facts.trials),
         "duration": tables.write_duration(facts.started, facts.ended),

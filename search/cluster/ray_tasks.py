@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import ray
+from ray.util.queue import Queue
+
+POLL_S = 1.0  # between looks for what a task has to say
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -90,6 +93,16 @@ def result_of(waiting: ray.ObjectRef[Result]) -> Result:
             "then resume the run"
         ) from error
     return result
+
+
+def result_while_told(waiting: ray.ObjectRef[Result], lines: Queue, say: Callable[[str], None]) -> Result:
+    """`result_of` a task that puts what it has to say into `lines`; each is said as it comes."""
+    ended: list[Any] = []
+    while not ended:
+        ended, _ = ray.wait([waiting], timeout=POLL_S)
+        for line in lines.get_nowait_batch(lines.qsize()):
+            say(line)
+    return result_of(waiting)
 
 
 def _how_it_was_lost(error: ray.exceptions.RayError) -> str:

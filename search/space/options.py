@@ -1,4 +1,5 @@
-"""The options of a space besides the recipe: search, ensemble, folds, views, split, resources. None is searched."""
+"""The options of a space besides the recipe: search, ensemble, folds, pseudo labels, views, split, resources. None is
+searched."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from analysis.ensembling.options import EnsembleOptions
+from analysis.ensembling.pseudo_options import Pseudo
 from trainables.logits.view_name import TILE_PX, tile_fault
 from trainables.recipe.config import Config
 
@@ -179,6 +181,7 @@ class Options(Config):
     search: Search = Search()
     ensemble: Ensemble = Ensemble()
     folds: Folds = Folds()
+    pseudo: Pseudo | None = None  # None: off
     tta: Tta = Tta()
     resources: Resources = Resources()
     split: SplitShares = SplitShares()

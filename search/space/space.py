@@ -7,9 +7,9 @@ between branches is `model/head/name`: Ray nests names at each slash, so no name
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -24,7 +24,7 @@ from search.space.options import Options
 from search.space.parser import parse_section
 from search.space.problems import SpaceProblems, nearest
 from search.space.recipe_checks import middle, recipe_problems, slow_operators
-from search.space.space_file import NOT_OVERRIDDEN, is_search, read_space_file
+from search.space.space_file import NOT_OVERRIDDEN, apply_override, is_search, read_space_file
 from search.space.yaml_format import dump_yaml
 from trainables.files import user_path
 from trainables.recipe.recipe import Recipe, backbone_family
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 POINTS = "points"
 SPLIT_FILE = ("split", "file")
+KEYED_BY_DATA = (("pseudo", "target_precision"),)  # a class may be called `log`
 
 __all__ = ["Parameter", "Space", "SpaceProblems", "load_space", "profile_names"]
 
@@ -170,6 +171,18 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     return Space(file.name, file.profile, file.profiles, options, resolved, root, *found)
 
 
+def read_section(key: str, assignments: Sequence[str]) -> Options:
+    """The options with `KEY=VALUE` laid on the section at `key`. Raises ValueError with everything that is wrong."""
+    problems: list[str] = []
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        tree = apply_override(tree, assignment, problems)
+    options = _read_options({key: tree}, problems)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return options
+
+
 def profile_names(spec: str) -> tuple[str, ...]:
     """The profiles that a space offers, before it is checked. Raises SpaceProblems where it cannot be read."""
     return read_space_file(spec).profiles
@@ -195,7 +208,7 @@ def _read_options(tree: dict[str, Any], problems: list[str]) -> Options:
     """The options, or their defaults where they are faulty, so that the rest can still be checked."""
     for key, section in tree.items():
         for name, value in section.items() if isinstance(section, dict) else ():
-            if is_search(value):
+            if is_search(value) and (key, name) not in KEYED_BY_DATA:
                 problems.append(f"{key}.{name}: options are never searched; write one value, got {value!r}")
                 tree = {**tree, key: {inner: tree[key][inner] for inner in tree[key] if inner != name}}
     try:
@@ -207,14 +220,23 @@ def _read_options(tree: dict[str, Any], problems: list[str]) -> Options:
                 continue  # a list that is too short only because its items were refused
             path = ".".join(str(key) for key in detail["loc"])
             if detail["type"] == "extra_forbidden":
-                inside = Options.model_fields[str(detail["loc"][0])].annotation
-                problems.append(f"{path}: unknown key{nearest(detail['loc'][-1], getattr(inside, 'model_fields', ()))}")
+                problems.append(f"{path}: unknown key{nearest(detail['loc'][-1], _keys_at(detail['loc'][:-1]))}")
             elif detail["type"] == "value_error":
                 problems.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}")
             else:
                 rule = detail["msg"].replace("Input should be", "must be")
                 problems.append(f"{path}: {rule}, got {detail['input']!r}")
     return Options()
+
+
+def _keys_at(path: Sequence[int | str]) -> Collection[str]:
+    """The keys of a section of the options, which may be one that is off by default."""
+    section: Any = Options
+    for key in path:
+        annotation = section.model_fields[key].annotation
+        section = next(part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields"))
+    keys: Collection[str] = section.model_fields
+    return keys
 
 
 def _absolute_files(tree: Any, path: tuple[str, ...], problems: list[str]) -> Any:

@@ -57,7 +57,7 @@ def read_space_file(spec: str, *, profile: str | None = None, overrides: Sequenc
         ]
         tree = merge(tree, body)
     for override in overrides:
-        tree = _apply(tree, override, problems)
+        tree = apply_override(tree, override, problems)
     return SpaceFile(name, tree, profile, tuple(profiles), tuple(problems))
 
 
@@ -136,7 +136,8 @@ def _with_base(tree: dict[str, Any], source: Traversable, name: str) -> dict[str
     return merge(base, tree)
 
 
-def _apply(tree: dict[str, Any], override: str, problems: list[str]) -> dict[str, Any]:
+def apply_override(tree: dict[str, Any], override: str, problems: list[str]) -> dict[str, Any]:
+    """The tree with one `path.to.key=value` laid on it; what is wrong with that is added to the problems."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):

@@ -1,4 +1,4 @@
-"""The stages of a run, one module per stage, and the pipeline that runs them in order."""
+"""The stages of a run, one module per stage; `search.pipeline` runs them in order."""
 
 __all__ = [
     "bundle",
@@ -6,7 +6,6 @@ __all__ = [
     "ensemble",
     "folds",
     "logits",
-    "pipeline",
     "report",
     "run_data",
     "search",

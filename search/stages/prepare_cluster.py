@@ -16,7 +16,8 @@ from search.stages.stage import Context, Stage
 from trainables.data.cache import Cache
 from trainables.data.index import SegIndex
 
-WITH_TASKS = (Stage.search, Stage.noise, Stage.soups, Stage.folds, Stage.logits, Stage.ensemble)
+TRAINING = (Stage.search, Stage.noise, Stage.folds, Stage.pseudo)
+WITH_TASKS = (*TRAINING, Stage.soups, Stage.logits, Stage.ensemble)
 
 
 def check_cluster(context: Context, stages: Sequence[Stage]) -> None:
@@ -32,7 +33,7 @@ def check_cluster(context: Context, stages: Sequence[Stage]) -> None:
 
 def share_of(resources: Resources, stage: Stage) -> dict[str, float]:
     """What one task of a stage holds: a trial of the search its `resources`, an image that is predicted one device."""
-    gpu = resources.gpu if stage in (Stage.search, Stage.noise, Stage.folds) else min(1.0, resources.gpu)
+    gpu = resources.gpu if stage in TRAINING else min(1.0, resources.gpu)
     return {"cpu": 1.0 if stage is Stage.ensemble else resources.cpu, "gpu": gpu}
 
 

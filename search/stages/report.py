@@ -16,6 +16,7 @@ from analysis.bundle.predictor import Predictor
 from analysis.bundle.readme import licence_lines
 from analysis.dataset.run_checks import check_split
 from analysis.ensembling.distilled_result import DistilledResult
+from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.ensembling.read_confusions import read_confusions
 from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.verdict import describe_form
@@ -92,6 +93,7 @@ def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str,
         "noise": floor.describe(scores_of(rows)) if floor else "",
         "exports": record.get("exports", []),
         "licences": (*lines, together),
+        "pseudo": PseudoResult.read(run.pseudo_json) if run.pseudo_json.is_file() else None,
         "distilled": DistilledResult.read(run.distilled_json) if run.distilled_json.is_file() else None,
         "paths": {"bundle": str(run.bundle), "trials": str(run.trials_csv), "study": str(run.study_db)},
         "origin": report_facts.origin_of(run, record, ensemble, rows),
@@ -189,5 +191,7 @@ def summary(run: RunDir, say: Callable[[str], None], *, limit: int = 10) -> None
         say(describe_form(form, ensemble.shipped.cost))
     for caveat in ensemble.caveats:
         say(f"note: {caveat}")
+    if run.pseudo_json.is_file():
+        say(PseudoResult.read(run.pseudo_json).sentence)
     say(f"report: {run.report}")
     say(f"bundle: {run.bundle}")

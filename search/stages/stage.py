@@ -24,6 +24,7 @@ class Stage(StrEnum):
     logits = "logits"
     ensemble = "ensemble"
     bundle = "bundle"
+    pseudo = "pseudo"
     report = "report"
 
 

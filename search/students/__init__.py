@@ -6,6 +6,9 @@ __all__ = [
     "judging",
     "pseudo",
     "pseudo_labelling",
+    "pseudo_plans",
+    "pseudo_round",
+    "pseudo_stage",
     "pseudo_training",
     "student_bundle",
 ]  # modules

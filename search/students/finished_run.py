@@ -144,15 +144,15 @@ def check_target(out: Path, options: Config) -> None:
         found = type(options).model_validate_json((out / OPTIONS).read_bytes())
     except (OSError, ValueError):
         raise ValueError(
-            f"--out must be a new folder, or one in which a student was begun, got {out}, which holds something else; "
-            "choose another"
+            f"a student needs a new folder, or one in which it was begun, got {out}, which holds something else; "
+            "choose another with --out"
         ) from None
     wanted, there = options.model_dump(), found.model_dump()
     other = [f"{key} {there[key]!r} and not {wanted[key]!r}" for key in wanted if there[key] != wanted[key]]
     if other:
         raise ValueError(
-            f"--out must hold a student of the same options, got {out} with {', '.join(other)}; choose another --out, "
-            "or delete it"
+            f"a student's folder must hold a student of the same options, got {out} with {', '.join(other)}; choose "
+            "another with --out, or delete it"
         )
 
 

@@ -21,7 +21,7 @@ from analysis.distillation.teacher import (
     predicted,
     teacher_fingerprint,
 )
-from analysis.ensembling.pseudo_result import PseudoOptions
+from analysis.ensembling.pseudo_options import PseudoOptions
 from analysis.pseudo_labels.leaks import check_teacher
 from analysis.pseudo_labels.lineage import FILE, PseudoLabels, Teacher, as_labels, describe_thresholds
 from analysis.pseudo_labels.selection import choose, write_predictions
@@ -61,18 +61,20 @@ class PseudoTeacher(Protocol):
 
 @dataclass(frozen=True)
 class EnsembleTeacher:
-    """A rule of the run, measured by its members' stored logits: out of fold, or of val. Raises ValueError for a name
-    that is no rule's."""
+    """A rule of the run, measured by its members' stored logits: out of fold, or of val. With a `fold`, its members are
+    the models of that fold alone. Raises ValueError for a name that is no rule's."""
 
     finished: FinishedRun
     rule: str | None  # None: the verdict's
     device: str
+    fold: int | None = None
+    unseen: tuple[str, ...] = ()  # the fold's images: these labels tell it nothing
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.finished.ensemble.rules]
         if self.name not in names:
             raise ValueError(
-                f"--rule must be one of the run's rules, got {self.rule!r}; choose one of: {', '.join(names)}"
+                f"the teacher must be one of the run's rules, got {self.rule!r}; choose one of: {', '.join(names)}"
             )
 
     @property
@@ -80,20 +82,29 @@ class EnsembleTeacher:
         return self.rule or self.finished.ensemble.verdict.rule
 
     @property
+    def _weights(self) -> dict[str, tuple[Path, ...]]:
+        run, ensemble = self.finished.context.run, self.finished.ensemble
+        if self.fold is None:
+            return weights_of(run, ensemble)
+        return {trial: (paths[self.fold],) for trial, paths in weights_of(run, ensemble, "mean").items()}
+
+    @property
     def facts(self) -> Teacher:
-        run, ensemble, data = self.finished.context.run, self.finished.ensemble, self.finished.context.data
-        fitted, weights = ensemble.rule(self.name).fitted, weights_of(run, ensemble)
+        ensemble, data, weights = self.finished.ensemble, self.finished.context.data, self._weights
+        fitted = ensemble.rule(self.name).fitted
         paths = [path for m in fitted.used for path in weights[ensemble.members[m].trial]]
         seen = set(data.split.train_ids)
         if ensemble.fitted_on.folds:
             seen = {image_id for path in paths for image_id in trained_on(path)}
         marks = [fingerprint(path) for path in paths]
         mark = teacher_fingerprint(fitted.of_used(), marks, data.index.fingerprint, [self.finished.unlabelled])
-        return Teacher(name=self.name, fingerprint=mark, train_ids=tuple(sorted(seen)))
+        name = self.name if self.fold is None else f"{self.name} without fold {self.fold}"
+        return Teacher(name=name, fingerprint=mark, train_ids=tuple(sorted(seen)))
 
     @property
     def measured_on(self) -> Sequence[str]:
-        return judged_split(self.finished.context).val_ids
+        unseen = set(self.unseen)
+        return [image_id for image_id in judged_split(self.finished.context).val_ids if image_id not in unseen]
 
     def on_labelled(self) -> Said:
         run, ensemble = self.finished.context.run, self.finished.ensemble
@@ -105,44 +116,62 @@ class EnsembleTeacher:
         run, ensemble = self.finished.context.run, self.finished.ensemble
         with tempfile.TemporaryDirectory(dir=run.root, prefix=".pseudo-") as temporary:
             bundle, rule = Path(temporary) / "bundle", ensemble.rule(self.name)
-            export(facts_of(run), ensemble, weights_of(run, ensemble), bundle, rule, ensemble_dir=run.root)
+            export(facts_of(run), ensemble, self._weights, bundle, rule, ensemble_dir=run.root)
             predictor = Predictor(read_bundle(bundle), device=self.device)
             yield from predicted(predictor, self.finished.context.data.cache, self.finished.unlabelled)
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A student's record, and the folder of its weights."""
+
+    record: StudentRecord
+    folder: Path
+
+
+@dataclass(frozen=True)
 class NetworkTeacher:
-    """A student of an earlier round, measured on val."""
+    """A student of an earlier round, measured by students on labelled images that these were not trained on."""
 
     finished: FinishedRun
     name: str
-    record: StudentRecord
-    folder: Path
+    student: Trained
+    measured_by: tuple[tuple[Trained, tuple[str, ...]], ...]
     device: str
 
     @property
     def facts(self) -> Teacher:
-        mark = f"{self.record.teacher}-{fingerprint(self.folder / BEST_WEIGHTS)}"
-        return Teacher(name=self.name, fingerprint=mark, train_ids=self.record.train_ids)
+        record = self.student.record
+        mark = f"{record.teacher}-{fingerprint(self.student.folder / BEST_WEIGHTS)}"
+        return Teacher(name=self.name, fingerprint=mark, train_ids=record.train_ids)
 
     @property
     def measured_on(self) -> Sequence[str]:
-        return self.finished.context.data.split.val_ids
+        return [image_id for _, ids in self.measured_by for image_id in ids]
 
     def on_labelled(self) -> Said:
-        return self._says(self.measured_on)
+        for student, ids in self.measured_by:
+            yield from self._says(student, ids)
 
     def on_unlabelled(self) -> Said:
-        return self._says(self.finished.unlabelled)
+        return self._says(self.student, self.finished.unlabelled)
 
-    def _says(self, ids: Sequence[str]) -> Said:
-        data, recipe = self.finished.context.data, self.record.recipe
-        model = load_model(recipe, data.index.num_classes, self.folder / BEST_WEIGHTS).to(self.device)
+    def _says(self, student: Trained, ids: Sequence[str]) -> Said:
+        data, recipe = self.finished.context.data, student.record.recipe
+        model = load_model(recipe, data.index.num_classes, student.folder / BEST_WEIGHTS).to(self.device)
         inference = Inference.of(recipe, model, self.device, recipe.train.batch_size, data.index.flip_pairs)
         return network_says(inference, data.cache, ids)
 
 
-def label_images(finished: FinishedRun, teacher: PseudoTeacher, options: PseudoOptions, folder: Path) -> PseudoLabels:
+@dataclass(frozen=True)
+class Labelled:
+    """Pseudo labels, and the folder of their files."""
+
+    labels: PseudoLabels
+    folder: Path
+
+
+def label_images(finished: FinishedRun, teacher: PseudoTeacher, options: PseudoOptions, folder: Path) -> Labelled:
     """Write what the teacher is sure of on the unlabelled images into `folder`, unless it is there. Raises ValueError
     where the teacher saw the hold-out."""
     context, facts = finished.context, teacher.facts
@@ -150,9 +179,10 @@ def label_images(finished: FinishedRun, teacher: PseudoTeacher, options: PseudoO
     if (folder / FILE).is_file():
         found = PseudoLabels.read(folder)
         if found.teacher == facts:
-            return found
+            return Labelled(found, folder)
     shutil.rmtree(folder, ignore_errors=True)
-    classes, targets = context.data.index.classes, (options.target_precision,) * context.data.index.num_classes
+    classes = context.data.index.classes
+    targets = options.targets(classes)
     counts: Counts = np.zeros((len(classes), NUM_BINS, 2), np.int64)
     context.say(f"precision of {facts.name}: measured on {len(teacher.measured_on)} labelled images")
     for image_id, shares in teacher.on_labelled():
@@ -171,4 +201,4 @@ def label_images(finished: FinishedRun, teacher: PseudoTeacher, options: PseudoO
     )
     labels.check(context.data.split.holdout_ids)
     labels.write(folder)
-    return labels
+    return Labelled(labels, folder)

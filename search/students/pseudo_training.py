@@ -1,4 +1,4 @@
-"""The student of pseudo labels: the same recipe with and without them, and the schedules that it is trained by."""
+"""The training of a student of pseudo labels, by its schedule."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analysis.ensembling.pseudo_result import PseudoOptions
-from analysis.pseudo_labels.lineage import PseudoLabels
-from search.stages.bundle import weights_of
-from search.stages.single_trial import BEST_SINGLE, with_trial_alone
-from search.students.finished_run import FinishedRun, recipe_of, with_epochs
+from analysis.ensembling.pseudo_options import PseudoOptions
+from search.students.finished_run import FinishedRun, with_epochs
+from search.students.pseudo_labelling import Labelled, Trained
+from search.students.pseudo_plans import StudentPlan
 from trainables.data.augment.train_set import ExtraImages
 from trainables.data.label_overlay import LabelOverlay
-from trainables.fit_student import StudentJob, StudentRecord, fit_student
+from trainables.fit_student import StudentJob, fit_student
 from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.view import View
 from trainables.metrics import confusion
@@ -27,41 +26,17 @@ from trainables.recipe.recipe import Recipe
 from trainables.training.self_training import Consistency
 
 ITSELF = "the student itself"
-FOLD_MEMBER = "folds-"  # before the name of the trial whose recipe its fold models have
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Plain:
-    """A trial without pseudo labels: what its student has to beat, and may begin with."""
-
-    trial: str
-    recipe: Recipe
-    weights: Path
-
-
-@dataclass(frozen=True)
 class Setting:
-    """What every round of a command shares."""
+    """What every student of a command shares."""
 
     finished: FinishedRun
     options: PseudoOptions
-    plain: Plain
     device: str
     ranks: int
-
-
-def plain_of(finished: FinishedRun, options: PseudoOptions) -> Plain:
-    """The best single model's trial, or the one that was asked for; with folds, the trial whose recipe they have.
-    Raises ValueError where there is no such trial."""
-    run, ensemble = finished.context.run, finished.ensemble
-    weights = weights_of(run, ensemble)
-    name = options.trial or ensemble.members[ensemble.rule(BEST_SINGLE).fitted.used[0]].trial
-    name = name.removeprefix(FOLD_MEMBER)
-    widened, alone, weights = with_trial_alone(run, ensemble, weights, name)
-    trial = widened.members[alone.fitted.used[0]].trial
-    [path] = weights[trial]
-    return Plain(trial, recipe_of(path), path)
 
 
 def count_network(
@@ -80,52 +55,51 @@ def count_network(
     return np.stack([found[image_id] for image_id in ids])
 
 
-def train_consistent(setting: Setting, folder: Path) -> tuple[StudentRecord, Path]:
-    """Train the recipe anew, with its own predictions of the unlabelled images in place of labels; returns what is
-    known of its weights, and their folder."""
+def train_consistent(setting: Setting, plan: StudentPlan, share: float, place: Path) -> Trained:
+    """Train the recipe anew in `place`, with its own predictions of the unlabelled images in place of labels."""
     finished, options = setting.finished, setting.options
-    data, extra = finished.context.data, finished.unlabelled
-    recipe, _ = with_epochs(setting.plain.recipe, options.epochs)
+    extra = finished.unlabelled
+    recipe, _ = with_epochs(plan.plain.recipe, options.epochs)
     job = StudentJob(
         recipe,
-        replace(data.split, train_ids=(*data.split.train_ids, *extra)),
+        replace(plan.split, train_ids=(*plan.split.train_ids, *extra)),
         extra,
         ITSELF,
-        extra=ExtraImages(len(extra), options.share),
+        extra=ExtraImages(len(extra), share),
         consistency=Consistency(options.confidence, options.consistency_weight),
     )
-    finished.context.say(f"consistency: {len(job.split.train_ids)} images, {len(extra)} without labels")
-    cache = LabelOverlay(data.cache, dict.fromkeys(extra))
-    say, place = finished.context.say, folder / "student"
-    return fit_student(job, cache, place, device=setting.device, num_ranks=setting.ranks, say=say), place
+    cache = LabelOverlay(finished.context.data.cache, dict.fromkeys(extra))
+    return _trained(setting, job, cache, place)
 
 
-def train_student(setting: Setting, labels: PseudoLabels, folder: Path) -> tuple[StudentRecord, Path]:
-    """Train the student of one round by its schedule; returns what is known of its weights, and their folder."""
-    finished, options = setting.finished, setting.options
-    data = finished.context.data
+def train_student(setting: Setting, plan: StudentPlan, labelled: Labelled, share: float, place: Path) -> Trained:
+    """Train the plan's student in `place` by its schedule."""
+    options, labels = setting.options, labelled.labels
     extra = tuple(one.image_id for one in labels.labels)
-    files: dict[str, Path | None] = dict(labels.files(folder / "labels"))
-    recipe, _ = with_epochs(setting.plain.recipe, options.epochs)
+    files: dict[str, Path | None] = dict(labels.files(labelled.folder))
+    recipe, _ = with_epochs(plan.plain.recipe, options.epochs)
     mixed = StudentJob(
         recipe,
-        replace(data.split, train_ids=(*data.split.train_ids, *extra)),
+        replace(plan.split, train_ids=(*plan.split.train_ids, *extra)),
         extra,
         labels.fingerprint,
-        extra=ExtraImages(len(extra), options.share),
+        extra=ExtraImages(len(extra), share),
     )
     if options.schedule != "scratch":
         gentle = recipe.optimizer.model_copy(update={"lr": recipe.optimizer.lr * options.lr_factor})
         recipe = recipe.model_copy(update={"optimizer": gentle})
-        mixed = replace(mixed, recipe=recipe, start_from=setting.plain.weights)
+        mixed = replace(mixed, recipe=recipe, start_from=plan.plain.weights)
     jobs = {"student": mixed}
     if options.schedule == "continue_then_real":
-        real = StudentJob(recipe, data.split, (), labels.fingerprint, start_from=folder / "mixed" / BEST_WEIGHTS)
+        real = StudentJob(recipe, plan.split, (), labels.fingerprint, start_from=place / "mixed" / BEST_WEIGHTS)
         jobs = {"mixed": mixed, "student": real}
-    cache = LabelOverlay(data.cache, files)
-    for name, job in jobs.items():
-        finished.context.say(f"{name}: {len(job.split.train_ids)} images, {len(job.unlabelled)} with pseudo labels")
-        record = fit_student(
-            job, cache, folder / name, device=setting.device, num_ranks=setting.ranks, say=finished.context.say
-        )
-    return record, folder / "student"
+    cache = LabelOverlay(setting.finished.context.data.cache, files)
+    return [_trained(setting, job, cache, place / name) for name, job in jobs.items()][-1]
+
+
+def _trained(setting: Setting, job: StudentJob, cache: LabelOverlay, place: Path) -> Trained:
+    say = setting.finished.context.say
+    say(
+        f"{place.parent.name}/{place.name}: {len(job.split.train_ids)} images, {len(job.unlabelled)} of them unlabelled"
+    )
+    return Trained(fit_student(job, cache, place, device=setting.device, num_ranks=setting.ranks, say=say), place)

@@ -89,9 +89,9 @@ def test_tracker(tmp_path: Path) -> None:
 
 def test_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with applied("A stage"):
+        from search.pipeline import STAGES, run_all
         from search.run_dir import RunDir
         from search.stages import licences
-        from search.stages.pipeline import STAGES, run_all
         from search.stages.stage import Context, Stage
 
         assert list(STAGES) == list(Stage)

@@ -20,7 +20,7 @@ def main() -> None:
     import sitecustomize
     import wandb  # noqa: F401
 
-    import search.stages.pipeline
+    import search.pipeline
     import search.stages.run_data  # noqa: F401
     from search.run import app
 

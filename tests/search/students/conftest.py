@@ -53,6 +53,15 @@ def finished_run(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.root
 
 
+@pytest.fixture(scope="session")
+def folded_run(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The like of `finished_run` with two recipes trained on two folds, and on both."""
+    run = RunDir(tmp_path_factory.mktemp("folded") / "run")
+    recipes = [recipe_of(backbone, seed) for seed, backbone in enumerate(BACKBONES[:2])]
+    make_finished_run(run, card, SPACE + "folds: {num: 2}\n", recipes, write_untrained)
+    return run.root
+
+
 def recipe_of(backbone: str, seed: int) -> Recipe:
     values: dict[str, Any] = {
         "backbone": {"name": backbone, "pretrained": False},

@@ -18,13 +18,16 @@ from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.pseudo_labels.lineage import PseudoLabels
 from search.pseudo import app
 from search.run_dir import RunDir
-from search.students import pseudo
 from trainables.models.weights_file import load_weights
 from trainables.training.checkpoint import newest_epoch
 
-TAUGHT = ("--rule", "soft_vote", "--device", "cpu", "--min-certain", "0.01")
-SURE = ("--target-precision", "0.0")  # whatever it says is certain
+TAUGHT = ("--set", "rule=soft_vote", "--device", "cpu", "--set", "min_certain=0.01")
+SURE = ("--set", "target_precision=0.0")  # whatever it says is certain
 Command = Callable[..., Any]
+
+
+def settings(**values: Any) -> list[str]:
+    return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_a_bad_teacher_ends_in_did_not_help_with_the_hold_out_closed(command: Co
 def test_a_student_learns_by_each_schedule_and_val_says_whether_it_helped(
     command: Command, run: RunDir, schedule: str
 ) -> None:
-    done = command(*SURE, "--schedule", schedule, "--epochs", "1", "--rounds", "2", "--cap", "1000")
+    done = command(*SURE, *settings(schedule=schedule, epochs=1, rounds=2, cap=1000))
     assert done.exit_code == 0, done.output
     result = result_of(run)
     first = result.rounds[0]
@@ -72,7 +75,7 @@ def test_a_student_learns_by_each_schedule_and_val_says_whether_it_helped(
     assert first.images == 4
     assert len(result.rounds) == 1 + first.helped  # the first without a gain is the last
     labels = PseudoLabels.read(run.pseudo / "round-1" / "labels")
-    assert labels.fingerprint == first.labels
+    assert (labels.fingerprint,) == first.labels
     assert labels.teacher.name == "soft_vote"
     data = json.loads(run.data_json.read_text())
     assert sorted(labels.teacher.train_ids) == sorted(data["train"])
@@ -90,14 +93,14 @@ def test_a_student_learns_by_each_schedule_and_val_says_whether_it_helped(
 
 def test_consistency_has_no_teacher_and_the_same_verdict(run: RunDir, finished_run: Path) -> None:
     cache = str(finished_run.parent / "cache")
-    asked = ["--run", str(run.root), "--cache-dir", cache, "--device", "cpu", "--schedule", "consistency"]
-    done = CliRunner().invoke(app, [*asked, "--rule", "soft_vote", "--confidence", "0.2"])
+    asked = ["--run", str(run.root), "--cache-dir", cache, "--device", "cpu", *settings(schedule="consistency")]
+    done = CliRunner().invoke(app, [*asked, *settings(rule="soft_vote", confidence=0.2)])
     assert done.exit_code == 0, done.output
     [first] = result_of(run).rounds
-    assert (first.teacher, first.images, first.labels) == ("the student itself", 4, "")
+    assert (first.teacher, first.images, first.labels) == ("the student itself", 4, ())
     assert first.gain is not None
     assert not (run.pseudo / "round-1" / "labels").exists()
-    done = CliRunner().invoke(app, [*asked, "--rounds", "2", "--cap", "3", "--out", str(run.root / "other")])
+    done = CliRunner().invoke(app, [*asked, *settings(rounds=2, cap=3), "--out", str(run.root / "other")])
     assert done.exit_code == 2
     assert "options must be ones that the schedule consistency reads, got rounds, cap; leave them out" in done.stderr
 
@@ -151,13 +154,33 @@ def test_a_planted_hold_out_image_is_refused(command: Command, run: RunDir, card
     assert not run.pseudo.exists()
 
 
-def test_a_card_without_unlabelled_images_and_an_unknown_rule_are_refused(
-    command: Command, run: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = command("--rule", "softvote")
+def test_each_share_is_tried_and_every_image_judged_by_one_chosen_without_it(command: Command, run: RunDir) -> None:
+    done = command(*SURE, *settings(epochs=1, cap=1000, share="[0.75, 0.25]"))
+    assert done.exit_code == 0, done.output
+    [first] = result_of(run).rounds
+    assert [one.share for one in first.tried] == [0.75, 0.25]
+    assert first.share == max(first.tried, key=lambda one: (one.miou, one.share == 0.25)).share  # of equals the later
+    assert sorted(each.name for each in (run.pseudo / "round-1").iterdir()) == ["labels", "share-0.25", "share-0.75"]
+
+
+def test_a_precision_per_class_is_kept_with_the_labels(command: Command, run: RunDir) -> None:
+    done = command(*settings(**{"target_precision.Glass": 0.99, "target_precision.Metal": 0.5}))
+    assert done.exit_code == 0, done.output
+    asked = {one.name: one.target for one in PseudoLabels.read(run.pseudo / "round-1" / "labels").thresholds}
+    assert (asked.pop("Glass"), asked.pop("Metal"), set(asked.values())) == (0.99, 0.5, {0.9})
+
+
+def test_what_is_wrong_with_the_settings_is_told_at_once(command: Command) -> None:
+    done = command(*settings(cap=0.5, shaer=0.5))
     assert done.exit_code == 2
-    assert "--rule must be one of the run's rules, got 'softvote'; choose one of: best_single" in done.stderr
-    monkeypatch.setattr(pseudo.FinishedRun, "unlabelled", ())
-    done = command()
+    assert "pseudo.cap: must be greater than or equal to 1, got 0.5" in done.stderr
+    assert "pseudo.shaer: unknown key; did you mean 'share'?" in done.stderr
+    done = command(*settings(**{"target_precision.Metall": 0.9}))
     assert done.exit_code == 2
-    assert "pseudo labels need unlabelled images, got none in the card of synthetic" in done.stderr
+    assert "target_precision.Metall: unknown class; did you mean 'Metal'?" in done.stderr
+
+
+def test_an_unknown_rule_is_refused(command: Command) -> None:
+    done = command("--set", "rule=softvote")
+    assert done.exit_code == 2
+    assert "the teacher must be one of the run's rules, got 'softvote'; choose one of: best_single" in done.stderr

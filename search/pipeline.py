@@ -1,4 +1,4 @@
-"""Runs the stages in order: search, noise, soups, folds, logits, ensemble with verdict, bundle, report.
+"""Runs the stages in order: search, noise, soups, folds, logits, ensemble with verdict, bundle, pseudo labels, report.
 
 Stages exchange files. A stage that run.json records as done is skipped; it is recorded only after its last file was
 renamed into place, so an interrupted stage runs again.
@@ -14,6 +14,7 @@ from search.run_dir import read_json, write_json
 from search.stages import bundle, ensemble, folds, logits, noise, report, search, soups
 from search.stages.prepare_cluster import check_cluster, spread_cache
 from search.stages.stage import Context, Stage
+from search.students import pseudo_stage
 
 STAGES: Mapping[Stage, Callable[[Context], None]] = {
     Stage.search: search.run,
@@ -23,6 +24,7 @@ STAGES: Mapping[Stage, Callable[[Context], None]] = {
     Stage.logits: logits.run,
     Stage.ensemble: ensemble.run,
     Stage.bundle: bundle.run,
+    Stage.pseudo: pseudo_stage.run,
     Stage.report: report.run,
 }
 
