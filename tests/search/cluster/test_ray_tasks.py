@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import ray
+from ray.util.queue import Queue
 
-from search.cluster.ray_tasks import as_they_end, in_turn, result_of
+from search.cluster.ray_tasks import as_they_end, in_turn, result_of, result_while_told
 
 
 def work(how: str) -> str:
@@ -54,3 +55,17 @@ def test_items_that_an_end_has_made_useless_are_not_started(task: ray.remote_fun
 def test_a_result_that_was_lost_is_an_error_with_a_remedy(task: ray.remote_function.RemoteFunction) -> None:
     with pytest.raises(ValueError, match=r"its process was lost on every try.*then resume the run"):
         result_of(task.remote("dies"))
+
+
+def tell(lines: Queue) -> None:
+    for line in ("begun", "half"):
+        lines.put(line)
+    raise ValueError("the weights were cut short")
+
+
+def test_what_a_task_says_is_heard_up_to_its_error(local_ray: None) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    lines, said = Queue(actor_options={"num_cpus": 0}), list[str]()
+    with pytest.raises(ValueError, match="cut short"):
+        result_while_told(ray.remote(max_retries=0)(tell).remote(lines), lines, said.append)
+    assert said == ["begun", "half"]

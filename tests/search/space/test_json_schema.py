@@ -27,6 +27,7 @@ def test_it_is_a_schema_and_stays_json() -> None:
         "optimizer: {lr: {log: [1e-5, 1e-3]}, clip_norm: {choice: [null, 1.0]}}",
         "loss: {choice: [dice, focal]}",
         "profiles: {cpu: {search: {num_trials: 3}, augmentation: {short_px: null}}}",
+        "pseudo: {share: [0.25, 0.5], target_precision: {Glass: 0.99}, schedule: continue}",
     ],
 )
 def test_what_it_takes(text: str) -> None:
