@@ -49,7 +49,7 @@ TRAINED = {
 NUM_CLASSES, BATCH, SIDE_PX = 11, 2, 128
 
 
-def run(card: str | None = None, epochs: str = "12") -> dict[str, Any]:
+def run(card: str | None = None, epochs: str = "5") -> dict[str, Any]:
     torch.set_num_threads(1)
     rows = [_speed(backbone, sizes) for backbone in BACKBONES for sizes in PAIRS]
     trained = [] if card is None else [_train(Path(card), b, head, int(epochs)) for b in BACKBONES for head in TRAINED]
