@@ -16,9 +16,10 @@ class RecomputedBlock(Block):
 
     @override
     def forward(self, x: Tensor, size: Any) -> Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(x, size)
-        out: Tensor = checkpoint(super().forward, x, size, use_reentrant=False)
+        if torch.is_grad_enabled():
+            out: Tensor = checkpoint(super().forward, x, size, use_reentrant=False)
+        else:
+            out = super().forward(x, size)  # type: ignore[no-untyped-call, unused-ignore]
         return out
 
 
