@@ -12,6 +12,7 @@ so normalised, become a pyramid in `SimplePyramid` unless the head wants them pl
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Self
 
@@ -20,7 +21,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from typing_extensions import override
 
-from trainables.models import hierarchical, mix_transformer, plain_vit
+from trainables.models import hierarchical, mix_transformer, plain_vit, twins
 from trainables.models.backbone_names import MIX_TRANSFORMERS, check_backbone_name
 from trainables.models.compatibility import PYRAMID, FeatureRequest, is_plain
 from trainables.models.feature_extractor import FeatureExtractor
@@ -85,10 +86,15 @@ class PyramidBackbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> bool:
         """Recompute activations in the backward pass, by the model's own switch. False where it has none."""
-        switch: Callable[[bool], None] | None = getattr(self.body, "set_grad_checkpointing", None)
-        if switch is not None:
-            switch(enable)
-        return switch is not None
+        if twins.set_grad_checkpointing(self.body, enable):
+            return True
+        for owner in (self.body, getattr(self.body, "model", None)):  # some of timm's extractors hold the model whole
+            switch: Callable[[bool], None] | None = getattr(owner, "set_grad_checkpointing", None)
+            if switch is not None:
+                with contextlib.suppress(AssertionError):  # of models that have the switch's name and cannot do it
+                    switch(enable)
+                    return True
+        return False
 
 
 def build_backbone(cfg: Backbone, reads: FeatureRequest = PYRAMID, *, in_chans: int = 3) -> PyramidBackbone:

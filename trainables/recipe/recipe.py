@@ -59,7 +59,7 @@ class LinearHead(Config):
     """One linear map of every pixel's features; with a frozen backbone, the cheapest rung."""
 
     name: Literal["linear"] = "linear"
-    dropout: Probability = 0.0
+    dropout: Probability = 0.1
 
 
 class SegFormerHead(Config):

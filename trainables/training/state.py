@@ -178,14 +178,11 @@ def _build_model(trial: Trial, ranks: Ranks, *, pretrained: bool | None) -> Segm
 
 def checkpoint_gradients(model: Segmentor) -> None:
     """Let the backbone recompute its activations in the backward pass (Chen et al., 2016, sublinear memory)."""
-    for module in (model.backbone, model.backbone.body):
-        switch: Any = getattr(module, "set_grad_checkpointing", None)
-        if switch is not None and switch(True) is not False:
-            return
-    raise ValueError(
-        "train.grad_checkpointing must be false for a backbone without timm's switch for it, got true; use a larger "
-        "train.accumulate instead"
-    )
+    if not model.backbone.set_grad_checkpointing():
+        raise ValueError(
+            f"train.grad_checkpointing must be false for {model.backbone.name!r}, for which timm has no switch, got "
+            "true; use a larger train.accumulate instead"
+        )
 
 
 def steps_of(trial: Trial) -> int:

@@ -27,7 +27,8 @@ ROWS = [
     "vit+upernet",
     "vit+segmenter",
 ]
-ROWS += ["vit+setr_naive", "mit+segformer"]
+ROWS += ["vit+setr_naive", "mit+segformer", "vit+segmenter", "mobilenetv4+segformer"]
+ROWS += ["efficientvit+segformer"]  # of a row that is in the table, but of another family
 
 
 def load(name: str, profile: str | None = None) -> Space:
