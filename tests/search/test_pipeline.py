@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from search import pipeline
 from search.run_dir import RunDir
-from search.stages import pipeline
 from search.stages.stage import Context, Stage
 
 
