@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import ray
 import typer
 from numpy.typing import NDArray
+from ray.util.annotations import RayDeprecationWarning
 
 from analysis.bundle.batches import Batch, DecodedBatch
 from analysis.bundle.manifest import MANIFEST
@@ -80,8 +82,7 @@ class ClusterBatches:
             raise ValueError(f"a node must have room for one process ({wanted}), got none; start another node")
         check_shared_files([task.out / STAMP, task.bundle.folder / MANIFEST, batches[0].images[0].file], nodes)
         workers = min(task.execution.workers or room, room, len(batches))
-        limits = {"max_restarts": self.max_restarts, "max_task_retries": self.max_restarts}
-        for row in _rows(task, batches, workers, {"num_cpus": 1, "num_gpus": wanted["gpu"], **limits}):
+        for row in _rows(task, batches, _Pool(workers, wanted["gpu"], self.max_restarts)):
             found = json.loads(row)
             if "error" in found:
                 raise ValueError(found["error"])
@@ -144,9 +145,17 @@ class BatchActor:
         return BatchWorker(task)
 
 
-def _rows(task: Task, batches: Sequence[Batch], workers: int, each: Mapping[str, Any]) -> Iterator[str]:
-    """What `workers` actors return, in the order of the batches; `each` is what one holds, and how often it is started
-    again. Raises ValueError where one is lost too often."""
+@dataclass(frozen=True)
+class _Pool:
+    """The actors of a prediction: how many, and of each the GPUs that it holds and how often it is started again."""
+
+    workers: int
+    gpus: float
+    max_restarts: int
+
+
+def _rows(task: Task, batches: Sequence[Batch], pool: _Pool) -> Iterator[str]:
+    """What the actors return, in the order of the batches. Raises ValueError where one is lost too often."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -155,19 +164,25 @@ def _rows(task: Task, batches: Sequence[Batch], workers: int, each: Mapping[str,
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     numbers = [{"number": number} for number in range(len(batches))]
-    rows = ray.data.from_items(numbers, override_num_blocks=min(len(batches), MAX_BLOCKS)).map_batches(
-        BatchActor,
-        batch_size=1,
-        fn_constructor_args=(ray.put((task, list(batches))), each["num_gpus"]),
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        **each,
-    )
+    ordered = ray.data.from_items(numbers, override_num_blocks=min(len(batches), MAX_BLOCKS))
+    with warnings.catch_warnings():  # Ray 2.60 warns of limits, of which it has no other parameter
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        rows = ordered.map_batches(
+            BatchActor,
+            batch_size=1,
+            fn_constructor_args=(ray.put((task, list(batches))), pool.gpus),
+            compute=ray.data.ActorPoolStrategy(size=pool.workers),
+            num_cpus=1,
+            num_gpus=pool.gpus,
+            max_restarts=pool.max_restarts,
+            max_task_retries=pool.max_restarts,
+        )
     try:
         for row in rows.iter_rows():
             yield row["outcome"]
     except ray.exceptions.RayActorError as error:
         raise ValueError(
-            f"every process must live until the end, and one was lost {each['max_restarts'] + 1} times, as happens "
+            f"every process must live until the end, and one was lost {pool.max_restarts + 1} times, as happens "
             f"where memory is short ({(str(error).splitlines() or [''])[0]}); what was finished is kept: go on with "
             "fewer --workers or a smaller --batch-size"
         ) from error

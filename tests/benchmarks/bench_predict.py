@@ -1,7 +1,7 @@
 """`segsearch predict` against a bare PyTorch loop with the same members and views; two processes against one; peak
 memory on a photograph of 6000 x 4000 in tiles; load time of a bundle.
 
-    python tests/benchmarks/bench_predict.py [NUM_IMAGES]     # 32 JPEGs of 512 x 512, 11 classes
+    python tests/benchmarks/bench_predict.py [NUM_IMAGES]     # 16 JPEGs of 512 x 512, 11 classes
 
 Two members (ConvNeXt-Atto, ResNet-18, SegFormer's MLP, random weights), the plain and the mirrored view of each. The
 bare loop decodes, normalises, predicts, upsamples, votes and writes PNGs as a user would, one batch after the
@@ -154,7 +154,7 @@ def alternated(calls: dict[str, Callable[[Path], float]], folder: Path, repeats:
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def run(num_images: int = 32, repeats: int = 3) -> dict[str, Any]:
+def run(num_images: int = 16, repeats: int = 3) -> dict[str, Any]:
     """Prints and returns images per second and their ratios, GiB, seconds."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
