@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -89,9 +90,9 @@ def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int, int]:
     model, crop_px = _on_meta(recipe, num_classes), recipe.augmentation.crop_px
     num_weights = sum(p.numel() for p in model.parameters())
     num_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    alive = _Alive()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake(model)
+        alive = _Alive(model)
         if recipe.train.grad_checkpointing:
             checkpoint_gradients(model)
         step = TrainingStep(model, _CROSS_ENTROPY)
@@ -150,12 +151,14 @@ def _told(recipe: Recipe, height_px: int, width_px: int) -> Iterator[None]:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Bytes of the storages that operators make and that are still referred to: now, and at most."""
+    """Bytes of the storages that operators make and that are still referred to: now, and at most. Those of a module's
+    own weights, which a linear layer's transposed view has too, are not among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.now = self.peak = 0
-        self._known: set[int] = set()
+        tensors = itertools.chain(model.parameters(), model.buffers())
+        self._known = {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -48,7 +48,12 @@ def test_a_frozen_backbone_keeps_weights_and_their_average_alone():
 
 @pytest.mark.parametrize(
     ("backbone", "head"),
-    [("convnext_atto", SEGFORMER), ("resnet18", UPERNET), ("test_convnext", MASKS)],
+    [
+        ("convnext_atto", SEGFORMER),
+        ("resnet18", UPERNET),
+        ("test_convnext", MASKS),
+        ("vit_tiny_patch16_dinov3_qkvb", {"name": "linear"}),
+    ],
 )
 def test_the_peak_is_that_of_a_real_step(backbone, head):
     recipe, crop_px, num_images = recipe_of(backbone, head, crop_px=128), 128, 2
@@ -73,6 +78,13 @@ def test_precision_crop_and_recomputation_count():
     assert footprint(recipe_of("convnext_atto", crop_px=256), 5, low_precision=False).image_bytes > 3.5 * plain
     recomputed = recipe_of("convnext_atto", crop_px=128, grad_checkpointing=True)
     assert footprint(recomputed, 5, low_precision=False).image_bytes < 0.8 * plain
+
+
+def test_recomputation_is_refused_where_no_switch_is():
+    with pytest.raises(
+        ValueError, match="grad_checkpointing must be false for 'hrnet_w18_small', for which timm has no"
+    ):
+        footprint(recipe_of("hrnet_w18_small", grad_checkpointing=True), 5, low_precision=False)
 
 
 def test_a_size_that_the_network_does_not_take_is_told(monkeypatch):
