@@ -28,8 +28,7 @@ from trainables.logits.write_logits import Candidate, write_logits
 from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, REFIT_WEIGHTS, fold_weights
 from trainables.recipe.recipe import Recipe
 
-SEARCHED = {
-    "model/backbone": optuna.distributions.CategoricalDistribution(["test_convnext", "test_resnet"]),
+SEARCHED = {  # besides the backbones of the trials
     "optimizer/lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
 }
 AT = "2026-05-01T12:00:00+00:00"
@@ -96,6 +95,8 @@ def _write_study(run: RunDir, trials: Sequence[Candidate]) -> None:
     storage = open_storage(run.study_db)
     study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
     log = EventLog(run.events, clock=lambda: 0.0)
+    backbones = sorted({one.recipe.backbone.name for one in trials} | {"test_convnext", "test_resnet"})
+    searched = SEARCHED | {"model/backbone": optuna.distributions.CategoricalDistribution(backbones)}
     for position, one in enumerate(trials):
         about = json.loads((one.checkpoint / "best.json").read_text(encoding="utf-8"))
         recipe = one.recipe
@@ -106,7 +107,7 @@ def _write_study(run: RunDir, trials: Sequence[Candidate]) -> None:
         params = {"model/backbone": recipe.backbone.name, "optimizer/lr": recipe.optimizer.lr}
         curve = {1: one.miou / 2, 2: one.miou}
         study.add_trial(optuna.trial.create_trial(
-            value=one.miou, user_attrs=attrs, params=params, distributions=SEARCHED, intermediate_values=curve
+            value=one.miou, user_attrs=attrs, params=params, distributions=searched, intermediate_values=curve
         ))  # fmt: skip
         for epoch, miou in curve.items():
             log.epoch(row_of(one, epoch), {"epoch": epoch, "val/miou": miou, "val/loss": 2.0 / epoch})
