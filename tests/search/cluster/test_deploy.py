@@ -52,6 +52,8 @@ def test_rays_launcher_takes_the_cluster() -> None:
     cluster = loaded("ray-cluster.yaml")
     jsonschema.validate(cluster, schema)
     assert cluster["head_node_type"] in cluster["available_node_types"]
+    workers = cluster["available_node_types"]["gpu"]
+    assert workers["min_workers"] == workers["max_workers"] == cluster["max_workers"]  # a run counts them as it begins
 
 
 def test_every_node_of_a_deployment_asks_for_a_token() -> None:
