@@ -25,7 +25,6 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     started = SimpleNamespace(dashboard_url="127.0.0.1:8265", address_info=address)
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # puts the old values back afterwards
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("ray.init", lambda **arguments: values.update(arguments) or started)
     monkeypatch.setattr("ray.shutdown", lambda: None)
