@@ -20,7 +20,7 @@ from typing import Any
 from trainables.worker_process import worker_environment
 
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
-TOKEN_NOTICE = "ray._private.authentication.authentication_token_setup"  # warns at every start that there is a token
+AUTH_NOTICE = "ray._private.authentication.authentication_token_setup"  # warns at every start that there is a token
 TOO_LATE = "The current node timed out during startup"  # Ray's own time limit, which no setting changes
 SHIPPED = ("trainables", "analysis", "search")  # this project's packages, from the lowest on
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts
@@ -46,7 +46,7 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
     local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard, "_system_config": limits}
     if address is None:
         os.environ.setdefault(LOOPBACK_SWITCH, "0")
-        logging.getLogger(TOKEN_NOTICE).setLevel(logging.ERROR)
+        logging.getLogger(AUTH_NOTICE).setLevel(logging.ERROR)
         protect_token(Path.home() / ".ray" / "auth_token", say)
 
     import ray
