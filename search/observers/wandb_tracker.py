@@ -73,6 +73,8 @@ class WandbTracker(ReplayingTracker):
 
     @override
     def start(self, row: TrialRow) -> None:
+        if row.trial in self.runs:  # it was told of what it missed, or goes on after a crash
+            return
         config = {**row.recipe, "family": row.family, "recipe_hash": row.recipe_hash}
         self.runs[row.trial] = self._init(row.trial, f"{row.trial}-{row.recipe_hash}", config, [row.family])
 
@@ -83,8 +85,7 @@ class WandbTracker(ReplayingTracker):
 
     @override
     def finish(self, row: TrialRow) -> None:
-        if row.trial not in self.runs:
-            self.start(row)
+        self.start(row)
         run = self.runs.pop(row.trial)
         run.summary.update({"state": row.state, "best_miou": row.best_miou, "best_epoch": row.best_epoch})
         run.finish(exit_code=0 if row.state in ("COMPLETE", "PRUNED") else 1)

@@ -232,6 +232,19 @@ def test_wandb_is_told_what_it_missed_once(info: SearchInfo, offline_wandb: None
     assert wandb_of(info, "00001", "val/miou") == [0.375, 0.5]
 
 
+def test_wandb_goes_on_with_a_trial_that_was_killed(info: SearchInfo, offline_wandb: None) -> None:
+    trials = Trials.make()
+    trials.tell([log_of(info)], until=2, ends=False)
+    tracker = WandbTracker(info)
+    tracker.begin(trials.rows, 2)  # told of two epochs of each
+    for epoch in (2, 3):  # the first of them ran again
+        tracker.trial_started(replace(trials.rows[0], epochs=2))
+        tracker.epoch(replace(trials.rows[0], epochs=epoch), metrics(0, epoch))
+    tracker.trial_ended(trials.ended()[0])
+    tracker.end()
+    assert wandb_of(info, "00000", "val/miou") == [0.125, 0.25, 0.375]
+
+
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database as it is at first; making one takes seconds."""
