@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,10 +24,24 @@ from search.run_dir import RunDir
 from search.space.options import Options, Search
 from trainables.recipe.recipe import Recipe
 
+SILENT = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 DEFAULTS: list[dict[str, Any]] = [
     {"model/backbone": "convnext_atto", "model/backbone/convnext_atto/lr": 1e-3},
     {"model/backbone": "swin_tiny", "model/backbone/swin_tiny/lr": 1e-4},
 ]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The machine's own Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs a chromium in PATH")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=path, args=SILENT)
+        yield chromium
+        chromium.close()
 
 
 def recipe_with(lr: float = 1e-3, backbone: str = "convnext_atto", num_epochs: int = 9) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,7 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium")
-SILENT = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WIDTHS_PX = (1400, 900, 390)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs a chromium in PATH")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=SILENT)
-        yield chromium
-        chromium.close()
 
 
 class Seen:

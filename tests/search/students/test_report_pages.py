@@ -16,8 +16,6 @@ from search.run_dir import RunDir, read_json, write_json
 from search.stages.bundle import facts_of, weights_of
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium")
-SILENT = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WIDTHS_PX = (1400, 900, 390)
 PAPER_PX = 720
 MAX_BYTES = 8 * 2**20
@@ -66,17 +64,6 @@ def pages(finished_run: Path, card: Path, tmp_path_factory: pytest.TempPathFacto
         written = CliRunner().invoke(app, command)
         assert written.exit_code == 0, written.output
     return root
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs a chromium in PATH")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=SILENT)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
