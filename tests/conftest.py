@@ -51,7 +51,8 @@ def judged_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes
     views."""
     from factories import make_header, make_store
 
-    from analysis.ensembling.fit import Provenance, fit_ensemble
+    from analysis.ensembling.fit import fit_ensemble
+    from analysis.ensembling.judge_on_holdout import Provenance
     from analysis.ensembling.options import EnsembleOptions
     from analysis.ensembling.result import HoldoutOpening
     from analysis.voting.labelled_logits import LabelledLogits

@@ -10,7 +10,8 @@ from typing import Any
 
 import optuna
 
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.result import HoldoutOpening, MemberForm
 from analysis.voting.labelled_logits import LabelledLogits
 from search.engine.study_file import STUDY_NAME, open_storage

@@ -23,7 +23,8 @@ import numpy as np
 
 from analysis.ensembling.external_folds import MemberReader, fold_folders
 from analysis.ensembling.external_predictions import ExternalPrediction, names_of
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult, HoldoutOpening
 from analysis.voting.executor import LocalExecutor, Say, silent

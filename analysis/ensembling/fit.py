@@ -8,54 +8,29 @@ probabilities of one image. `executor` says where images are read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from analysis.ensembling.bootstrap import Draws, Resampled, bootstrap_draws, gain, resample, summary
+from analysis.ensembling.bootstrap import gain, resample
 from analysis.ensembling.build_result import (
     caveats,
     confusion_of,
     image_scores,
     member_results,
-    open_holdout,
     pareto_points,
     rule_results,
     write_confusions,
 )
-from analysis.ensembling.costs import costs_of
-from analysis.ensembling.crossfit_rules import Counts
-from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
+from analysis.ensembling.judge_on_holdout import Judged, Provenance, judge_on_holdout
 from analysis.ensembling.options import EnsembleOptions
-from analysis.ensembling.result import FORMAT, EnsembleResult, FittedOn, FormResult, HoldoutOpening, MemberForm
+from analysis.ensembling.result import FORMAT, EnsembleResult, FittedOn
 from analysis.ensembling.select_on_val import ValSelection, decide_on_val
 from analysis.ensembling.stacker_file import write_stackers
-from analysis.ensembling.verdict import (
-    absent_classes,
-    describe_form,
-    make_verdict,
-    never_predicted,
-    not_converged,
-    too_few_groups,
-)
+from analysis.ensembling.verdict import absent_classes, never_predicted, not_converged, too_few_groups
 from analysis.voting.executor import LOCAL, Executor, device_caveat
 from analysis.voting.labelled_logits import LabelledLogits
-from analysis.voting.score_images import score_images
 from trainables.logits.store import check_together
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the members come from, what else of them may ship, and who opened the hold-out when."""
-
-    opening: HoldoutOpening
-    notes: Sequence[str] = ()  # caveats of the split and the logits
-    ingredients: Mapping[str, Sequence[str]] = field(default_factory=dict)  # member -> the models it is the mean of
-    folds: int = 0  # of the models whose out-of-fold logits rules are fitted on
-    form: MemberForm = "trial"  # in which members predicted the hold-out
-    other_forms: Mapping[MemberForm, LabelledLogits] = field(default_factory=dict)  # the hold-out by the same members
 
 
 def fit_ensemble(
@@ -75,110 +50,73 @@ def fit_ensemble(
     """
     holdout = _paired(val, holdout)
     others = {form: _paired(val, other) for form, other in provenance.other_forms.items()}
+    provenance = replace(provenance, other_forms=others)
     decided = decide_on_val(val, options, seed, executor)
-    val, holdout = val.of_members(decided.order), holdout.of_members(decided.order)
-    taken, shipped, rules, costs = decided.taken, decided.shipped, decided.rules, decided.costs
-    executor.say(f"taken on val: {taken}; opening the hold-out ({len(holdout.ids)} images)")
-
-    ledger = open_holdout(out_dir, provenance.opening)
-    opened = bootstrap_draws(holdout.groups, holdout.grouped, options.resamples, seed)
-    unseen = _count_holdout(decided, holdout, executor)
-    scores = {name: resample(counts, opened) for name, counts in unseen.items()}
-    step = gain(scores[shipped], scores["best_single"])
-    members = len(decided.choice.vote.used)
-    verdict = make_verdict(taken, members, step, len(holdout.ids), postprocessed=shipped == POSTPROCESSED)
-    for name, holding in scores.items():
-        shown = f"cross-fitted {decided.scores[name].miou:.4f}, hold-out {holding.miou:.4f}"
-        executor.say(f"{name}: {shown}; {decided.reasons[name]}")
-    executor.say(verdict.sentence)
-    forms = tuple(
-        _form_result(form, other.of_members(decided.order), verdict.rule, decided, scores, opened, executor)
-        for form, other in others.items()
-    )
-    cost = costs.total(rules.choices[verdict.rule].used_views)
-    for one in forms:
-        executor.say(describe_form(one, cost))
-
-    said = [*provenance.notes, costs.caveat, device_caveat(executor)]
-    said.append(decided.folds.caveat)
-    if holdout.grouped:
-        of_val, of_holdout = len(set(val.groups)), len(set(holdout.groups))
-        said.append(too_few_groups(of_val, "val") if of_val > 1 else None)  # of one group, the folds' caveat says it
-        said.append(too_few_groups(of_holdout, "the hold-out", step))
-    said += absent_classes(val.classes, rules.crossfitted["best_single"], unseen["best_single"])
-    said.append(not_converged(taken, rules.unconverged, options.max_sweeps))
-    said.append(never_predicted(rules.choices[verdict.rule].vote.weights, val.classes))
-    fitted = {name: resample(counts, decided.draws) for name, counts in decided.fitted.items()}
-    scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": scores}
-    post = decided.post.result(taken)
-    stackers = write_stackers(out_dir, {name: choice.vote for name, choice in rules.choices.items()})
-    result = EnsembleResult(
-        format=FORMAT,
-        classes=val.classes,
-        background=val.background,
-        num_val=len(val.ids),
-        num_holdout=len(holdout.ids),
-        fitted_on=FittedOn(
-            kind="out_of_fold" if provenance.folds else "val", images=len(val.ids), folds=provenance.folds
-        ),
-        unit=opened.unit,
-        caveats=caveats(said, ledger, verdict, scores, taken),
-        members=member_results(
-            val.stores, decided.views.whole.own_views, decided.val_miou, costs, provenance.ingredients
-        ),
-        rules=rule_results(rules.choices, scored, decided.reasons, costs, post, stackers),
-        postprocess=post,
-        cost_unit=costs.unit,
-        latency_budget_ms=options.latency_budget_ms,
-        pareto=pareto_points(decided.views.visited, val.stores),
-        verdict=verdict,
-        holdout_opened=ledger,
-        confusion=confusion_of(unseen[verdict.rule], verdict.rule),
-        images=image_scores(holdout.ids, unseen["best_single"], unseen[verdict.rule]),
-        form=provenance.form,
-        other_forms=forms,
-    )
-    counts = {"val_fitted": decided.fitted, "val_crossfit": rules.crossfitted, "holdout": unseen}
+    val = val.of_members(decided.order)
+    judged = judge_on_holdout(decided, holdout, provenance, out_dir, options.resamples, seed, executor)
+    said = [*provenance.notes, decided.costs.caveat, device_caveat(executor)]
+    said += _caveats(val, decided, judged, options.max_sweeps)
+    result = _build(val, decided, judged, provenance, said, options.latency_budget_ms, out_dir)
+    counts = {"val_fitted": decided.fitted, "val_crossfit": decided.rules.crossfitted, "holdout": judged.counts}
     # last, so that where it is the counts and the stacker are too
-    write_confusions(out_dir / "confusions.safetensors", counts, val, holdout, decided.folds)
+    write_confusions(out_dir / "confusions.safetensors", counts, val, judged.holdout, decided.folds)
     result.write(out_dir / "ensemble.json")
     return result
 
 
-def _form_result(
-    form: MemberForm,
-    holdout: LabelledLogits,
-    rule: str,
+def _caveats(val: LabelledLogits, decided: ValSelection, judged: Judged, max_sweeps: int) -> Iterator[str | None]:
+    """What limits the verdict, in words."""
+    holdout, rules, single = judged.holdout, decided.rules, judged.scores["best_single"]
+    yield decided.folds.caveat
+    if holdout.grouped:
+        of_val, of_holdout = len(set(val.groups)), len(set(holdout.groups))
+        yield too_few_groups(of_val, "val") if of_val > 1 else None  # of one group, the folds' caveat says it
+        yield too_few_groups(of_holdout, "the hold-out", gain(judged.scores[decided.shipped], single))
+    yield from absent_classes(val.classes, rules.crossfitted["best_single"], judged.counts["best_single"])
+    yield not_converged(decided.taken, rules.unconverged, max_sweeps)
+    yield never_predicted(rules.choices[judged.verdict.rule].vote.weights, val.classes)
+
+
+def _build(
+    val: LabelledLogits,
     decided: ValSelection,
-    scores: Mapping[str, Resampled],
-    draws: Draws,
-    executor: Executor,
-) -> FormResult:
-    """The rule with its members in another form, on the hold-out's logits of that form."""
-    choice = decided.rules.choices[rule]
-    if rule == POSTPROCESSED and decided.post.steps is not None:
-        counts = count(holdout, choice.batch, decided.post.steps, executor)
-    else:
-        [counted] = score_images(holdout, [[choice.batch]], f"hold-out by {form}", executor=executor)
-        counts = counted[:, 0].astype(np.int64)
-    found = resample(counts, draws)
-    return FormResult(
-        form=form,
-        cost=costs_of(holdout.stores, holdout.views, None).total(choice.used_views),
-        holdout=summary(found),
-        gain=gain(found, scores["best_single"]),
-        gain_over_shipped=gain(found, scores[rule]),
+    judged: Judged,
+    provenance: Provenance,
+    said: list[str | None],
+    latency_budget_ms: float | None,
+    out_dir: Path,
+) -> EnsembleResult:
+    """Writes the stackers as well, which the result names."""
+    choices, costs, verdict, counts = decided.rules.choices, decided.costs, judged.verdict, judged.counts
+    fitted = {name: resample(of_rule, decided.draws) for name, of_rule in decided.fitted.items()}
+    scored = {"val_fitted": fitted, "val_crossfit": decided.scores, "holdout": judged.scores}
+    post = decided.post.result(decided.taken)
+    stackers = write_stackers(out_dir, {name: choice.vote for name, choice in choices.items()})
+    own_views = decided.views.whole.own_views
+    return EnsembleResult(
+        format=FORMAT,
+        classes=val.classes,
+        background=val.background,
+        num_val=len(val.ids),
+        num_holdout=len(judged.holdout.ids),
+        fitted_on=FittedOn(
+            kind="out_of_fold" if provenance.folds else "val", images=len(val.ids), folds=provenance.folds
+        ),
+        unit=judged.draws.unit,
+        caveats=caveats(said, judged.ledger, verdict, judged.scores, decided.taken),
+        members=member_results(val.stores, own_views, decided.val_miou, costs, provenance.ingredients),
+        rules=rule_results(choices, scored, decided.reasons, costs, post, stackers),
+        postprocess=post,
+        cost_unit=costs.unit,
+        latency_budget_ms=latency_budget_ms,
+        pareto=pareto_points(decided.views.visited, val.stores),
+        verdict=verdict,
+        holdout_opened=judged.ledger,
+        confusion=confusion_of(counts[verdict.rule], verdict.rule),
+        images=image_scores(judged.holdout.ids, counts["best_single"], counts[verdict.rule]),
+        form=provenance.form,
+        other_forms=judged.other_forms,
     )
-
-
-def _count_holdout(decided: ValSelection, holdout: LabelledLogits, executor: Executor) -> dict[str, Counts]:
-    """Counts (N,K,K) of every rule."""
-    plain = {name: choice.batch for name, choice in decided.rules.choices.items() if name != POSTPROCESSED}
-    counted = score_images(holdout, [list(plain.values())], "hold-out", executor=executor)
-    unseen = {name: one[:, 0].astype(np.int64) for name, one in zip(plain, counted, strict=True)}
-    if decided.post.steps is not None:
-        unseen[POSTPROCESSED] = count(holdout, decided.choice.batch, decided.post.steps, executor)
-    return unseen
 
 
 def _paired(val: LabelledLogits, holdout: LabelledLogits) -> LabelledLogits:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.result import HoldoutOpening, MemberForm
 from analysis.voting.labelled_logits import LabelledLogits
 from search.cluster.ray_executor import RayExecutor

@@ -23,7 +23,8 @@ from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predict_images import refuse_shared_targets
 from analysis.bundle.predictor import Predictor
 from analysis.bundle.restart import LOCK, STAMP
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import FittedOn, HoldoutOpening
 from analysis.postprocess.label_map import postprocess

@@ -28,7 +28,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import HoldoutOpening
 from analysis.voting.labelled_logits import LabelledLogits

@@ -13,7 +13,8 @@ import pytest
 from factories import make_header, make_store
 from safetensors import safe_open
 
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult, HoldoutOpening
 from analysis.ensembling.rules import RULES

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from factories import make_header, make_store
 
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import HoldoutOpening
 from analysis.voting.labelled_logits import LabelledLogits

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from factories import make_header, make_store
 
-from analysis.ensembling.fit import Provenance, fit_ensemble
+from analysis.ensembling.fit import fit_ensemble
+from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult, HoldoutOpening
 from analysis.voting.labelled_logits import LabelledLogits
