@@ -5,12 +5,14 @@
 The keys of --set are those of a space's `pseudo`, which does the same inside a run. Written is RUN/pseudo, or --out:
 per round the pseudo labels with their lineage and the students; pseudo.json with the verdict, "pseudo labels helped" or
 "did not help"; and a bundle where they gained on labelled images outside the hold-out. Killed, the same command goes
-on. No cluster is started.
+on. Students are trained one after the other, without a cluster; with --address several at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +25,10 @@ from trainables.command import DEFAULT_CACHE, DebugOption, errors_to_exit, new_a
 
 if TYPE_CHECKING:
     from analysis.ensembling.pseudo_options import PseudoOptions
+    from search.students.finished_run import FinishedRun
+    from search.students.pseudo_steps import Runner
 
+LOCAL = "local"  # in place of an address: a cluster of this machine's own
 app = new_app()
 
 
@@ -40,6 +45,12 @@ def main(
     out: Annotated[Path | None, typer.Option(help="The folder; default: RUN/pseudo.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")] = "auto",
     ranks: Annotated[int, typer.Option(min=1, help="GPUs to train on.")] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Train several students at once, as tasks of Ray: 'local' (on this machine), 'auto' or HOST:PORT."
+        ),
+    ] = None,
     cache_dir: Annotated[Path, typer.Option(help="Cache of decoded images.")] = DEFAULT_CACHE,
     debug: DebugOption = False,
 ) -> None:
@@ -48,7 +59,8 @@ def main(
         options = options_of(assignments or (), trial)
         folder = existing_run_dir(run, "--run")
         target = out.expanduser().resolve() if out else folder.pseudo
-        teach(folder, options, target, cache_dir=cache_dir.expanduser().resolve(), device=device, ranks=ranks)
+        where = given_place(device, ranks, address)
+        teach(folder, options, target, cache_dir=cache_dir.expanduser().resolve(), where=where)
 
 
 def options_of(assignments: Sequence[str], trial: str | None) -> PseudoOptions:
@@ -60,7 +72,27 @@ def options_of(assignments: Sequence[str], trial: str | None) -> PseudoOptions:
     return PseudoOptions(**given.model_dump() if given else {}, trial=trial)
 
 
-def teach(run: RunDir, options: PseudoOptions, out: Path, *, cache_dir: Path, device: str, ranks: int) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where students are trained: one after the other in this process, or in a cluster."""
+
+    device: str = "auto"
+    ranks: int = 1
+    address: str | None = None
+
+
+def given_place(device: str, ranks: int, address: str | None) -> Place:
+    """Raises ValueError for a device beside an address."""
+    place = Place(device, ranks, address)
+    if address is not None and place != Place(address=address):
+        raise ValueError(
+            f"with --address a student holds what the run's trials held, got --device {device} and --ranks {ranks} "
+            "beside it; leave them out"
+        )
+    return place
+
+
+def teach(run: RunDir, options: PseudoOptions, out: Path, *, cache_dir: Path, where: Place) -> None:
     """Label, train and judge, unless `out` holds the verdict already; says what comes of it.
 
     Raises ValueError where the run has no verdict, its card names no unlabelled images or labelled ones among them,
@@ -73,7 +105,8 @@ def teach(run: RunDir, options: PseudoOptions, out: Path, *, cache_dir: Path, de
 
         now = lambda: datetime.now().astimezone()  # noqa: E731
         finished = open_for_student(run, options, out, cache_root=cache_dir, say=typer.echo, now=now)
-        result = pseudo.run(finished, options, out, device=device, ranks=ranks)
+        with _runner(finished, options, where) as runner:
+            result = pseudo.run(runner, out)
         if out == run.pseudo and run.report.is_file() and not mark_pseudo(run.report, result):
             typer.echo(f"note: {run.report} is of an earlier version and does not show the student")
     for caveat in result.caveats:
@@ -81,6 +114,26 @@ def teach(run: RunDir, options: PseudoOptions, out: Path, *, cache_dir: Path, de
     typer.echo(result.sentence)
     if (out / BUNDLE).is_dir():
         typer.echo(f"bundle: {out / BUNDLE}")
+
+
+@contextmanager
+def _runner(finished: FinishedRun, options: PseudoOptions, where: Place) -> Iterator[Runner]:
+    from search.students.pseudo_steps import InSequence, Setting
+
+    if where.address is None:
+        from analysis.bundle.predictor import resolve_device
+
+        yield InSequence(Setting(finished, options, resolve_device(where.device), where.ranks))
+        return
+    from search.cluster.connection import connected_until_stopped
+    from search.stages.prepare_cluster import check_cluster, spread_cache
+    from search.stages.stage import Stage
+    from search.students.pseudo_stage import tasks_of
+
+    with connected_until_stopped(None if where.address == LOCAL else where.address, typer.echo):
+        check_cluster(finished.context, [Stage.pseudo])
+        spread_cache(finished.context, Stage.pseudo)
+        yield tasks_of(finished, options)
 
 
 if __name__ == "__main__":

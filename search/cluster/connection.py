@@ -17,6 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from search.stop_signals import stop_signals
 from trainables.worker_process import worker_environment
 
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
@@ -79,6 +82,22 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         yield float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def connected_until_stopped(address: str | None, say: Say) -> Iterator[float]:
+    """As `connected`, for a command that goes on when it is given again: SIGTERM ends it as Ctrl-C does, with the exit
+    code of the signal."""
+    with stop_signals() as signals:
+        try:
+            with connected(address, say=say, dashboard=False) as num_gpus:
+                signals.install()  # Ray has set its own
+                yield num_gpus
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not signals.caused(error):
+                raise
+            say("stopped; what was finished is kept: give the same command again to go on")
+            raise typer.Exit(signals.exit_code) from None
 
 
 def _check_answers(address: str) -> None:

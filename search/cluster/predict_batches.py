@@ -27,9 +27,8 @@ from analysis.bundle.batches import Batch, DecodedBatch
 from analysis.bundle.manifest import MANIFEST
 from analysis.bundle.restart import STAMP
 from analysis.bundle.run_batches import BatchOutcome, BatchWorker, Task
-from search.cluster.connection import connected
+from search.cluster.connection import connected_until_stopped
 from search.cluster.nodes import Node, live_nodes, num_holders, on_each
-from search.stop_signals import stop_signals
 from trainables.worker_process import prepare_worker
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -40,19 +39,9 @@ Stats = list[tuple[int, int] | None]  # size and time of each file
 
 @contextmanager
 def joined_cluster(address: str) -> Iterator[ClusterBatches]:
-    """The cluster at `address`, left at the end. Raises ValueError where none answers; SIGTERM ends it as Ctrl-C does,
-    with the exit code of the signal."""
-    say = partial(typer.echo, err=True)
-    with stop_signals() as signals:
-        try:
-            with connected(address, say=say, dashboard=False) as num_gpus:
-                signals.install()  # Ray has set its own
-                yield ClusterBatches(num_gpus)
-        except (KeyboardInterrupt, SystemExit) as error:
-            if not signals.caused(error):
-                raise
-            say("stopped; what was finished is kept: give the same command again to go on")
-            raise typer.Exit(signals.exit_code) from None
+    """The cluster at `address`, left at the end. Raises ValueError where none answers."""
+    with connected_until_stopped(address, partial(typer.echo, err=True)) as num_gpus:
+        yield ClusterBatches(num_gpus)
 
 
 @dataclass(frozen=True)

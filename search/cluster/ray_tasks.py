@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import ray
 from ray.util.queue import Queue
 
-POLL_S = 1.0  # between looks for what a task has to say
+POLL_S = 1.0  # between looks for what tasks have to say
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -50,7 +50,8 @@ def as_they_end(under_way: Mapping[Any, Work]) -> Iterator[Ended[Work]]:
     ends. Ray has replaced a lost process `max_retries` times by then."""
     waiting = dict(under_way)
     while waiting:
-        yield _next_end(waiting)
+        ready = _wait(list(waiting))
+        yield _outcome(waiting.pop(ready), ready)
 
 
 def in_turn(items: Iterable[Work], start: Callable[[Work], Any], room: int) -> Iterator[Ended[Work]]:
@@ -60,19 +61,60 @@ def in_turn(items: Iterable[Work], start: Callable[[Work], Any], room: int) -> I
     Tasks that run or wait are never cancelled: where the answer of one crosses its cancellation, Ray aborts the driver
     (seen in 2.60; its pull request 54785 describes the race).
     """
+    for item, ready in _ends(items, start, room):
+        yield _outcome(item, ready)
+
+
+def results_in_turn(
+    items: Iterable[Work], start: Callable[[Work], Any], room: int, lines: Queue, say: Callable[[str], None]
+) -> dict[Work, Any]:
+    """What the tasks that `start` starts returned, by item, `room` of them and one that waits at a time. What they put
+    into `lines` is said as it comes.
+
+    Once one has failed, as in `result_of`, none is started; what it raised is raised after those under way have ended.
+    """
+    found, failed = dict[Work, Any](), list[Exception]()
+
+    def speak() -> None:
+        for line in lines.get_nowait_batch(lines.qsize()):
+            say(line)
+
+    for item, ready in _ends((item for item in items if not failed), start, room, speak):
+        try:
+            found[item] = result_of(ready)
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return found
+
+
+def _ends(
+    items: Iterable[Work], start: Callable[[Work], Any], room: int, meanwhile: Callable[[], None] | None = None
+) -> Iterator[tuple[Work, Any]]:
+    """Starts the tasks as `in_turn` does, and yields each with its item once it has ended. `meanwhile` is called every
+    POLL_S, and before each."""
     left, waiting = iter(items), dict[Any, Work]()
     while True:
         while len(waiting) <= room and (item := next(left, None)) is not None:
             waiting[start(item)] = item
         if not waiting:
             return
-        yield _next_end(waiting)
+        ready = _wait(list(waiting), meanwhile)
+        yield waiting.pop(ready), ready
 
 
-def _next_end(waiting: dict[Any, Work]) -> Ended[Work]:
-    """Waits for a task to end, and takes it out of `waiting`."""
-    [ready], _ = ray.wait(list(waiting))
-    item = waiting.pop(ready)
+def _wait(waiting: Sequence[Any], meanwhile: Callable[[], None] | None = None) -> Any:
+    """The first task that ends."""
+    ended: list[Any] = []
+    while not ended:
+        ended, _ = ray.wait(list(waiting), timeout=None if meanwhile is None else POLL_S)
+        if meanwhile is not None:
+            meanwhile()
+    return ended[0]
+
+
+def _outcome(item: Work, ready: Any) -> Ended[Work]:
     try:
         return item, ray.get(ready), None
     except ray.exceptions.RayTaskError as error:
@@ -93,16 +135,6 @@ def result_of(waiting: ray.ObjectRef[Result]) -> Result:
             "then resume the run"
         ) from error
     return result
-
-
-def result_while_told(waiting: ray.ObjectRef[Result], lines: Queue, say: Callable[[str], None]) -> Result:
-    """`result_of` a task that puts what it has to say into `lines`; each is said as it comes."""
-    ended: list[Any] = []
-    while not ended:
-        ended, _ = ray.wait([waiting], timeout=POLL_S)
-        for line in lines.get_nowait_batch(lines.qsize()):
-            say(line)
-    return result_of(waiting)
 
 
 def _how_it_was_lost(error: ray.exceptions.RayError) -> str:

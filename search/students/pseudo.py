@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from analysis.bundle.predictor import resolve_device
 from analysis.distillation.verdict import compare
 from analysis.ensembling.distilled_result import Comparison
-from analysis.ensembling.pseudo_options import Pseudo, PseudoOptions
+from analysis.ensembling.pseudo_options import Pseudo
 from analysis.ensembling.pseudo_result import FORMAT, PseudoResult, PseudoRound
 from analysis.ensembling.result import FAIR_RIVAL, Gain, HoldoutOpening
 from analysis.pseudo_labels.leaks import check_unlabelled
@@ -22,12 +22,13 @@ from analysis.pseudo_labels.verdict import gain_of, sentence_of
 from search.run_dir import BUNDLE
 from search.space.problems import nearest
 from search.stages.run_data import Data
-from search.students.finished_run import FinishedRun, write_options
+from search.students.finished_run import write_options
 from search.students.judging import opened, read_counts, reopening
 from search.students.pseudo_labelling import Trained
 from search.students.pseudo_plans import Plain, make_plans
 from search.students.pseudo_round import count_plain, draws_of, run_round, taught_by, train_shipped
-from search.students.pseudo_training import Setting, count_network
+from search.students.pseudo_steps import Runner
+from search.students.pseudo_training import count_network
 from search.students.student_bundle import Judged, write_bundle
 from trainables.models.weights_file import BEST_WEIGHTS, fingerprint
 
@@ -44,11 +45,12 @@ class Shipped:
     crossfit: Gain
 
 
-def run(finished: FinishedRun, options: PseudoOptions, out: Path, *, device: str, ranks: int) -> PseudoResult:
+def run(runner: Runner, out: Path) -> PseudoResult:
     """Label, train and judge in `out`, which `finished_run.check_target` has passed. What was judged is left as it is.
 
     Raises ValueError where there is no unlabelled image, or one of them is labelled, or nearly.
     """
+    finished, options = runner.setting.finished, runner.setting.options
     context = finished.context
     if (out / RESULT).is_file():
         context.say(f"{out} holds its verdict already")
@@ -57,24 +59,23 @@ def run(finished: FinishedRun, options: PseudoOptions, out: Path, *, device: str
     strange = unknown_classes(options, context.data.index.classes)
     if strange:
         raise ValueError("\n".join(strange))
-    setting = Setting(finished, options, resolve_device(device), ranks)
-    plans = make_plans(finished, options, setting.device)
+    plans = make_plans(finished, options)
     write_options(out, options)
     plain = (plans.shipped or plans.judged[0]).plain
-    first = before = count_plain(setting, plans)
+    first = before = count_plain(runner, plans)
     rounds: list[PseudoRound] = []
     last: Shipped | None = None
     for number in range(1, options.rounds + 1):
         folder = out / f"round-{number}"
-        done, taught = run_round(setting, plans, folder, before)
+        done, taught = run_round(runner, plans, folder, before)
         context.say(f"round {number}: {done.reason}")
         rounds.append(done)
         if taught is None or not done.helped:
             break
-        student = train_shipped(setting, plans, taught, folder)
-        last = Shipped(student, plain, gain_of(taught.counts, first, draws_of(setting, plans.judged_ids)))
-        plans, before = taught_by(setting, plans, taught, student, number), taught.counts
-    result = _judged(setting, plain, rounds, last, out)
+        student = train_shipped(runner, plans, taught, folder)
+        last = Shipped(student, plain, gain_of(taught.counts, first, draws_of(finished, plans.judged_ids)))
+        plans, before = taught_by(plans, taught, student, number), taught.counts
+    result = _judged(runner, plain, rounds, last, out)
     result.write(out / RESULT)
     return result
 
@@ -99,16 +100,16 @@ def check_images(data: Data) -> None:
 
 
 def _judged(
-    setting: Setting, plain: Plain, rounds: Sequence[PseudoRound], last: Shipped | None, out: Path
+    runner: Runner, plain: Plain, rounds: Sequence[PseudoRound], last: Shipped | None, out: Path
 ) -> PseudoResult:
     """The verdict; where a round helped, the hold-out is opened for its student, which becomes a bundle."""
-    finished = setting.finished
+    finished = runner.setting.finished
     found: Comparison | None = None
     said: list[str] = []
     ledger: tuple[HoldoutOpening, ...] = finished.ensemble.holdout_opened
     if last is not None:
         ledger = opened(finished, f"segsearch pseudo, student {fingerprint(last.student.folder / BEST_WEIGHTS)}")
-        found, said = _compare(setting, last), reopening(ledger)
+        found, said = _compare(runner, last), reopening(ledger)
     crossfit = last.crossfit if last else None
     sentence = sentence_of(rounds, crossfit, found)
     if found is not None and last is not None:
@@ -116,7 +117,7 @@ def _judged(
         write_bundle(finished, last.student.record, last.student.folder, judged, out / BUNDLE)
     return PseudoResult(
         format=FORMAT,
-        options=setting.options,
+        options=runner.setting.options,
         trial=plain.trial,
         rounds=tuple(rounds),
         gain_crossfit=crossfit,
@@ -128,11 +129,12 @@ def _judged(
     )
 
 
-def _compare(setting: Setting, last: Shipped) -> Comparison:
+def _compare(runner: Runner, last: Shipped) -> Comparison:
     """The student beside the same recipe without pseudo labels and the ensemble, on the hold-out."""
-    finished, student, plain, device = setting.finished, last.student, last.plain, setting.device
-    rule = setting.options.rule or finished.ensemble.verdict.rule
+    finished, student, plain = runner.setting.finished, last.student, last.plain
+    rule = runner.setting.options.rule or finished.ensemble.verdict.rule
     ids, counts = read_counts(finished.context.run, {"rival": FAIR_RIVAL, "ensemble": rule})
-    counts["single"] = count_network(finished, plain.recipe, plain.weights, ids, device)
-    counts["distilled"] = count_network(finished, student.record.recipe, student.folder / BEST_WEIGHTS, ids, device)
-    return compare(counts, draws_of(setting, ids))
+    networks = ((plain.recipe, plain.weights), (student.record.recipe, student.folder / BEST_WEIGHTS))
+    steps = [partial(count_network, recipe=recipe, weights=weights, ids=ids) for recipe, weights in networks]
+    counts["single"], counts["distilled"] = runner(steps)
+    return compare(counts, draws_of(finished, ids))

@@ -55,10 +55,10 @@ class Plans:
         return tuple(image_id for plan in self.judged for image_id in plan.judged)
 
 
-def make_plans(finished: FinishedRun, options: PseudoOptions, device: str) -> Plans:
+def make_plans(finished: FinishedRun, options: PseudoOptions) -> Plans:
     """Raises ValueError where there is no such rule, no such trial, or no model of each fold of its recipe."""
     data, ensemble, run = finished.context.data, finished.ensemble, finished.context.run
-    teacher = EnsembleTeacher(finished, options.rule, device)
+    teacher = EnsembleTeacher.of(finished, options.rule)
     if not ensemble.fitted_on.folds:
         split = data.split
         return Plans((StudentPlan("", split, split.val_ids, _trial_alone(finished, options), teacher),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from analysis.ensembling.crossfit import Images, Nested, make_crossfit_folds, ne
 from analysis.ensembling.pseudo_result import PseudoRound, TriedShare
 from analysis.pseudo_labels.verdict import Counts, gain_of, holds, reason_of
 from analysis.voting.labelled_logits import LabelledLogits
+from search.students.finished_run import FinishedRun
 from search.students.pseudo_labelling import Labelled, NetworkTeacher, Trained, label_images
 from search.students.pseudo_plans import Plans, StudentPlan
-from search.students.pseudo_training import ITSELF, Setting, count_network, train_consistent, train_student
+from search.students.pseudo_steps import Runner, Setting
+from search.students.pseudo_training import ITSELF, count_network, train_consistent, train_student
 from trainables.metrics import miou
 from trainables.models.weights_file import BEST_WEIGHTS
 
@@ -31,42 +34,70 @@ class Taught:
     labelled: Mapping[str, Labelled]  # as `_label` has them
 
 
-def run_round(setting: Setting, plans: Plans, folder: Path, before: Counts) -> tuple[PseudoRound, Taught | None]:
+@dataclass(frozen=True)
+class Training:
+    """The training of a plan's student, with a share of pseudo labels in its batches."""
+
+    plan: StudentPlan
+    labelled: Labelled | None  # None: by consistency
+    share: float
+    folder: Path  # of the round
+
+    def trained(self, setting: Setting) -> Trained:
+        place = self.folder / self.plan.name / (f"share-{self.share}" if len(setting.options.shares) > 1 else "")
+        setting = setting.speaking_for(str(place.relative_to(self.folder.parent)))
+        if self.labelled is None:
+            return train_consistent(setting, self.plan, self.share, place / "student")
+        return train_student(setting, self.plan, self.labelled, self.share, place)
+
+    def judged(self, setting: Setting) -> tuple[Trained, Counts]:
+        """The student, and its counts (N,K,K) of the images that judge it."""
+        student = self.trained(setting)
+        recipe, weights = student.record.recipe, student.folder / BEST_WEIGHTS
+        return student, count_network(setting, recipe=recipe, weights=weights, ids=self.plan.judged)
+
+
+def run_round(runner: Runner, plans: Plans, folder: Path, before: Counts) -> tuple[PseudoRound, Taught | None]:
     """Label, train and judge in `folder`, against the counts `before` (N,K,K); no students where a teacher is sure of
     nothing."""
-    shares = setting.options.shares
-    labelled = _label(setting, plans, folder)
-    done = _described(setting, labelled)
+    finished, shares = runner.setting.finished, runner.setting.options.shares
+    labelled = _label(runner, plans, folder)
+    done = _described(runner.setting, labelled)
     if not done.images:
         return done, None
-    students = [[_train(setting, plan, labelled, share, folder) for plan in plans.judged] for share in shares]
-    counts = [count_students(setting, plans, some) for some in students]
-    chosen = _choose(setting, plans.judged_ids, counts)
-    step = gain_of(chosen.counts, before, draws_of(setting, plans.judged_ids))
-    confidence = setting.finished.context.space.options.ensemble.confidence
+    tried = [(share, plan) for share in shares for plan in plans.judged]
+    tries = runner([Training(plan, labelled.get(plan.name), share, folder).judged for share, plan in tried])
+    by_share = [tries[first : first + len(plans.judged)] for first in range(0, len(tries), len(plans.judged))]
+    counts = [np.concatenate([counted for _, counted in some]) for some in by_share]
+    chosen = _choose(finished, plans.judged_ids, counts)
+    step = gain_of(chosen.counts, before, draws_of(finished, plans.judged_ids))
+    confidence = finished.context.space.options.ensemble.confidence
     kind = "out of fold" if plans.shipped else "of val"
     place = chosen.whole[1]
-    tried = tuple(TriedShare(share=s, miou=float(miou(c.sum(0)))) for s, c in zip(shares, counts, strict=True))
+    scored = tuple(TriedShare(share=s, miou=float(miou(c.sum(0)))) for s, c in zip(shares, counts, strict=True))
     changed = {
-        "tried": tried,
+        "tried": scored,
         "share": shares[place],
         "gain": step,
         "helped": holds(step, confidence),
         "reason": reason_of(step, confidence, f"{len(before)} images {kind}"),
     }
-    return done.model_copy(update=changed), Taught(tuple(students[place]), shares[place], chosen.counts, labelled)
+    students = tuple(student for student, _ in by_share[place])
+    return done.model_copy(update=changed), Taught(students, shares[place], chosen.counts, labelled)
 
 
-def train_shipped(setting: Setting, plans: Plans, taught: Taught, folder: Path) -> Trained:
+def train_shipped(runner: Runner, plans: Plans, taught: Taught, folder: Path) -> Trained:
     """The student that the hold-out is opened for: the one that was judged, or one on all images that those learnt
     from."""
     if plans.shipped is None:
         [student] = taught.students
         return student
-    return _train(setting, plans.shipped, taught.labelled, taught.share, folder)
+    labelled = taught.labelled.get(plans.shipped.name)
+    [student] = runner([Training(plans.shipped, labelled, taught.share, folder).trained])
+    return student
 
 
-def taught_by(setting: Setting, plans: Plans, taught: Taught, shipped: Trained, number: int) -> Plans:
+def taught_by(plans: Plans, taught: Taught, shipped: Trained, number: int) -> Plans:
     """The next round's plans: each student teaches its successor. It is measured by the other folds' students, or by
     itself on val."""
     measured = tuple(zip(taught.students, (plan.judged for plan in plans.judged), strict=True))
@@ -74,7 +105,7 @@ def taught_by(setting: Setting, plans: Plans, taught: Taught, shipped: Trained, 
     def teacher(student: Trained, own: int | None) -> NetworkTeacher:
         others = tuple(one for place, one in enumerate(measured) if place != own) or measured
         name = f"student of round {number}" + (f" without fold {own}" if plans.shipped and own is not None else "")
-        return NetworkTeacher(setting.finished, name, student, others, setting.device)
+        return NetworkTeacher(name, student, others)
 
     judged = [
         replace(plan, teacher=teacher(student, place))
@@ -84,65 +115,41 @@ def taught_by(setting: Setting, plans: Plans, taught: Taught, shipped: Trained, 
     return Plans(tuple(judged), whole)
 
 
-def count_plain(setting: Setting, plans: Plans) -> Counts:
+def count_plain(runner: Runner, plans: Plans) -> Counts:
     """Counts (N,K,K) of the judged images without pseudo labels."""
-    return np.concatenate(
-        [
-            count_network(setting.finished, plan.plain.recipe, plan.plain.weights, plan.judged, setting.device)
-            for plan in plans.judged
-        ]
-    )
+    plain = [(plan.plain, plan.judged) for plan in plans.judged]
+    steps = [partial(count_network, recipe=one.recipe, weights=one.weights, ids=ids) for one, ids in plain]
+    return np.concatenate(runner(steps))
 
 
-def count_students(setting: Setting, plans: Plans, students: Sequence[Trained]) -> Counts:
-    """Counts (N,K,K) of the judged images, each by the student that it is new to."""
-    return np.concatenate(
-        [
-            count_network(setting.finished, one.record.recipe, one.folder / BEST_WEIGHTS, plan.judged, setting.device)
-            for plan, one in zip(plans.judged, students, strict=True)
-        ]
-    )
-
-
-def draws_of(setting: Setting, ids: Sequence[str]) -> Draws:
+def draws_of(finished: FinishedRun, ids: Sequence[str]) -> Draws:
     """Resamples of these images, or of their groups."""
-    context = setting.finished.context
+    context = finished.context
     images = LabelledLogits.of((), ids, context.data.cache, context.data.index)
     options = context.space.options
     return bootstrap_draws(images.groups, images.grouped, options.ensemble.resamples, options.seed)
 
 
-def _choose(setting: Setting, ids: Sequence[str], counts: Sequence[Counts]) -> Nested:
+def _choose(finished: FinishedRun, ids: Sequence[str], counts: Sequence[Counts]) -> Nested:
     """The share with the highest mIoU, and each image's counts by the one with the highest mIoU on other folds."""
-    context = setting.finished.context
+    context = finished.context
     found, options = LabelledLogits.of((), ids, context.data.cache, context.data.index), context.space.options
     groups = dict(zip(ids, found.groups, strict=True))
     folds = make_crossfit_folds(ids, groups, found.grouped, options.ensemble.folds, options.seed)
     return nested([counts], folds, Images(found.groups, found.grouped, options.seed))
 
 
-def _label(setting: Setting, plans: Plans, folder: Path) -> dict[str, Labelled]:
+def _label(runner: Runner, plans: Plans, folder: Path) -> dict[str, Labelled]:
     """By the plan's name; none where students label for themselves. Kept where they are there already."""
-    if setting.options.schedule == "consistency":
+    if runner.setting.options.schedule == "consistency":
         return {}
-    found = {}
-    for plan in (*plans.judged, *([plans.shipped] if plans.shipped else [])):
-        one = label_images(setting.finished, plan.teacher, setting.options, folder / plan.name / "labels")
-        assert not set(one.labels.teacher.train_ids) & set(plan.judged), (
-            "it would hand on labels that judge its student"
-        )
-        found[plan.name] = one
+    every = (*plans.judged, *([plans.shipped] if plans.shipped else []))
+    steps = [partial(label_images, teacher=plan.teacher, folder=folder / plan.name / "labels") for plan in every]
+    found = dict(zip((plan.name for plan in every), runner(steps), strict=True))
+    for plan in every:
+        seen = found[plan.name].labels.teacher.train_ids
+        assert not set(seen) & set(plan.judged), "it would hand on labels that judge its student"
     return found
-
-
-def _train(
-    setting: Setting, plan: StudentPlan, labelled: Mapping[str, Labelled], share: float, folder: Path
-) -> Trained:
-    tried = f"share-{share}" if len(setting.options.shares) > 1 else ""
-    place = folder / plan.name / tried
-    if setting.options.schedule == "consistency":
-        return train_consistent(setting, plan, share, place / "student")
-    return train_student(setting, plan, labelled[plan.name], share, place)
 
 
 def _described(setting: Setting, labelled: Mapping[str, Labelled]) -> PseudoRound:

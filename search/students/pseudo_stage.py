@@ -1,32 +1,23 @@
-"""The pseudo stage: what `segsearch pseudo` does, inside a run, as one Ray task that holds what a trial holds.
+"""The pseudo stage: what `segsearch pseudo` does, inside a run; its steps are Ray tasks that hold what a trial holds.
 
-A task that was cut off goes on as the command does: with the files of RUN/pseudo.
+What was cut off goes on as the command does: with the files of RUN/pseudo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ray
-from ray.util.queue import Queue
-
 from analysis.ensembling.pseudo_options import PseudoOptions
-from analysis.ensembling.pseudo_result import PseudoResult
 from analysis.ensembling.result import EnsembleResult
 from analysis.ensembling.rules import RULES
-from search.cluster.ray_tasks import portable_errors, result_while_told
 from search.engine.admission import resources_of
-from search.run_dir import RunDir
 from search.space.nodes import Choice, Fixed, Group, Range
 from search.space.problems import SpaceProblems, nearest
 from search.students import pseudo
-from search.students.finished_run import FinishedRun, check_target, open_finished
+from search.students.finished_run import FinishedRun, check_target
 from search.students.pseudo_plans import make_plans
+from search.students.pseudo_tasks import AsTasks
 from trainables.recipe.recipe import Train
-from trainables.worker_process import prepare_worker
 
 if TYPE_CHECKING:
     from search.space.space import Space
@@ -75,30 +66,21 @@ def run(context: Context) -> None:
         return
     folder, options = context.run.pseudo, PseudoOptions.model_validate(asked.model_dump())
     check_target(folder, options)
-    ensemble = EnsembleResult.read(context.run.ensemble_json)
-    plans = make_plans(FinishedRun(context, ensemble), options, "cpu")
-    trainings = len(plans.judged) * len(options.shares)
-    context.say(
-        f"pseudo: {num_images} unlabelled images, at most {options.rounds} rounds of {trainings} students"
-        + (" and one on all folds" if plans.shipped else "")
-    )
-    resources = context.space.options.resources
-    held = resources_of(resources, plans.judged[0].plain.recipe, context.data.index.num_classes)
-    retries = context.space.options.search.max_failures
-    lines = Queue(actor_options={"num_cpus": 0})
-    task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=retries)(teach)
-    waiting = task.remote(context.run, options, context.data.cache_root, held["cpu"], held["gpu"], lines.put)
-    result: PseudoResult = result_while_told(waiting, lines, context.say)
+    finished = FinishedRun(context, EnsembleResult.read(context.run.ensemble_json))
+    result = pseudo.run(tasks_of(finished, options), folder)
     for caveat in result.caveats:
         context.say(f"note: {caveat}")
     context.say(result.sentence)
 
 
-@portable_errors
-def teach(
-    run: RunDir, options: PseudoOptions, cache_root: Path, cpu: float, gpu: float, say: Callable[[str], None]
-) -> PseudoResult:
-    """A Ray task: the whole of `pseudo.run`, on this node's own decoded images."""
-    prepare_worker(cpu, gpu)
-    finished = open_finished(run, cache_root, say=say, now=lambda: datetime.now().astimezone())
-    return pseudo.run(finished, options, run.pseudo, device="cuda" if gpu else "cpu", ranks=max(1, int(gpu)))
+def tasks_of(finished: FinishedRun, options: PseudoOptions) -> AsTasks:
+    """The steps as tasks that hold what a trial of the student's recipe holds; says what is to be trained. Raises
+    ValueError as `make_plans` does."""
+    context, plans = finished.context, make_plans(finished, options)
+    trainings = len(plans.judged) * len(options.shares)
+    context.say(
+        f"pseudo: {len(finished.unlabelled)} unlabelled images, at most {options.rounds} rounds of {trainings} students"
+        + (" and one on all folds" if plans.shipped else "")
+    )
+    recipe, resources = plans.judged[0].plain.recipe, context.space.options.resources
+    return AsTasks.of(finished, options, resources_of(resources, recipe, context.data.index.num_classes))

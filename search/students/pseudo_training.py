@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analysis.ensembling.pseudo_options import PseudoOptions
-from search.students.finished_run import FinishedRun, with_epochs
+from search.students.finished_run import with_epochs
 from search.students.pseudo_labelling import Labelled, Trained
 from search.students.pseudo_plans import StudentPlan
+from search.students.pseudo_steps import Setting
 from trainables.data.augment.train_set import ExtraImages
 from trainables.data.label_overlay import LabelOverlay
 from trainables.fit_student import StudentJob, fit_student
@@ -29,21 +29,11 @@ ITSELF = "the student itself"
 Counts = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What every student of a command shares."""
-
-    finished: FinishedRun
-    options: PseudoOptions
-    device: str
-    ranks: int
-
-
 def count_network(
-    finished: FinishedRun, recipe: Recipe, weights: Path, ids: Sequence[str], device: str
+    setting: Setting, *, recipe: Recipe, weights: Path, ids: Sequence[str]
 ) -> Counts:  # (N,K,K), in the order of ids
     """Counts of one network in its plain view."""
-    data = finished.context.data
+    data, device = setting.finished.context.data, setting.device
     model = load_model(recipe, data.index.num_classes, weights).to(device)
     inference = Inference.of(recipe, model, device, recipe.train.batch_size, data.index.flip_pairs)
     found: dict[str, Counts] = {}
@@ -99,7 +89,5 @@ def train_student(setting: Setting, plan: StudentPlan, labelled: Labelled, share
 
 def _trained(setting: Setting, job: StudentJob, cache: LabelOverlay, place: Path) -> Trained:
     say = setting.finished.context.say
-    say(
-        f"{place.parent.name}/{place.name}: {len(job.split.train_ids)} images, {len(job.unlabelled)} of them unlabelled"
-    )
+    say(f"{place.name}: {len(job.split.train_ids)} images, {len(job.unlabelled)} of them unlabelled")
     return Trained(fit_student(job, cache, place, device=setting.device, num_ranks=setting.ranks, say=say), place)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,10 +30,12 @@ from finished_runs import make_finished_run
 
 from analysis.ensembling.pseudo_options import PseudoOptions
 from analysis.ensembling.pseudo_result import PseudoResult
+from analysis.ensembling.verdict import signed
 from analysis.pseudo_labels.leaks import near_pairs
 from search.run_dir import RunDir
 from search.students import pseudo
 from search.students.finished_run import open_finished
+from search.students.pseudo_steps import InSequence, Setting
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.index import Split
@@ -75,7 +78,8 @@ def camvid_card(source: Path, root: Path, seed: int) -> Path:
     kept = {image["id"] for image in images[first :: len(images) // CAMVID_LABELLED][:CAMVID_LABELLED]}
     values = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
     frames = root / "frames.yaml"
-    frames.write_text(yaml.safe_dump({key: value for key, value in values.items() if key != "group"}))
+    ungrouped = {key: value for key, value in values.items() if key != "group"}
+    frames.write_text(yaml.safe_dump({**ungrouped, "follow_links": True}))
     index = read(read_card(hide_labels(root, frames, kept, set())))
     cache = Cache.open(index, root / "cache")
     unlabelled = index.ids("unlabelled")
@@ -124,13 +128,18 @@ def results_of(root: Path, seed: int, asked: Any) -> dict[str, PseudoResult]:
     """By schedule, from one run."""
     run, data = RunDir(root / f"run-{seed}" / "run"), root / f"data-{seed}"
     card = camvid_card(asked.camvid, data, seed) if asked.camvid else synthetic_card(data, seed)
+    before = time.process_time()
     make_finished_run(run, card, SPACE, [recipe_of(seed, asked.epochs, camvid=bool(asked.camvid))], train)
+    print(f"seed {seed}, teacher and its verdict: {time.process_time() - before:.0f} s of CPU time")
     finished = open_finished(run, root / f"run-{seed}" / "cache", say=print, now=lambda: datetime.now().astimezone())
     found = {}
     for schedule in asked.schedules:
+        before = time.process_time()
         options = options_of(schedule, asked.epochs // 2)
-        found[schedule] = pseudo.run(finished, options, run.root / f"pseudo-{schedule}", device="cpu", ranks=1)
-        print(f"seed {seed}, {schedule}: {found[schedule].sentence}", flush=True)
+        steps = InSequence(Setting(finished, options, "cpu", 1))
+        found[schedule] = pseudo.run(steps, run.root / f"pseudo-{schedule}")
+        spent = f"{time.process_time() - before:.0f} s of CPU time"
+        print(f"seed {seed}, {schedule}, {spent}: {found[schedule].sentence}; {on_val(found[schedule])}", flush=True)
     return found
 
 
@@ -139,10 +148,18 @@ def options_of(schedule: str, epochs: int) -> PseudoOptions:
     return PseudoOptions.model_validate({"schedule": schedule, "rule": "best_single", "epochs": epochs, **own})
 
 
+def on_val(result: PseudoResult) -> str:
+    first = result.rounds[0]
+    if first.gain is None:
+        return "no student"
+    [student] = first.tried
+    return f"val {student.miou - first.gain.gain:.3f} to {student.miou:.3f}, {signed(first.gain)}"
+
+
 def describe(schedule: str, results: Sequence[PseudoResult]) -> str:
     gains = [0.0 if one.comparison is None else one.comparison.over_single.gain for one in results]  # else it stays
-    on_val = [gain.gain for one in results if (gain := one.rounds[0].gain) is not None]
-    shown = f"{schedule}: on val {[round(g, 3) for g in on_val]}, on the hold-out {[round(g, 3) for g in gains]}"
+    steps = [gain.gain for one in results if (gain := one.rounds[0].gain) is not None]
+    shown = f"{schedule}: on val {[round(g, 3) for g in steps]}, on the hold-out {[round(g, 3) for g in gains]}"
     for one in results:
         if one.comparison is not None:
             shown += f"; {one.comparison.single.miou:.3f} to {one.comparison.distilled.miou:.3f}"

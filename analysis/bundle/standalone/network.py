@@ -1,7 +1,8 @@
 """The networks of a bundle, rebuilt from timm's backbones without segsearch; load.py beside this file uses them.
 
-Covered are hierarchical backbones of timm (features at strides 4, 8, 16 and 32) with the heads SegFormer, UPerNet,
-K-Net and linear. Names of modules are those of the weights.
+Covered are backbones of timm, hierarchical ones (features at strides 4, 8, 16 and 32) and plain transformers that take
+images of any size (ViT, DeiT, DINO, EVA), with the heads SegFormer, UPerNet, K-Net and linear. Names of modules are
+those of the weights.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from torch.nn import functional
 
 STRIDES = (4, 8, 16, 32)
 ANY_SIZE = {"strict_img_size": False, "always_partition": True}  # of Swin: images of any size, windows everywhere
+ANY_GRID = "dynamic_img_size"  # of plain transformers: position embeddings resized to the image
+DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1.0)  # shares of a plain transformer's blocks, after which its features are read
 
 
 def unreadable(manifest: dict[str, Any]) -> list[str]:
@@ -31,7 +34,7 @@ def unreadable(manifest: dict[str, Any]) -> list[str]:
         found.append("a view in tiles")
     for member in manifest["members"]:
         name, head = member["recipe"]["backbone"]["name"], member["recipe"]["head"]["name"]
-        if head not in HEADS or not set(STRIDES) <= set(_levels(name)):
+        if head not in HEADS or not (set(STRIDES) <= set(_levels(name)) or _is_plain(name)):
             found.append(f"{name} with the head {head}")
     return list(dict.fromkeys(found))
 
@@ -42,17 +45,15 @@ class Network(nn.Module):
     def __init__(self, recipe: dict[str, Any], num_classes: int, weights: Path) -> None:
         super().__init__()
         name, state = recipe["backbone"]["name"], load_file(weights)
-        with torch.device("meta"):
-            takes = {p for cls in type(timm.create_model(name)).__mro__ for p in inspect.signature(cls).parameters}
-        levels = _levels(name)
-        args: dict[str, Any] = {key: value for key, value in ANY_SIZE.items() if key in takes}
-        body: Any = timm.create_model(name, features_only=True, out_indices=[levels[s] for s in STRIDES], **args)
-        channels = body.feature_info.channels()
+        plain = _is_plain(name)
+        body: Any = PlainTransformer(name) if plain else _hierarchy(name)
+        channels = body.channels if plain else body.feature_info.channels()
         norms = (
             LayerNorm2d(width) if f"backbone.norms.{level}.weight" in state else nn.Identity()
             for level, width in enumerate(channels)
         )
         self.backbone = nn.ModuleDict({"body": body, "norms": nn.ModuleList(norms)})
+        self.backbone["pyramid"] = SimplePyramid(channels[0], body.stride) if plain else nn.Identity()
         self.head = HEADS[recipe["head"]["name"]](recipe["head"], channels, num_classes)
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
         self.load_state_dict({key: value for key, value in state.items() if ".aux_head." not in key})
@@ -62,8 +63,55 @@ class Network(nn.Module):
         if self.channels_last:
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         norms: Any = self.backbone["norms"]
-        logits: Tensor = self.head([norm(level) for norm, level in zip(norms, levels, strict=True)])
+        levels = [norm(level) for norm, level in zip(norms, levels, strict=True)]
+        logits: Tensor = self.head(self.backbone["pyramid"](levels))
         return logits
+
+
+class PlainTransformer(nn.Module):
+    """Images -> a feature (B,D,H/s,W/s) for each of DEPTHS, at the stride s of 8, 16 or 32 px nearest to a patch."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        info = _whole(name).feature_info
+        self.blocks = [max(0, round(depth * len(info)) - 1) for depth in DEPTHS]
+        self.channels, self.patch_px = [info[block]["num_chs"] for block in self.blocks], info[0]["reduction"]
+        self.stride = min(STRIDES[1:], key=lambda stride: max(stride / self.patch_px, self.patch_px / stride))
+        args: dict[str, Any] = {"out_indices": sorted(set(self.blocks)), ANY_GRID: True}
+        self.model: Any = timm.create_model(name, features_only=True, **args).model
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        rows, columns = (side // self.stride for side in image.shape[2:])
+        whole = functional.pad(image, [edge for side in image.shape[:1:-1] for edge in (0, -side % self.patch_px)])
+        indices = sorted(set(self.blocks))
+        found = self.model.forward_intermediates(whole, indices=indices, norm=False, intermediates_only=True)
+        if self.patch_px != self.stride:
+            found = [self._resampled(x)[:, :, :rows, :columns] for x in found]
+        at = dict(zip(indices, found, strict=True))
+        return [at[block] for block in self.blocks]
+
+    def _resampled(self, feature: Tensor) -> Tensor:
+        how: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "recompute_scale_factor": False}
+        return functional.interpolate(feature, scale_factor=self.patch_px / self.stride, **how)
+
+
+class SimplePyramid(nn.Module):
+    """Li 2022 (ViTDet): four features at one stride -> strides 4, 8, 16, 32."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.scalings = nn.ModuleList(self._scaling(width, round(math.log2(stride / goal))) for goal in STRIDES)
+
+    @staticmethod
+    def _scaling(width: int, doublings: int) -> nn.Module:
+        if doublings <= 0:
+            return nn.MaxPool2d(2**-doublings) if doublings else nn.Identity()
+        double = [nn.ConvTranspose2d(width, width, 2, stride=2) for _ in range(doublings)]
+        between = [step for one in double for step in (LayerNorm2d(width), nn.GELU(), one)]
+        return nn.Sequential(*between[2:])
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        return [scale(x) for scale, x in zip(self.scalings, levels, strict=True)]
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -209,6 +257,28 @@ def mean_logits(networks: Sequence[nn.Module], image: Tensor) -> Tensor:
         return logits
     logs = torch.stack([network(image).float().log_softmax(1) for network in networks])
     return (logs.logsumexp(0) - math.log(len(networks))).clamp(min=-60000.0)
+
+
+def _whole(name: str) -> Any:
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+def _takes(model: nn.Module) -> set[str]:
+    return {parameter for cls in type(model).__mro__ for parameter in inspect.signature(cls).parameters}
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is a transformer with features at one stride that takes images of any size."""
+    if not timm.is_model(name) or ANY_GRID not in _takes(whole := _whole(name)):
+        return False
+    return len({level["reduction"] for level in whole.feature_info}) == 1
+
+
+def _hierarchy(name: str) -> Any:
+    levels, takes = _levels(name), _takes(_whole(name))
+    args: dict[str, Any] = {key: value for key, value in ANY_SIZE.items() if key in takes}
+    return timm.create_model(name, features_only=True, out_indices=[levels[s] for s in STRIDES], **args)
 
 
 def _levels(name: str) -> dict[int, int]:

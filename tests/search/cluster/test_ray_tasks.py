@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.util.queue import Queue
 
-from search.cluster.ray_tasks import as_they_end, in_turn, result_of, result_while_told
+from search.cluster.ray_tasks import as_they_end, in_turn, result_of, results_in_turn
 
 
 def work(how: str) -> str:
@@ -57,15 +57,30 @@ def test_a_result_that_was_lost_is_an_error_with_a_remedy(task: ray.remote_funct
         result_of(task.remote("dies"))
 
 
-def tell(lines: Queue) -> None:
-    for line in ("begun", "half"):
-        lines.put(line)
-    raise ValueError("the weights were cut short")
+def tell(lines: Queue, how: str) -> str:
+    lines.put(f"{how} is under way")
+    return work(how)
 
 
-def test_what_a_task_says_is_heard_up_to_its_error(local_ray: None) -> None:
+def heard(hows: list[str], room: int, said: list[str], started: list[str]) -> dict[str, str]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    lines, said = Queue(actor_options={"num_cpus": 0}), list[str]()
+    lines, task = Queue(actor_options={"num_cpus": 0}), ray.remote(max_retries=0)(tell)
+
+    def start(how: str) -> object:
+        started.append(how)
+        return task.remote(lines, how)
+
+    return results_in_turn(hows, start, room, lines, said.append)
+
+
+def test_results_come_by_item_and_all_that_was_said_is_heard(local_ray: None) -> None:
+    said: list[str] = []
+    assert heard(["one", "two", "three"], 2, said, []) == {how: how for how in ("one", "two", "three")}
+    assert sorted(said) == [f"{how} is under way" for how in ("one", "three", "two")]
+
+
+def test_none_is_started_after_one_that_failed_whose_error_is_raised(local_ray: None) -> None:
+    said, started = list[str](), list[str]()
     with pytest.raises(ValueError, match="cut short"):
-        result_while_told(ray.remote(max_retries=0)(tell).remote(lines), lines, said.append)
-    assert said == ["begun", "half"]
+        heard(["raises", "never"], 0, said, started)
+    assert (said, started) == (["raises is under way"], ["raises"])

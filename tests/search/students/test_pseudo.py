@@ -184,3 +184,9 @@ def test_an_unknown_rule_is_refused(command: Command) -> None:
     done = command("--set", "rule=softvote")
     assert done.exit_code == 2
     assert "the teacher must be one of the run's rules, got 'softvote'; choose one of: best_single" in done.stderr
+
+
+def test_a_device_beside_an_address_is_refused(command: Command) -> None:
+    done = command("--address", "local")
+    assert done.exit_code == 2
+    assert "with --address a student holds what the run's trials held, got --device cpu and --ranks 1" in done.stderr

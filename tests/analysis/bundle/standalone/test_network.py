@@ -31,6 +31,8 @@ def recipe_of(backbone: str, head: dict[str, Any]) -> Recipe:
         ("test_resnet", {"name": "linear"}),
         ("test_convnext", KNET),
         ("mobilenetv4_conv_small", UPERNET),
+        ("vit_tiny_patch16_224", UPERNET),
+        pytest.param("vit_small_patch14_dinov2", SEGFORMER, marks=pytest.mark.slow),  # patches that divide no stride
         pytest.param(SWIN, KNET, marks=pytest.mark.slow),
         pytest.param("twins_svt_small", SEGFORMER, marks=pytest.mark.slow),
     ],
@@ -54,7 +56,8 @@ def test_logits_are_those_of_the_projects_network(backbone: str, head: dict[str,
     ("backbone", "head"),
     [
         ("mit_b0", SEGFORMER),
-        ("vit_tiny_patch16_224", UPERNET),
+        ("beitv2_base_patch16_224", UPERNET),
+        ("vit_tiny_patch16_224", {"name": "segmenter"}),
         ("test_convnext", {"name": "unet"}),
         ("test_convnext", MASKS),
     ],

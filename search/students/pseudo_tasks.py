@@ -1,0 +1,61 @@
+"""Runs the steps of pseudo labels as Ray tasks, as many at once as the cluster has room for.
+
+A task holds what a trial of the recipe holds. Files of the run, and of the steps, must lie at the same place on every
+node, as for all stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import ray
+from ray.util.queue import Queue
+
+from analysis.ensembling.pseudo_options import PseudoOptions
+from search.cluster.nodes import live_nodes, num_holders
+from search.cluster.ray_tasks import portable_errors, results_in_turn
+from search.students.finished_run import FinishedRun
+from search.students.pseudo_steps import Setting
+from trainables.worker_process import prepare_worker
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class AsTasks:
+    """A `Runner` in the cluster that this process is connected to."""
+
+    setting: Setting
+    held: Mapping[str, float]  # {"cpu": ..., "gpu": ...} of a task
+
+    @staticmethod
+    def of(finished: FinishedRun, options: PseudoOptions, held: Mapping[str, float]) -> AsTasks:
+        device = "cuda" if held["gpu"] else "cpu"
+        return AsTasks(Setting(finished, options, device, max(1, int(held["gpu"]))), held)
+
+    def __call__(self, steps: Sequence[Callable[[Setting], R]]) -> list[R]:
+        context, cpu, gpu = self.setting.finished.context, self.held["cpu"], self.held["gpu"]
+        lines = Queue(actor_options={"num_cpus": 0})
+        there = replace(self.setting.finished, context=replace(context, say=lines.put))
+        shared = ray.put(replace(self.setting, finished=there))
+        retries = context.space.options.search.max_failures
+        task: Any = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=retries)(run_step)
+
+        def start(number: int) -> Any:
+            return task.remote(shared, steps[number], cpu, gpu)
+
+        room = num_holders(self.held, live_nodes())
+        try:
+            found = results_in_turn(range(len(steps)), start, room, lines, context.say)
+        finally:
+            lines.shutdown()
+        return [found[number] for number in range(len(steps))]
+
+
+@portable_errors
+def run_step(setting: Setting, step: Callable[[Setting], R], cpu: float, gpu: float) -> R:
+    """A Ray task: one step, with this node's own decoded images."""
+    prepare_worker(cpu, gpu)
+    return step(setting)
