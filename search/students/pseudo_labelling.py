@@ -29,6 +29,7 @@ from analysis.pseudo_labels.thresholds import NUM_BINS, Counts, Float, count_pre
 from search.stages.bundle import facts_of, weights_of
 from search.stages.folds import judged_split
 from search.students.finished_run import FinishedRun
+from trainables.device import placed
 from trainables.fit_student import StudentRecord
 from trainables.logits.lineage import trained_on
 from trainables.logits.predict_views import Inference
@@ -158,7 +159,7 @@ class NetworkTeacher:
 
     def _says(self, student: Trained, ids: Sequence[str]) -> Said:
         data, recipe = self.finished.context.data, student.record.recipe
-        model = load_model(recipe, data.index.num_classes, student.folder / BEST_WEIGHTS).to(self.device)
+        model = placed(load_model(recipe, data.index.num_classes, student.folder / BEST_WEIGHTS), self.device)
         inference = Inference.of(recipe, model, self.device, recipe.train.batch_size, data.index.flip_pairs)
         return network_says(inference, data.cache, ids)
 
