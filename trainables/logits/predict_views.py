@@ -74,7 +74,7 @@ def view_batches(
     mode (training or not) that it came in.
     """
     model, device = inference.model, inference.device
-    logits_of = Halving(partial(_forward, inference))
+    logits_of = _Halving(partial(_forward, inference))
     sizes = _equal_sizes(inference, images, ids, view)
     was_training = model.training
     model.to(device).eval()
@@ -96,7 +96,7 @@ def at_label_size(logits: Tensor, size: tuple[int, int]) -> Tensor:  # (B,K,h,w)
     return resize(logits.float(), size)
 
 
-class Halving:
+class _Halving:
     """`forward` of as many images (B,...) at once as the memory has held so far: half as many after each time that they
     did not fit. Raises what `forward` raises where one image does not fit."""
 
