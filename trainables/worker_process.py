@@ -35,11 +35,18 @@ def prepare_worker(cpus: float, gpus: float) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(max(1, int(cpus)))
-    if 0 < gpus < 1:
-        import torch
+    if gpus:
+        _allow_memory(min(gpus, 1.0))
 
-        if torch.cuda.is_available():  # the run has checked it; a test may have made its GPUs up
-            torch.cuda.set_per_process_memory_fraction(gpus)
+
+def _allow_memory(share: float) -> None:
+    """Of the first device: a process that has not used it yet, and shall have all of it, is left as it is."""
+    if share == 1.0 and not ("torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()):
+        return
+    import torch
+
+    if torch.cuda.is_available():  # the run has checked it; a test may have made its GPUs up
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from analysis.bundle.manifest import Bundle, BundleError, Member
 from analysis.postprocess.label_map import postprocess
 from analysis.voting import probabilities, votes
+from trainables.device import placed
 from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.view import Tile, View
 from trainables.models.load import load_network
@@ -64,7 +65,7 @@ class Predictor:
         self._batch_size = batch_size
         self._flip_pairs = manifest.flip_pairs
         self._members = manifest.members
-        self._models = [_load(bundle, member).to(self.device) for member in manifest.members]
+        self._models = [placed(_load(bundle, member), self.device) for member in manifest.members]
         if compiled:
             self._models = [compile_network(model, self.device) for model in self._models]
 

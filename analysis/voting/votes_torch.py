@@ -18,8 +18,10 @@ from torch.nn.functional import interpolate
 from analysis.voting.probabilities import finite_logits
 from analysis.voting.stacker import LEAST
 from analysis.voting.votes import Labels, Vote, stacked_by_map, used_by
+from trainables.device import float32_products
 from trainables.logits.store import LogitStore
 from trainables.metrics import confusion_torch
+from trainables.worker_process import is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
     from analysis.voting.view_config import ViewConfig
@@ -28,17 +30,37 @@ BLOCK = 2**18  # pixels voted on at once: bounds the memory of V scores each
 
 
 class DeviceCounter:
-    """Counts votes on `device`, such as "cuda"."""
+    """Counts votes on `device`, such as "cuda". Once an image's probabilities do not fit its memory, they lie in the
+    host's, and go to the device a block at a time: the same numbers, more slowly."""
 
     def __init__(self, stores: Sequence[LogitStore], device: str) -> None:
         self.stores, self.device = stores, torch.device(device)
+        self.fits = True
+        self.forget()
+
+    def forget(self) -> None:
         self.image_id, self.q = "", torch.empty(0)  # (M,K,P): zeros for members that no vote has used
         self.seen: dict[int, tuple[tuple[str, ...], float]] = {}  # what lies in q, by member
 
-    @torch.inference_mode()
     def count(self, view_config: ViewConfig, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
+        try:
+            return self._count(view_config, image_id, label, votes)
+        except Exception as error:
+            if not self.fits or not is_out_of_memory(error):
+                raise
+        self.fits = False
+        self.forget()
+        release_memory()  # after the exception, whose frames held what did not fit
+        return self._count(view_config, image_id, label, votes)
+
+    def room(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, device=self.device if self.fits else "cpu")
+
+    @torch.inference_mode()
+    def _count(self, view_config: ViewConfig, image_id: str, label: Labels, votes: Sequence[Vote]) -> NDArray[np.int64]:
         truth = torch.from_numpy(np.array(label)).to(self.device).reshape(-1)
-        labelled = labels_on_device(self.probabilities(view_config, image_id, used_by(votes)), votes)
+        with float32_products("off"):
+            labelled = labels_on_device(self.probabilities(view_config, image_id, used_by(votes)), votes, self.device)
         num_classes = len(self.stores[0].header.classes)
         return torch.stack([confusion_torch(truth, row, num_classes) for row in labelled]).cpu().numpy()
 
@@ -48,23 +70,24 @@ class DeviceCounter:
         size = self.stores[0].sizes[image_id]
         if image_id != self.image_id:
             shape = len(self.stores), len(self.stores[0].header.classes), *size
-            self.image_id, self.q, self.seen = image_id, torch.zeros(shape, device=self.device), {}
+            self.image_id, self.q, self.seen = image_id, self.room(shape), {}
         for m in members:
             wanted = views, temperature = view_config.views[m], view_config.temperatures[m]
             if self.seen.get(m) != wanted:
-                self.q[m] = 0
+                total = torch.zeros(self.q.shape[1:], device=self.device)
                 for view in views:
                     grid = torch.from_numpy(finite_logits(self.stores[m], view, image_id)).to(self.device)
                     tempered = grid * float(np.float32(1 / temperature)) if temperature != 1 else grid
                     up = interpolate(tempered[None], size, mode="bilinear", align_corners=False)[0]
-                    self.q[m].add_(up.softmax(0), alpha=1 / len(views))
+                    total.add_(up.softmax(0), alpha=1 / len(views))
+                self.q[m] = total
                 self.seen[m] = wanted
         return self.q.flatten(2)
 
 
-def labels_on_device(q: Tensor, votes: Sequence[Vote]) -> Tensor:
-    """Probabilities (M,K,P) to labels (V,P) uint8 on the device of q, a row per vote."""
-    blocks = [_block_labels(block, votes) for block in torch.split(q, BLOCK, dim=2)]
+def labels_on_device(q: Tensor, votes: Sequence[Vote], device: torch.device) -> Tensor:
+    """Probabilities (M,K,P), wherever they lie, to labels (V,P) uint8 on the device, a row per vote."""
+    blocks = [_block_labels(block.to(device), votes) for block in torch.split(q, BLOCK, dim=2)]
     return torch.cat(blocks, dim=1)
 
 

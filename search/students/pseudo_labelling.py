@@ -29,6 +29,7 @@ from search.stages.bundle import facts_of, weights_of
 from search.stages.folds import judged_split
 from search.students.finished_run import FinishedRun
 from search.students.pseudo_steps import Setting
+from trainables.device import placed
 from trainables.fit_student import StudentRecord
 from trainables.logits.lineage import trained_on
 from trainables.logits.predict_views import Inference
@@ -148,7 +149,7 @@ class NetworkTeacher:
 
 def _says(setting: Setting, student: Trained, ids: Sequence[str]) -> Said:
     data, recipe = setting.finished.context.data, student.record.recipe
-    model = load_model(recipe, data.index.num_classes, student.folder / BEST_WEIGHTS).to(setting.device)
+    model = placed(load_model(recipe, data.index.num_classes, student.folder / BEST_WEIGHTS), setting.device)
     inference = Inference.of(recipe, model, setting.device, recipe.train.batch_size, data.index.flip_pairs)
     return network_says(inference, data.cache, ids)
 

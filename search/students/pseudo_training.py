@@ -16,6 +16,7 @@ from search.students.pseudo_plans import StudentPlan
 from search.students.pseudo_steps import Setting
 from trainables.data.augment.train_set import ExtraImages
 from trainables.data.label_overlay import LabelOverlay
+from trainables.device import placed
 from trainables.fit_student import StudentJob, fit_student
 from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.view import View
@@ -34,7 +35,7 @@ def count_network(
 ) -> Counts:  # (N,K,K), in the order of ids
     """Counts of one network in its plain view."""
     data, device = setting.finished.context.data, setting.device
-    model = load_model(recipe, data.index.num_classes, weights).to(device)
+    model = placed(load_model(recipe, data.index.num_classes, weights), device)
     inference = Inference.of(recipe, model, device, recipe.train.batch_size, data.index.flip_pairs)
     found: dict[str, Counts] = {}
     for image_id, logits in view_logits(inference, data.cache, ids, View()):

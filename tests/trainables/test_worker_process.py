@@ -31,6 +31,15 @@ def test_a_holder_sees_what_it_holds(fractions: list[float], gpus: float, visibl
     assert fractions == asked
 
 
+def test_a_worker_that_held_a_share_gets_the_whole_back(
+    fractions: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    prepare_worker(2, 0.5)
+    prepare_worker(2, 1.0)
+    assert fractions == [0.5, 1.0]
+
+
 class AcceleratorError(RuntimeError):
     """As torch's own, which cannot be made without a device."""
 

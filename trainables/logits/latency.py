@@ -16,6 +16,7 @@ from statistics import median
 import torch
 
 from trainables.data.cache import Cache
+from trainables.device import placed
 from trainables.files import write_text
 from trainables.logits.predict_views import Inference, view_logits
 from trainables.logits.sources import ImageSource
@@ -49,7 +50,7 @@ def measure_costs(
     for part, weights in networks.items():
         if {view.name for view in views} <= read_ms(folders[part])[1].keys():
             continue
-        model = load_network(candidate.recipe, cache.index.num_classes, weights).to(device)
+        model = placed(load_network(candidate.recipe, cache.index.num_classes, weights), device)
         inference = Inference.of(candidate.recipe, model, device, batch_size=1)
         # a flip or a turn changes nothing: what differs between these is noise
         taken: dict[tuple[float, Tile | None], list[float]] = {}

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,15 +23,14 @@ from torch import Tensor
 
 from trainables.data.augment.normalise import normalise
 from trainables.data.augment.pipeline import view_size
+from trainables.device import autocast_dtype, float32_products, memory_layout
 from trainables.logits.sources import ImageSource
 from trainables.logits.tiles import tiled_logits
 from trainables.logits.view import View
 from trainables.models.probability_mean import Network
 from trainables.models.resize import resize
-from trainables.recipe.recipe import Recipe
+from trainables.recipe.recipe import Amp, Recipe
 from trainables.worker_process import is_out_of_memory, release_memory
-
-Amp = Literal["auto", "bf16", "fp16", "off"]
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,6 @@ class Inference:
         return cls(model, recipe.augmentation.short_px, device, batch_size, recipe.train.amp, flip_pairs)
 
 
-def autocast_dtype(amp: Amp, device: str) -> torch.dtype | None:
-    """The low precision that `amp` asks for on this device, or None; 'auto' is bf16 on a GPU that computes in it."""
-    if amp == "auto":
-        native = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else None
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
-
-
 def view_logits(
     inference: Inference, images: ImageSource, ids: Sequence[str], view: View
 ) -> Iterator[tuple[str, NDArray[np.float16]]]:
@@ -84,13 +74,12 @@ def view_batches(
     mode (training or not) that it came in.
     """
     model, device = inference.model, inference.device
-    dtype = autocast_dtype(inference.amp, device)
-    logits_of = _Halving(partial(_forward, model, dtype=dtype))
+    logits_of = _Halving(partial(_forward, inference))
     sizes = _equal_sizes(inference, images, ids, view)
     was_training = model.training
     model.to(device).eval()
     try:
-        for batch_ids, batch in _ahead(images, sizes, view):
+        for batch_ids, batch in _ahead(images, sizes, view, device):
             images_there = batch.to(device, non_blocking=True)
             if view.tile is None:
                 found = logits_of(images_there)
@@ -127,8 +116,9 @@ class _Halving:
 
 
 @torch.no_grad()  # not inference_mode: what a backbone caches here must serve in training too
-def _forward(model: Network, images: Tensor, *, dtype: torch.dtype | None) -> Tensor:  # (B,3,H,W) uint8 -> (B,K,h,w)
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+def _forward(inference: Inference, images: Tensor) -> Tensor:  # (B,3,H,W) uint8 -> (B,K,h,w)
+    model, dtype = inference.model, autocast_dtype(inference.amp, inference.device)
+    with float32_products(inference.amp), torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
         logits: Tensor = model(normalise(images, model.mean, model.std))
     return logits
 
@@ -156,13 +146,13 @@ def _equal_sizes(
 
 
 def _ahead(
-    images: ImageSource, batches: list[tuple[tuple[int, int], list[str]]], view: View
+    images: ImageSource, batches: list[tuple[tuple[int, int], list[str]]], view: View, device: str
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Read one batch while the model works on another."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: deque[tuple[list[str], Future[Tensor]]] = deque()
         for size, batch_ids in batches:
-            pending.append((batch_ids, pool.submit(_read, images, batch_ids, size, view)))
+            pending.append((batch_ids, pool.submit(_read, images, batch_ids, size, view, device)))
             if len(pending) == 2:
                 done_ids, future = pending.popleft()
                 yield done_ids, future.result()
@@ -170,10 +160,13 @@ def _ahead(
             yield done_ids, future.result()
 
 
-def _read(images: ImageSource, ids: list[str], size: tuple[int, int], view: View) -> Tensor:  # -> (B,3,h,w) uint8
+def _read(
+    images: ImageSource, ids: list[str], size: tuple[int, int], view: View, device: str
+) -> Tensor:  # -> (B,3,h,w) uint8
     height, width = size
     batch = np.empty((len(ids), height, width, 3), dtype=np.uint8)
     for i, image_id in enumerate(ids):
         # bilinear also where it shrinks: what the model saw in training
         batch[i] = cv2.resize(images.image(image_id), (width, height), interpolation=cv2.INTER_LINEAR)
-    return view.apply(torch.from_numpy(batch).permute(0, 3, 1, 2)).contiguous()
+    seen = view.apply(torch.from_numpy(batch).permute(0, 3, 1, 2)).contiguous(memory_format=memory_layout(device))
+    return seen.pin_memory() if device.startswith("cuda") else seen  # else the copy would wait for the model

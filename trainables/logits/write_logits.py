@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from trainables.data.augment.pipeline import view_size
 from trainables.data.cache import Cache
 from trainables.data.index import SegIndex, Split
+from trainables.device import placed
 from trainables.logits.lineage import FoldModel, Lineage, trained_on, write_lineage
 from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.quantise import decode, encode
@@ -180,7 +181,7 @@ def _passes_of(candidate: Candidate, index: SegIndex, split: Split, device: str)
     recipe = candidate.recipe
 
     def inference(network: Network) -> Inference:
-        return Inference.of(recipe, network.to(device), device, recipe.train.batch_size, index.flip_pairs)
+        return Inference.of(recipe, placed(network, device), device, recipe.train.batch_size, index.flip_pairs)
 
     network = load_network(recipe, index.num_classes, candidate.weights)
     whole = inference(network)

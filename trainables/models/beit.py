@@ -9,7 +9,6 @@ model serves all sizes.
 
 from __future__ import annotations
 
-import bisect
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -108,31 +107,28 @@ def resize_to(grid: tuple[int, int], window: tuple[int, int], device: torch.devi
     index = gen_relative_position_index(grid, device=device)
     if tuple(grid) == tuple(window):
         return Resizing(index, None, None)
-    rows, columns = (
-        torch.tensor(offset_weights(known, wanted), device=device) for known, wanted in zip(window, grid, strict=True)
-    )
+    rows, columns = (offset_weights(known, wanted, device) for known, wanted in zip(window, grid, strict=True))
     return Resizing(index, rows, columns)
 
 
-@functools.cache
-def offset_weights(known: int, wanted: int) -> list[list[float]]:
-    """(2*wanted-1, 2*known-1): each new offset, from -(wanted-1) to wanted-1, as a mean of two known ones."""
-    distances = [0.0]
+def offset_weights(known: int, wanted: int, device: torch.device) -> Tensor:
+    """(2*wanted-1, 2*known-1): each new offset, from -(wanted-1) to wanted-1, as a mean of two known ones.
+
+    Computed where it is needed: a table that came from the host would wait for the device in every step.
+    """
+    steps = torch.arange(1 - known, known, dtype=torch.float64, device=device)
     ratio = _ratio(known - 1, wanted - 1)
-    for i in range(known - 1):
-        distances.append(distances[-1] + ratio**i)
-    positions = [-distance for distance in distances[:0:-1]] + distances
-    weights = []
-    for offset in range(1 - wanted, wanted):
-        left = min(max(bisect.bisect_right(positions, offset) - 1, 0), len(positions) - 2)
-        share = (offset - positions[left]) / (positions[left + 1] - positions[left])
-        share = min(max(share, 0.0), 1.0)
-        row = [0.0] * len(positions)
-        row[left], row[left + 1] = 1.0 - share, share
-        weights.append(row)
-    return weights
+    positions = steps.sign() * (ratio ** steps.abs() - 1) / (ratio - 1)  # sums of a geometric progression
+    offsets = torch.arange(1 - wanted, wanted, dtype=torch.float64, device=device)
+    offsets = offsets.clamp(positions[0], positions[-1])[:, None]
+    gaps = positions.diff()
+    rising = (offsets - positions[:-1]) / gaps  # 0 to 1 in the gap before a known offset
+    falling = 1 - rising  # 1 to 0 in the gap after it
+    edge = torch.full_like(offsets, torch.inf)
+    return torch.minimum(torch.cat([edge, rising], 1), torch.cat([falling, edge], 1)).clamp(0, 1).float()
 
 
+@functools.cache
 def _ratio(steps: int, distance: int) -> float:
     """The ratio in [1.01, 1.5] with which `steps` steps, the first of length 1, reach `distance`, or nearly."""
     low, high = 1.01, 1.5

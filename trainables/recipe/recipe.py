@@ -187,12 +187,15 @@ class Optimizer(Config):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
 
 
+Amp = Literal["auto", "bf16", "fp16", "tf32", "off"]
+
+
 class Train(Config):
     num_epochs: Annotated[int, Field(ge=1)] = 60
     batch_size: Annotated[int, Field(ge=1)] = 8
     accumulate: Annotated[int, Field(ge=1)] = 1  # a batch is split in this many micro-batches
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.999
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    amp: Amp = "auto"  # what each means: trainables/device.py
     num_workers: Annotated[int, Field(ge=0)] = 4
     compile: bool = False  # torch.compile the training step: quicker, the same numbers but for rounding
     grad_checkpointing: bool = False  # the backbone's activations are computed again in the backward pass: less memory

@@ -16,7 +16,8 @@ import torch
 from trainables.data.augment.consistency_set import ConsistencySet
 from trainables.data.augment.pipeline import write_pipeline
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
-from trainables.logits.predict_views import Inference, autocast_dtype
+from trainables.device import autocast_dtype, float32_products
+from trainables.logits.predict_views import Inference
 from trainables.ranks import ALONE, Ranks
 from trainables.training.checkpoint import (
     about_best,
@@ -31,7 +32,7 @@ from trainables.training.epoch import Diverged, train_epoch
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState, prepare, steps_of
 from trainables.training.trial import Trial
-from trainables.training.validate import no_scores, validate
+from trainables.training.validate import Scores, no_scores, validate
 from trainables.worker_process import is_out_of_memory
 
 AUGMENTATION_JSON = "augmentation.json"  # the resolved pipeline, in albumentations' own serialisation
@@ -47,6 +48,10 @@ class EpochReport:
 
 
 Report = Callable[[EpochReport], None]
+
+
+class OutOfMemory(RuntimeError):
+    """The device's memory does not hold the trial."""
 
 
 class DoesNotFit(RuntimeError):
@@ -66,7 +71,8 @@ def attempt(
     clock: Callable[[], float],
     ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Train to the last epoch and return its metrics. Raises DoesNotFit and Diverged, on all ranks or on one."""
+    """Train to the last epoch and return its metrics. Raises DoesNotFit, OutOfMemory where no smaller micro-batch
+    would help, and Diverged, on all ranks or on one."""
     state: TrainingState | None = None
     if trial.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(trial.device)  # an earlier trial's, where a worker is used again
@@ -75,9 +81,10 @@ def attempt(
         state, loss = prepare(trial, autocast, resume_from=resume_from, accumulate=accumulate, ranks=ranks)
         if ranks.is_first:
             take_weights(resume_from, trial.out_dir)  # those there may be another trial's: a worker uses folders again
-        return _epochs(trial, state, loss, report, autocast, clock)
+        with float32_products(trial.recipe.train.amp):
+            return _epochs(trial, state, loss, report, autocast, clock)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
         raise DoesNotFit(state.accumulate if state else accumulate, str(error)) from error
 
@@ -139,7 +146,7 @@ def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> Non
     batch_size = max(1, recipe.train.batch_size // (state.accumulate * ranks.count))
     inference = Inference.of(recipe, state.evaluated, trial.device, batch_size)
     ids = trial.split.val_ids
-    scores = validate(inference, loss, trial.cache, ids, ranks) if ids else no_scores(trial.cache.index.num_classes)
+    scores = _scores(inference, loss, trial, ranks) if ids else no_scores(trial.cache.index.num_classes)
     if ids and not np.isfinite(scores.loss):
         raise Diverged(f"the validation loss was {scores.loss} after epoch {state.epoch + 1}")
     state.epoch += 1
@@ -152,6 +159,20 @@ def _validate(state: TrainingState, loss: SegmentationLoss, trial: Trial) -> Non
     state.metrics["accumulate"] = state.accumulate
     if trial.device.startswith("cuda"):
         state.metrics["peak_gb"] = torch.cuda.max_memory_allocated(trial.device) / 2**30
+
+
+def _scores(inference: Inference, loss: SegmentationLoss, trial: Trial, ranks: Ranks) -> Scores:
+    """Validation goes down to one image at a time by itself: smaller micro-batches of training would not help it."""
+    try:
+        return validate(inference, loss, trial.cache, trial.split.val_ids, ranks)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"{trial.device} ran out of memory on one image of val beside the trial's state, with backbone "
+            f"{trial.recipe.backbone.name} and augmentation.short_px {trial.recipe.augmentation.short_px}; use a "
+            f"smaller short_px or a smaller backbone ({str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def _write_weights(state: TrainingState, trial: Trial, miou: float) -> None:

@@ -4,7 +4,7 @@ Every epoch is reported with a folder that holds `state.pt` (to resume) and the 
 
 Equal recipes give equal numbers, bit for bit on a CPU with the same number of threads, resumed or not. On a GPU the
 bilinear upsampling's backward pass adds in no fixed order; torch's deterministic mode is slower there, and left to the
-caller, as is the number of threads.
+caller, as is the number of threads. What `trainables.device` sets of precision and algorithms, it sets back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from trainables.recipe.recipe import Recipe
-from trainables.training.attempt import DoesNotFit, EpochReport, Report, attempt
+from trainables.training.attempt import DoesNotFit, EpochReport, OutOfMemory, Report, attempt
 from trainables.training.batch import check_batch
 from trainables.training.checkpoint import LAST
 from trainables.training.epoch import Diverged
@@ -29,10 +29,6 @@ from trainables.training.launch_ranks import attempt_on_ranks
 from trainables.training.trial import Trial
 
 __all__ = ["Diverged", "EpochReport", "OutOfMemory", "Trial", "fit"]
-
-
-class OutOfMemory(RuntimeError):
-    """The device's memory does not hold the trial."""
 
 
 def fit(
@@ -55,8 +51,9 @@ def fit(
     with val/miou 0.0, without a state.pt, and raises Diverged. Without images to validate on, which only a trial with
     snapshots may lack, no epoch is the best one, and the scores of val are NaN.
 
-    Raises OutOfMemory where a single image does not fit, and ValueError for a batch larger than the train split or not
-    divisible by the ranks and micro-batches, an empty split, or a `resume_from` that is another trial's.
+    Raises OutOfMemory where a single image does not fit, in training or validation, and ValueError for a batch larger
+    than the train split or not divisible by the ranks and micro-batches, an empty split, or a `resume_from` that is
+    another trial's.
     """
     _check(trial, num_ranks)
     trial.out_dir.mkdir(parents=True, exist_ok=True)

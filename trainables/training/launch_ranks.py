@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from trainables.ranks import Ranks, joined
-from trainables.training.attempt import DoesNotFit, Report, attempt
+from trainables.training.attempt import DoesNotFit, OutOfMemory, Report, attempt
 from trainables.training.epoch import Diverged
 from trainables.training.trial import Trial
 
@@ -110,7 +110,7 @@ def _hear_out(first: Connection, report: Report) -> None:
 
 def _cause(processes: Sequence[BaseProcess], rank: int, error: BaseException) -> BaseException:
     """The error that `rank` raised; or the death of another rank, which made this one lose the connection."""
-    lost_connection = isinstance(error, RuntimeError) and not isinstance(error, DoesNotFit | Diverged)
+    lost_connection = isinstance(error, RuntimeError) and not isinstance(error, DoesNotFit | OutOfMemory | Diverged)
     for other in range(len(processes) if lost_connection else 0):
         if other != rank:
             processes[other].join(_BEREAVED_S)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, LovaszLoss
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,8 +29,8 @@ _FOCAL_GAMMA = 2.0  # the paper's choice
 class SegmentationLoss(nn.Module):
     """The plain sum of a loss's terms.
 
-    Terms over pixels (cross-entropy, focal) are means weighted by the class of the truth. Terms over classes (Dice and
-    Lovász, from smp) take every class of the batch alike already, and no class weights.
+    Terms over pixels (cross-entropy, focal) are means weighted by the class of the truth. Terms over classes (smp's
+    Dice, and Lovász) take every class of the batch alike already, and no class weights.
     """
 
     class_weight: Tensor | None  # (K,)
@@ -41,7 +41,6 @@ class SegmentationLoss(nn.Module):
         self.ignore_index = ignore_index
         self.register_buffer("class_weight", class_weight)
         self.dice = DiceLoss(MULTICLASS_MODE, ignore_index=ignore_index)
-        self.lovasz = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_index)
 
     def weight(self, label: Tensor) -> Tensor:  # (B,H,W) -> ()
         """Weight of these labels in a mean over batches: their pixels, by class weight where there is one."""
@@ -69,15 +68,43 @@ class SegmentationLoss(nn.Module):
             loss: Tensor = self.dice(logits, label)
             return loss
         if name == "lovasz":
-            # smp gives an empty (0,K) tensor, not a scalar, where every pixel is ignored
-            loss = self.lovasz(logits, label)
-            return loss if loss.ndim == 0 else logits.sum() * 0.0
+            return lovasz_softmax(logits.softmax(1), label, self.ignore_index)
         per_pixel = F.cross_entropy(logits, label, ignore_index=self.ignore_index, reduction="none")  # (B,H,W)
         if name == "focal":
             per_pixel = per_pixel * (1.0 - torch.exp(-per_pixel)) ** _FOCAL_GAMMA
         if self.class_weight is not None:
             per_pixel = per_pixel * self.class_weight[label.clamp_max(len(self.class_weight) - 1)]
         return per_pixel.sum() / weight.clamp_min(1e-12)
+
+
+def lovasz_softmax(probabilities: Tensor, label: Tensor, ignore_index: int) -> Tensor:  # (B,K,H,W), (B,H,W) -> ()
+    """The mean over the classes that occur of the Lovász extension of their Jaccard loss (Berman et al. 2018, eq. 8).
+
+    All classes are sorted at once, and nothing is read back from the device. The sums are of whole numbers, hence the
+    same in any order.
+    """
+    flat = probabilities.transpose(0, 1).flatten(1)  # (K,P)
+    counts = (label != ignore_index).flatten()  # (P,)
+    kinds = torch.arange(len(flat), device=label.device)[:, None]
+    truth = (label.flatten() == kinds) & counts  # (K,P)
+    errors = torch.where(counts, (truth.float() - flat).abs(), 0.0)
+    present = truth.any(1)
+    per_class = (errors * jaccard_growth(errors.detach(), truth, counts)).sum(1)
+    return (per_class * present).sum() / present.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def jaccard_growth(errors: Tensor, truth: Tensor, counts: Tensor) -> Tensor:  # (K,P), (K,P) bool, (P,) bool -> (K,P)
+    """By how much a class's Jaccard loss grows as each pixel joins the wrong ones, largest error first (Berman et al.,
+    algorithm 1); 0 for pixels that do not count."""
+    order = errors.masked_fill(~counts, -1.0).argsort(dim=1, descending=True)
+    found = truth.gather(1, order)
+    total = truth.sum(1, keepdim=True)
+    missed = found.cumsum(1, dtype=torch.int32)
+    added = (~found).cumsum(1, dtype=torch.int32)
+    jaccard = 1.0 - (total - missed).float() / (total + added).float()
+    growth = torch.cat([jaccard[:, :1], jaccard.diff(dim=1)], dim=1)
+    return torch.zeros_like(errors).scatter_(1, order, growth).masked_fill_(~counts, 0.0)
 
 
 def inverse_sqrt_weights(class_pixels: NDArray[np.int64]) -> NDArray[np.float32]:  # (K,) -> (K,)

@@ -62,7 +62,7 @@ def footprint(recipe: Recipe, num_classes: int, *, low_precision: bool) -> Footp
 
     Raises ValueError where the network cannot be built or does not take the crop.
     """
-    low = {"auto": low_precision, "off": False}.get(recipe.train.amp, True)
+    low = {"auto": low_precision, "bf16": True, "fp16": True}.get(recipe.train.amp, False)
     kept: dict[str, Any] = {
         "augmentation": Augmentation(crop_px=recipe.augmentation.crop_px),
         "train": Train(grad_checkpointing=recipe.train.grad_checkpointing, amp="bf16" if low else "off"),

@@ -17,6 +17,8 @@ from trainables.recipe.recipe import Optimizer
 if TYPE_CHECKING:
     from trainables.models.segmentor import Segmentor
 
+FUSED = ("adamw", "sgd")  # torch's; timm's own optimisers have no such switch
+
 
 def build_optimizer(model: Segmentor, cfg: Optimizer) -> torch.optim.Optimizer:
     """Layer i of the backbone's L learns at lr * layer_decay^(L - i); the head at lr.
@@ -32,8 +34,8 @@ def build_optimizer(model: Segmentor, cfg: Optimizer) -> torch.optim.Optimizer:
             "that has none; use layer_decay 1 or another backbone"
         )
     on_cuda = next(model.parameters()).device.type == "cuda"
-    # one kernel for all tensors instead of one each; timm's own optimisers have no such switch
-    options: dict[str, Any] = {"fused": True} if on_cuda and cfg.name == "adamw" else {}
+    # one kernel for all tensors instead of one each
+    options: dict[str, Any] = {"fused": True} if on_cuda and cfg.name in FUSED else {}
     return create_optimizer_v2(
         model,
         opt=cfg.name,

@@ -25,8 +25,9 @@ from trainables.data.augment.normalise import normalise
 from trainables.data.augment.train_set import TrainSet, train_loader
 from trainables.data.cache import Cache
 from trainables.data.index import Split
+from trainables.device import autocast_dtype, float32_products, memory_layout, placed
 from trainables.files import write_text
-from trainables.logits.predict_views import Inference, autocast_dtype
+from trainables.logits.predict_views import Inference
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
 from trainables.plain_json import read_object
@@ -35,6 +36,7 @@ from trainables.recipe.recipe import Loss, Recipe
 from trainables.training.checkpoint import about_best, save_best
 from trainables.training.losses import build_loss
 from trainables.training.validate import validate
+from trainables.worker_process import is_out_of_memory, release_memory
 
 SOUP_JSON = "soup.json"
 BATCH_NORM_IMAGES = 64  # that batch norms see again; at 6 x 6 positions a stage's mean has a relative error of 2%
@@ -186,7 +188,7 @@ def check_same(first: Ingredient, wanted: Weights, other: Ingredient, found: Wei
 
 def scorer(recipe: Recipe, cache: Cache, split: Split, device: str) -> Score:
     """A function that scores weights as `recipe`'s trial does its own, once batch norms' statistics are estimated."""
-    model = build_segmentor(recipe, cache.index.num_classes, pretrained=False).to(device)
+    model = placed(build_segmentor(recipe, cache.index.num_classes, pretrained=False), device)
     loss = build_loss(Loss(), cache.index.num_classes).to(device)  # not read: what decides is the mIoU
     micro_batch = max(1, recipe.train.batch_size // recipe.train.accumulate)
     images = training_images(recipe, cache, split, micro_batch) if has_batch_norm(model) else []
@@ -214,20 +216,36 @@ def training_images(recipe: Recipe, cache: Cache, split: Split, batch_size: int)
 def estimate_batch_norms(model: Segmentor, images: Sequence[Tensor], recipe: Recipe, device: str) -> None:
     """Set running statistics to the plain mean over `images` (batches of B,3,H,W uint8); without any, they stay.
 
-    As torch's `update_bn`, but for a frozen backbone, whose statistics are part of its weights and stay too.
+    As torch's `update_bn`, but for a frozen backbone, whose statistics are part of its weights and stay too. Where a
+    batch does not fit the device, all of them are halved.
     """
-    if not images:
-        return
-    was_training, dtype = model.training, autocast_dtype(recipe.train.amp, device)
+    while images:
+        try:
+            _estimate(model, images, recipe, device)
+            return
+        except Exception as error:
+            largest = max(map(len, images))
+            if largest == 1 or not is_out_of_memory(error):
+                raise
+        release_memory()  # after the exception, whose frames held what did not fit
+        images = [half for batch in images for half in torch.split(batch, largest // 2)]
+
+
+def _estimate(model: Segmentor, images: Sequence[Tensor], recipe: Recipe, device: str) -> None:
+    was_training, amp, dtype = model.training, recipe.train.amp, autocast_dtype(recipe.train.amp, device)
     learning = (module for module in model.train().modules() if isinstance(module, _BatchNorm) and module.training)
     momenta = {norm: norm.momentum for norm in learning}
     for norm in momenta:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean
     torch.manual_seed(recipe.seed)  # dropout is on, as where the statistics came from: equal masks for equal numbers
-    with torch.no_grad(), torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
-        for batch in images:
-            model(normalise(batch.to(device), model.mean, model.std))
-    for norm, momentum in momenta.items():
-        norm.momentum = momentum
-    model.train(was_training)
+    autocast = torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None)
+    try:
+        with torch.no_grad(), float32_products(amp), autocast:
+            for batch in images:
+                shown = batch.to(device).contiguous(memory_format=memory_layout(device))
+                model(normalise(shown, model.mean, model.std))
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        model.train(was_training)

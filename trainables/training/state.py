@@ -18,6 +18,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from trainables.data.index import Split
+from trainables.device import placed
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import fingerprint, load_weights
 from trainables.ranks import ALONE, Ranks
@@ -166,9 +167,7 @@ def _build_model(trial: Trial, ranks: Ranks, *, pretrained: bool | None) -> Segm
     built = build_segmentor(recipe, trial.cache.index.num_classes, pretrained=pretrained)
     if trial.start_from is not None:
         built.load_state_dict(load_weights(trial.start_from))
-    # tensor cores read channels-last; a CPU gains by it in some layers only
-    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    model: Segmentor = built.to(device=device, memory_format=layout)  # type: ignore[call-overload, unused-ignore]
+    model = placed(built, device)
     if ranks.count > 1:
         synchronise(model, device)
     if recipe.train.grad_checkpointing:

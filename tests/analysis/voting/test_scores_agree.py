@@ -28,6 +28,7 @@ from trainables.metrics import confusion
 VIEWS = ("s1.00-none", "s1.50-none")
 IDS = tuple(f"{i}.jpg" for i in range(11))
 NUM_MEMBERS, NUM_CLASSES = 3, 4
+CPU = torch.device("cpu")
 
 
 def size_of(image_id: str) -> tuple[int, int]:
@@ -183,7 +184,7 @@ def test_a_torch_device_labels_as_the_kernels_do(stores: list[LogitStore]) -> No
         q = seen(stores, batch.view_config, image_id)
         on_device = DeviceCounter(stores, "cpu").probabilities(batch.view_config, image_id, range(NUM_MEMBERS))
         np.testing.assert_allclose(on_device.numpy(), q, atol=1e-5)
-        found = labels_on_device(on_device, batch.votes).numpy()
+        found = labels_on_device(on_device, batch.votes, CPU).numpy()
         differs = found != labels_by_vote(q, batch.votes)
         for row, vote in zip(differs, batch.votes, strict=True):
             assert (two_highest_apart(q, vote)[row] < 1e-5).all()
@@ -197,7 +198,7 @@ def test_ties_fall_as_the_kernels_let_them() -> None:
     q = rng.integers(0, 3, (NUM_MEMBERS, NUM_CLASSES, 500)).astype(np.float32) / 4  # ties everywhere
     votes = [Vote(kind, np.ones((NUM_MEMBERS, NUM_CLASSES), np.float32)) for kind in ("soft", "geometric", "hard")]
     votes.append(Vote("hard", np.array([[0] * 4, [1] * 4, [1] * 4], np.float32)))  # the first member is left out
-    np.testing.assert_array_equal(labels_on_device(torch.from_numpy(q), votes).numpy(), labels_by_vote(q, votes))
+    np.testing.assert_array_equal(labels_on_device(torch.from_numpy(q), votes, CPU).numpy(), labels_by_vote(q, votes))
 
 
 def test_counts_by_a_device_are_the_kernels(stores: list[LogitStore]) -> None:
@@ -207,9 +208,28 @@ def test_counts_by_a_device_are_the_kernels(stores: list[LogitStore]) -> None:
         assert np.abs(found - expected).sum() <= 2e-5 * expected.sum()
 
 
+class Full(DeviceCounter):
+    """On a device that holds no image's probabilities; what is asked of the host lies there."""
+
+    def room(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().room(shape)
+
+
+def test_probabilities_that_do_not_fit_lie_in_the_hosts_memory_and_count_the_same(stores: list[LogitStore]) -> None:
+    batch = batches()[0][1]
+    plain, full = DeviceCounter(stores, "cpu"), Full(stores, "cpu")
+    for image_id in IDS[:3]:
+        counted = [c.count(batch.view_config, image_id, Blocks().label(image_id), batch.votes) for c in (plain, full)]
+        np.testing.assert_array_equal(*counted)
+    assert plain.fits
+    assert not full.fits
+
+
 def test_an_image_larger_than_a_block_is_labelled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     q = rng.uniform(size=(NUM_MEMBERS, NUM_CLASSES, 250)).astype(np.float32)
-    whole = labels_on_device(torch.from_numpy(q), batches()[0][1].votes)
+    whole = labels_on_device(torch.from_numpy(q), batches()[0][1].votes, CPU)
     monkeypatch.setattr(votes_torch, "BLOCK", 64)
-    assert torch.equal(labels_on_device(torch.from_numpy(q), batches()[0][1].votes), whole)
+    assert torch.equal(labels_on_device(torch.from_numpy(q), batches()[0][1].votes, CPU), whole)

@@ -25,7 +25,10 @@ BRANCHES = "model.head={choice: {segformer: {}, upernet: {channels: {int: [4, 64
         ("train={batch_size: {float: [4, 8]}, accumulate: 1}", "train.batch_size: must be a whole number"),
         ("augmentation.hflip_p={float: [0, 1.5]}", "augmentation.hflip_p: must be less than or equal to 1, got 1.5"),
         ("optimizer.lr=fast", "optimizer.lr: must be a valid number"),
-        ("train.amp=bf1", "train.amp: must be 'auto', 'bf16', 'fp16' or 'off', got 'bf1'; did you mean 'bf16'?"),
+        (
+            "train.amp=bf1",
+            "train.amp: must be 'auto', 'bf16', 'fp16', 'tf32' or 'off', got 'bf1'; did you mean 'bf16'?",
+        ),
         (
             BRANCHES,
             "model.head.choice.upernet.channels: must be greater than or equal to 8, got 4; use 8 (and 3 more",

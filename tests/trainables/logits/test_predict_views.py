@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainables.logits.predict_views import Inference, at_label_size, autocast_dtype, view_logits
+from trainables.logits import predict_views
+from trainables.logits.predict_views import Inference, at_label_size, view_logits
 from trainables.logits.view import View
 from trainables.models.segmentor import build_segmentor
 from trainables.recipe.recipe import Backbone, Recipe, SegFormerHead
@@ -160,8 +161,36 @@ def test_the_model_keeps_its_mode_and_gets_no_gradient():
     assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers())
 
 
-def test_precision_by_name():
-    assert autocast_dtype("auto", "cpu") is None
-    assert autocast_dtype("off", "cuda") is None
-    assert autocast_dtype("bf16", "cpu") == torch.bfloat16
-    assert autocast_dtype("fp16", "cpu") == torch.float16
+@pytest.mark.parametrize("view", [View(), View(1.0, "horizontal", 90)], ids=lambda view: view.name)
+def test_the_model_sees_images_in_the_layout_of_its_device(view, monkeypatch):
+    cache, model = FakeCache(a=(64, 96), b=(64, 96)), Laid()
+    plain = _run(model, cache, view)
+    monkeypatch.setattr(predict_views, "memory_layout", lambda device: torch.channels_last)
+    as_on_a_gpu = _run(model, cache, view)
+    assert model.layouts == [(True, False), (False, True)]  # plain, channels-last
+    assert all(np.array_equal(plain[name], as_on_a_gpu[name]) for name in plain)
+
+
+class Laid(Pooling):
+    """Notes how its images lie in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.layouts = []
+
+    def forward(self, image):
+        self.layouts.append((image.is_contiguous(), image.is_contiguous(memory_format=torch.channels_last)))
+        return super().forward(image)
+
+
+@pytest.mark.parametrize(("amp", "products"), [("off", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_the_model_computes_float32_as_its_recipe_says(amp, products):
+    seen = []
+
+    class Model(Pooling):
+        def forward(self, image):
+            seen.append(torch.backends.cuda.matmul.fp32_precision)
+            return super().forward(image)
+
+    _run(Model(), FakeCache(a=(32, 32)), View(), amp=amp)
+    assert seen == [products]

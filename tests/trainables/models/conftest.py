@@ -32,6 +32,12 @@ NARROW: dict[str, dict[str, Any]] = {
     "twins_svt_small": {"embed_dims": (16, 32, 64, 128), "num_heads": (1, 2, 4, 8), "depths": (1, 1, 2, 1)},
     "vit_tiny_patch16_224": {"embed_dim": 64, "depth": 4, "num_heads": 2},
     "beit_base_patch16_224": {"embed_dim": 64, "depth": 4, "num_heads": 2},
+    "vit_tiny_patch16_dinov3_qkvb": {"embed_dim": 64, "depth": 4, "num_heads": 2},
+    "vit_small_patch14_reg4_dinov2": {"embed_dim": 64, "depth": 4, "num_heads": 2},
+    "vit_base_patch14_reg1_tipsv2": {"embed_dim": 64, "depth": 4, "num_heads": 2},
+    "eva02_tiny_patch14_224": {"embed_dim": 64, "depth": 4, "num_heads": 2},
+    "convnext_tiny.dinov3_lvd1689m": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
+    "convnext_pico": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
 }
 
 

@@ -31,6 +31,9 @@ def scratch(name: str, **kwargs: float) -> Backbone:
         "hrnet_w18_small",
         "twins_svt_small",
         "vgg11",  # with levels at stride 1 and 2
+        "mobilenetv4_conv_small",
+        "efficientvit_b0",
+        "convnext_pico",
     ],
 )
 def test_pyramid_has_four_levels_in_channels_first(name: str) -> None:
@@ -119,6 +122,7 @@ def test_images_may_have_other_channels(name: str, in_chans: int) -> None:
 
 
 RECOMPUTED = ["test_convnext", "vit_tiny_patch16_224", "beit_base_patch16_224", "mit_b0", "twins_svt_small", SWIN]
+RECOMPUTED += ["vit_tiny_patch16_dinov3_qkvb", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224"]
 
 
 @pytest.mark.parametrize("name", RECOMPUTED)

@@ -10,7 +10,9 @@ import timm
 import torch
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 
-from trainables.models.beit import BeitFeatures, offset_weights
+from trainables.models.beit import BeitFeatures, offset_weights, resize_to
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +42,22 @@ def test_features_are_those_of_timm_set_to_the_size(model: Any, size: tuple[int,
 def test_tables_are_resized_as_timm_resizes_them(grid: tuple[int, int]) -> None:
     table = torch.randn(27 * 27 + 3, 2)
     shape = ((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, 2)
-    rows, columns = (torch.tensor(offset_weights(14, side)) for side in grid)
+    rows, columns = (offset_weights(14, side, CPU) for side in grid)
     own = rows @ table[:-3].T.reshape(2, 27, 27) @ columns.T
     expected = resize_rel_pos_bias_table(table, grid, shape, (14, 14))[:-3]
     torch.testing.assert_close(own.flatten(1).T, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_near_offsets_keep_their_bias() -> None:
-    row = offset_weights(14, 40)[39 - 1]  # offset -1 of -39 to 39
-    assert row[13 - 1] == pytest.approx(1.0, abs=1e-6)
+    row = offset_weights(14, 40, CPU)[39 - 1]  # offset -1 of -39 to 39
+    assert float(row[13 - 1]) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(20, 20), (9, 31), (14, 14)])
+def test_no_table_comes_from_the_host(grid: tuple[int, int]) -> None:
+    """On the meta device there is nothing to copy to: what is not computed there raises or stays behind."""
+    made = resize_to(grid, (14, 14), torch.device("meta"))
+    assert {table.device.type for table in made if table is not None} == {"meta"}
 
 
 def test_one_model_serves_many_sizes(model: Any) -> None:

@@ -29,6 +29,17 @@ HIERARCHICAL = (
 )
 PLAIN = ("vit_tiny_patch16_224", "beit_base_patch16_224")
 USUAL = ("test_convnext", "vit_tiny_patch16_224")
+# those of dino.yaml and edge.yaml: under a head of each kind
+RECENT_PLAIN = (
+    "vit_tiny_patch16_dinov3_qkvb",  # rotary positions, registers
+    "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch14_reg1_tipsv2",
+    "eva02_tiny_patch14_224",
+)
+RECENT = (
+    *("mobilenetv4_conv_small", "efficientvit_b0", "convnext_pico", "convnext_tiny.dinov3_lvd1689m"),
+    *RECENT_PLAIN,
+)
 
 
 def quick(yes: bool) -> tuple[pytest.MarkDecorator, ...]:
@@ -50,6 +61,12 @@ PAIRS = [
     for h in HEADS
     for b in (*HIERARCHICAL, *PLAIN)
     if h not in PLAIN_HEADS or b in PLAIN
+]
+PAIRS += [
+    pytest.param(b, h, id=f"{b}-{h}", marks=quick(h == "linear"))
+    for h in ("segformer", "linear", "mask_classification", "segmenter")
+    for b in RECENT
+    if h not in PLAIN_HEADS or b in RECENT_PLAIN
 ]
 STRIDES = [4, 8, 16, 32]
 Build = Callable[..., Segmentor]
@@ -121,6 +138,7 @@ def test_state_survives_safetensors(small_model: Build, head: str, tmp_path: Pat
 EXPORTED = [
     *(pytest.param(smallest(head), head, id=head, marks=quick(head in OWN_HEADS)) for head in HEADS),
     *(pytest.param(name, "segformer", id=name, marks=quick(False)) for name in (*HIERARCHICAL, *PLAIN)),
+    *(pytest.param(name, "linear", id=name, marks=quick(False)) for name in (*RECENT[:2], *RECENT_PLAIN[::3])),
 ]
 
 

@@ -29,6 +29,8 @@ def scratch(name: str, **fields: float) -> Backbone:
         ("vit_small_patch8_224", 8),
         ("vit_small_patch32_224", 32),
         ("vit_small_patch14_dinov2", 16),  # padded and resampled
+        ("vit_small_patch14_reg4_dinov2", 16),
+        ("vit_base_patch14_reg1_tipsv2", 16),
         ("deit_tiny_distilled_patch16_224", 16),  # two class tokens
         ("deit3_small_patch16_224", 16),
         ("beit_base_patch16_224", 16),
@@ -105,6 +107,15 @@ def test_layers_are_the_blocks_and_new_parts_learn_as_the_head(name: str) -> Non
     assert all(name.startswith("pyramid.") for name in new)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_dinov3_qkvb", "vit_base_patch14_reg1_tipsv2"])
+def test_registers_are_at_the_bottom_and_not_decayed(name: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(scratch(name))
+    assert backbone.layer_of["body.model.reg_token"] == backbone.layer_of["body.model.cls_token"] == 0
+    assert backbone.layer_of["body.model.blocks.11.mlp.fc2.weight"] == 12
+    assert {"body.model.reg_token", "body.model.cls_token"} <= backbone.no_weight_decay
+
+
 def test_positions_are_not_decayed() -> None:
     with torch.device("meta"):
         vit, beit = (build_backbone(scratch(name)) for name in ("vit_tiny_patch16_224", "beit_base_patch16_224"))
@@ -112,7 +123,11 @@ def test_positions_are_not_decayed() -> None:
     assert "body.model.blocks.11.attn.relative_position_bias_table" in beit.no_weight_decay
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
+DROPPING = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
+DROPPING += ("vit_tiny_patch16_dinov3_qkvb", "vit_base_patch14_reg1_tipsv2", "eva02_tiny_patch14_224")
+
+
+@pytest.mark.parametrize("name", DROPPING)
 def test_drop_path_is_taken(name: str) -> None:
     with torch.device("meta"):
         backbone = build_backbone(scratch(name, drop_path=0.2))

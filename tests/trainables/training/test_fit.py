@@ -352,6 +352,51 @@ def test_halving_changes_nothing_beyond_rounding(data, tmp_path, monkeypatch):
         assert halved[key] == pytest.approx(whole[key], abs=1e-4)
 
 
+class NarrowInValidation:
+    """A device with room for training, and for `most` images at once in validation."""
+
+    def __init__(self, monkeypatch, most):
+        self.num_training = 0
+        forward = Segmentor.forward_all
+
+        def holds(model, image):
+            self.num_training += model.training
+            if not model.training and len(image) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+            return forward(model, image)
+
+        monkeypatch.setattr(Segmentor, "forward_all", holds)
+
+
+def test_a_validation_that_does_not_fit_costs_neither_the_epoch_nor_the_micro_batches(data, tmp_path, monkeypatch):
+    wanted, _ = run(recipe_of(num_epochs=1), data, tmp_path / "whole")
+    device = NarrowInValidation(monkeypatch, most=1)
+    found, _ = run(recipe_of(num_epochs=1), data, tmp_path / "halves")
+    assert device.num_training == steps_per_epoch(recipe_of(), data[1])
+    assert found["accumulate"] == 1
+    assert found["val/miou"] == pytest.approx(wanted["val/miou"], abs=1e-4)
+
+
+def test_an_image_of_val_that_does_not_fit_is_told_at_once(data, tmp_path, monkeypatch):
+    device = NarrowInValidation(monkeypatch, most=0)
+    with pytest.raises(OutOfMemory, match=r"on one image of val .*short_px None; use a smaller short_px .*2 GiB\)"):
+        run(recipe_of(), data, tmp_path)
+    assert device.num_training == steps_per_epoch(recipe_of(), data[1])
+
+
+@pytest.mark.parametrize("amp", ["off", "tf32"])
+def test_a_step_computes_float32_as_its_recipe_says(data, tmp_path, monkeypatch, amp):
+    seen, backward = set(), torch.Tensor.backward
+
+    def noted(*args, **kwargs):
+        seen.add(torch.backends.cuda.matmul.fp32_precision)
+        return backward(*args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", noted)
+    run(recipe_of(num_epochs=1, amp=amp), data, tmp_path)
+    assert seen == {"tf32" if amp == "tf32" else "ieee"}
+
+
 def test_recomputed_activations_give_the_same_gradients(data, tmp_path):
     plain, _ = run(recipe_of(num_epochs=1), data, tmp_path / "plain")
     recomputed, _ = run(recipe_of(num_epochs=1, grad_checkpointing=True), data, tmp_path / "recomputed")

@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, LovaszLoss
 from segmentation_models_pytorch.losses._functional import softmax_focal_loss_with_logits
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from trainables.recipe.recipe import Loss
-from trainables.training.losses import build_loss, inverse_sqrt_weights
+from trainables.training.losses import build_loss, inverse_sqrt_weights, lovasz_softmax
 
 K = 4
 NAMES = ["cross_entropy", "focal", "dice", "lovasz", "ce_dice", "ce_lovasz"]
@@ -97,6 +99,25 @@ def test_half_precision_logits_give_a_float32_loss(name):
         low = loss(logits.to(torch.bfloat16), label)
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, loss(logits, label), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+def test_lovasz_of_all_classes_at_once_is_smps_of_one_after_the_other(ignored):
+    logits, label = _batch(ignored=ignored)
+    own = lovasz_softmax(logits.softmax(1), label, 255)
+    [mine] = torch.autograd.grad(own, logits)
+    smps = LovaszLoss(MULTICLASS_MODE, ignore_index=255)(logits, label)
+    [expected] = torch.autograd.grad(smps, logits)
+    torch.testing.assert_close(own, smps, rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(mine, expected, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "ce_lovasz"])
+def test_no_value_is_read_back_from_the_device(name):
+    """Fake tensors have none. (On a CPU, not on a GPU, smp's Dice looks whether its labels are in range.)"""
+    with FakeTensorMode():
+        found = build_loss(Loss(name=name), K)(torch.empty(2, K, 8, 9), torch.empty(2, 8, 9, dtype=torch.int64))
+    assert found.shape == ()
 
 
 def test_inverse_sqrt_weights():

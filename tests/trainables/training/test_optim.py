@@ -5,11 +5,11 @@ import math
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 from trainables.models.segmentor import build_segmentor
 from trainables.recipe.recipe import Backbone, Optimizer, Recipe, SegFormerHead
-from trainables.training.optim import build_optimizer, build_schedule
+from trainables.training.optim import FUSED, build_optimizer, build_schedule
 
 
 def tiny_segmentor(name):
@@ -74,6 +74,23 @@ def test_every_optimiser_makes_a_step(name):
     optimizer.step()
     moved = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
     assert sum(moved) > 0.9 * len(moved)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_what_is_fused_on_a_gpu_takes_the_switch(name):
+    """torch has the kernels for a CPU too."""
+    plain, fused = (linear(), linear())
+    for model, options in ((plain, {}), (fused, {"fused": True})):
+        optimizer = create_optimizer_v2(model, opt=name, lr=0.1, **options)
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    assert optimizer.defaults["fused"]
+    torch.testing.assert_close(fused.weight, plain.weight)
+
+
+def linear():
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 2)
 
 
 def test_schedule_follows_its_formula_and_keeps_the_scales():

@@ -126,6 +126,29 @@ def test_batch_norms_take_the_mean_over_the_batches_of_the_images() -> None:
     assert not model.norm.training
 
 
+def test_batches_that_do_not_fit_are_halved_and_the_norms_left_as_they_were() -> None:
+    class Small(nn.Module):
+        mean, std = (0.0,) * 3, (1.0,) * 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.sizes = nn.BatchNorm2d(3, momentum=0.3), list[int]()
+
+        def forward(self, image: Any) -> Any:
+            self.sizes.append(len(image))
+            if len(image) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return self.norm(image)
+
+    model = Small().eval()
+    batches = [torch.randint(0, 256, (n, 3, 5, 4), dtype=torch.uint8) for n in (4, 3)]
+    recipe = Recipe(backbone=Backbone(name="x"), head=SegFormerHead(), train=Train(amp="off"))
+    estimate_batch_norms(model, batches, recipe, "cpu")  # type: ignore[arg-type]
+    assert model.sizes == [4, 2, 2, 2, 1]
+    assert model.norm.momentum == 0.3
+    assert not model.training
+
+
 @pytest.fixture(scope="module", params=["layer norms", "batch norms"])
 def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A soup of two random networks; the ingredients claim so little that the second is taken."""

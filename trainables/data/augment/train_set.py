@@ -24,6 +24,7 @@ from trainables.data.augment.pipeline import reseed, train_transform
 from trainables.data.augment.source_map import follow, source_map
 from trainables.data.cache import Cache
 from trainables.data.flip_pairs import swap_table
+from trainables.device import memory_layout
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.augmentation import Augmentation
 
@@ -228,8 +229,9 @@ def _one_thread(_worker: int) -> None:
 def to_batch(raw: Sequence[Tensor], device: str | torch.device, mean: Sequence[float], std: Sequence[float]) -> Batch:
     """A raw batch on the device, normalised there: its images travel as bytes. mean, std (3,) are for RGB in [0, 1]."""
     image, label, position, *more = (part.to(device, non_blocking=True) for part in raw)
-    image = normalise(image, mean, std)
+    layout = memory_layout(device)
+    image = normalise(image.contiguous(memory_format=layout), mean, std)
     if len(more) == 2:
-        strong = normalise(more[0].flatten(0, 1), mean, std).reshape(more[0].shape)
+        strong = normalise(more[0].flatten(0, 1).contiguous(memory_format=layout), mean, std).reshape(more[0].shape)
         return Batch(image, label.long(), position.long(), strong=strong, valid=more[1])
     return Batch(image, label.long(), position.long(), *more)
