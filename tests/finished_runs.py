@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.judge_on_holdout import Provenance
@@ -26,8 +27,10 @@ from trainables.data.splits.folds import Folds, deal_folds, write_folds
 from trainables.logits.store import LogitStore
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
-from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, REFIT_WEIGHTS, fold_weights
+from trainables.models.segmentor import build_segmentor
+from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, REFIT_WEIGHTS, fold_weights, save_weights
 from trainables.recipe.recipe import Recipe
+from trainables.training.checkpoint import about_best
 
 SEARCHED = {  # besides the backbones of the trials
     "optimizer/lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
@@ -75,6 +78,16 @@ def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Rec
     provenance = Provenance(HoldoutOpening(at=AT, by="a test"), folds=num_folds, form=form)
     val, holdout = logits("val", split.val_ids), logits("holdout", split.holdout_ids)
     fit_ensemble(val, holdout, loaded.options.ensemble, provenance, run.root, seed=loaded.options.seed)
+
+
+def write_untrained(recipe: Recipe, cache: Cache, split: Split, folder: Path) -> float:
+    """A checkpoint as a trial leaves it."""
+    torch.manual_seed(recipe.seed)
+    model = build_segmentor(recipe, cache.index.num_classes, pretrained=False).eval()
+    save_weights(folder / "best.safetensors", model.state_dict())
+    about = about_best(recipe, cache.index, split, miou=0.1, epoch=2)
+    (folder / "best.json").write_text(json.dumps(about), encoding="utf-8")
+    return 0.1
 
 
 def _train_folds(run: RunDir, trial: Candidate, folds: Folds, cache: Cache, split: Split, train: Train) -> Candidate:

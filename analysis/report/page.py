@@ -27,6 +27,7 @@ from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
 from analysis.report.pseudo import pseudo_markup
 from analysis.report.student import student_markup
+from analysis.report.trial_table import trial_table
 from analysis.search_quality import Audit
 
 MAX_PICTURES = 12
@@ -60,6 +61,7 @@ class ReportFacts:
     curves: Mapping[str, Sequence[Mapping[str, Any]]]  # trial -> a row per epoch with EpochReport's metric keys
     rungs: Sequence[int] = ()  # epochs at which ASHA stops trials
     importances: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of what it explains
+    top_importances: Mapping[str, float] = field(default_factory=dict)  # the like of the best tenth of the trials
     gallery: Sequence[GalleryItem] = ()
     warnings: Mapping[str, int] = field(default_factory=dict)  # rule of the data's check -> how often
     notes: Sequence[str] = ()  # of the split
@@ -128,8 +130,8 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
         "exports": exports_markup(facts.exports),
         "student": student_markup(facts.distilled),
         "pseudo": pseudo_markup(facts.pseudo),
-        "importances": sorted(facts.importances.items(), key=lambda item: item[1], reverse=True),
-        "columns": tables.trial_columns(facts.trials),
+        "importances": tables.importance_rows(facts.importances, facts.top_importances),
+        "table": trial_table(facts.trials, facts.importances),
         "duration": tables.write_duration(facts.started, facts.ended),
         "members": members,
         "hues": [charts.hue(rank) for rank in range(len(members))],

@@ -1,5 +1,5 @@
-"""The report's tables as plain rows, which the template only has to place: trials, members, classes, the forest plot of
-gains, and how numbers are written."""
+"""The report's tables as plain rows, which the template only has to place: members, classes, the forest plot of gains,
+and how numbers are written."""
 
 from __future__ import annotations
 
@@ -7,26 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ensembling.result import EnsembleResult, FittedOn, MemberResult, RuleResult, Score
 
-# The columns that lead the table, in this order; the others follow as they come, the error last.
-LEADING_COLUMNS = ("trial", "state", "best mIoU", "best epoch", "epochs", "backbone", "head")
-NAME_COLUMNS = ("trial", "recipe", "state", "error")  # never numbers, even where all hashes look like some
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the trial table; a cell is (text, sort key)."""
-
-    name: str
-    numeric: bool
-    cells: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -72,18 +59,6 @@ class ClassRow:
     shipped: str
     single_iou: float | None
     iou: float | None  # under what ships
-
-
-def trial_columns(trials: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that hold anything at all, but for parameters that repeat a leading one (model/backbone)."""
-    names = list(dict.fromkeys(key for row in trials for key in row))
-    names = [name for name in names if any(_filled(row.get(name)) for row in trials)]
-    leading = [name for name in LEADING_COLUMNS if name in names]
-    last = [name for name in ("error",) if name in names]
-    told = [[row.get(name) for row in trials] for name in leading]
-    middle = [name for name in names if name not in leading and name not in last]
-    middle = [name for name in middle if "/" not in name or [row.get(name) for row in trials] not in told]
-    return [_column(name, [row.get(name) for row in trials]) for name in (*leading, *middle, *last)]
 
 
 def uses(rule: RuleResult) -> str:
@@ -142,6 +117,14 @@ def forest(rules: Sequence[RuleResult]) -> Forest:
         for name, (below, gain, above) in gains.items()
     }
     return Forest(place(0.0), bars)
+
+
+def importance_rows(
+    shares: Mapping[str, float], top: Mapping[str, float]
+) -> list[tuple[str, float | None, float | None]]:
+    """A parameter, its share over all trials and in the best ones; None where it was not weighed."""
+    names = sorted({**shares, **top}, key=lambda name: (-shares.get(name, 0.0), -top.get(name, 0.0)))
+    return [(name, shares.get(name), top.get(name)) for name in names]
 
 
 def write_score(value: float | None) -> str:
@@ -207,33 +190,3 @@ def write_seconds(wall_s: float) -> str:
 
 def _write_bounds(low: float | None, high: float | None) -> str:
     return f"{write_score(low)} to {write_score(high)}"
-
-
-def _column(name: str, values: Sequence[Any]) -> Column:
-    numbers = [_as_number(value) for value in values]
-    numeric = name not in NAME_COLUMNS and all(
-        number is not None or not _filled(value) for number, value in zip(numbers, values, strict=True)
-    )
-    if not numeric:
-        return Column(name, False, [(str(v), str(v)) if _filled(v) else ("", "") for v in values])
-    return Column(name, True, [("", "") if n is None else (_write_number(n), repr(n)) for n in numbers])
-
-
-def _write_number(value: float) -> str:
-    if value == int(value) and abs(value) < 1e9:
-        return str(int(value))
-    return f"{value:.2e}" if abs(value) < 1e-3 or abs(value) >= 1e6 else f"{value:.4g}"
-
-
-def _as_number(value: Any) -> float | None:
-    if isinstance(value, bool) or not _filled(value):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _filled(value: Any) -> bool:
-    return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))

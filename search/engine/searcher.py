@@ -88,6 +88,9 @@ class FamilySearch(OptunaSearch):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(space=space.suggest, metric=metric, mode="max", storage=storage, study_name=STUDY_NAME)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names([metric])  # what optuna-dashboard calls the score
         budget = space.options.search
         self._suggest_recipe = space.suggest
         self._admit = admit

@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import re
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -21,6 +23,7 @@ from search.run_dir import read_json
 
 KEY, TRIAL, STATE = "segsearch.search", "segsearch.trial", "state"
 WHOLE_SEARCH = "search"  # the parent run's value of TRIAL
+LOADER = "analysis.bundle.mlflow_model"  # what `mlflow.pyfunc.load_model` imports
 MAX_TAG = 4000  # characters; MLflow takes 8000
 DEFAULTS = {  # of MLflow's own settings, where the user has not set them
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -143,8 +146,8 @@ class MlflowTracker(ReplayingTracker):
 
     @override
     def finished(self, outcome: Outcome) -> None:
-        """The verdict, the rules' table and the bundle. The embedded store gets the bundle's manifest alone: its
-        weights lie in the same run directory."""
+        """The verdict, the rules' table and the bundle, which is registered as a model. The embedded store gets the
+        bundle's manifest alone: its weights lie in the same run directory."""
         run_id = self.runs[WHOLE_SEARCH]
         self.client.set_tag(run_id, "verdict", outcome.verdict[:MAX_TAG])
         if outcome.rules:
@@ -156,6 +159,24 @@ class MlflowTracker(ReplayingTracker):
         else:
             self.client.set_tag(run_id, "bundle", str(outcome.bundle))
             self.client.log_artifact(run_id, str(outcome.bundle / "bundle.json"), "bundle")
+        self._register(run_id, outcome.bundle)
+
+    def _register(self, run_id: str, bundle: Path) -> None:
+        """Make the logged bundle a model that `mlflow.pyfunc.load_model` loads, a version per run."""
+        from mlflow.models import Model
+
+        model = Model(run_id=run_id, artifact_path="bundle")
+        where = {} if self.uri else {"data": str(bundle.resolve())}  # an absolute path; without it, the file's folder
+        model.add_flavor("python_function", loader_module=LOADER, python_version=platform.python_version(), **where)
+        self.client.log_text(run_id, model.to_yaml(), "bundle/MLmodel")
+        if self.client.search_model_versions(f"run_id = '{run_id}'"):
+            return
+        name = re.sub(r"[/:]", "_", self.info.run.root.name)
+        if not self.client.search_registered_models(f"name = '{name}'"):
+            self.client.create_registered_model(name)
+        source = f"{self.client.get_run(run_id).info.artifact_uri}/bundle"
+        version = self.client.create_model_version(name, source, run_id)
+        self.say(f"MLflow: the bundle is the model models:/{name}/{version.version}")
 
     @override
     def end(self) -> None:

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 
 from analysis.bundle.manifest import read_bundle
@@ -31,6 +30,7 @@ from search.observers.trial_row import TrialRow, finite, study_rows
 from search.run_dir import RunDir, read_json
 from search.space.space import Space
 from search.stages import report_facts
+from search.stages.importances import importances, top_importances
 from search.stages.search_figures import search_figures
 from search.stages.stage import Context
 from trainables.data.cache import Cache
@@ -38,7 +38,6 @@ from trainables.data.index import Split
 
 DRAWN = ("event", "trial", "epoch", "val/miou", "val/loss", "train/loss", "diverged")  # of an event
 KEPT_PREDICTIONS = 100  # label maps in memory: an image is shown by several classes
-MIN_FOR_IMPORTANCE = 4  # with fewer finished trials, importances are noise
 
 
 def run(context: Context) -> None:
@@ -89,6 +88,7 @@ def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str,
         "curves": drawn_curves(run),
         "rungs": rungs(search),
         "importances": shares,
+        "top_importances": top_importances(study),
         "notes": why_not,
         "noise": floor.describe(scores_of(rows)) if floor else "",
         "exports": record.get("exports", []),
@@ -149,18 +149,6 @@ def trial_line(row: TrialRow) -> dict[str, Any]:
         "error": row.error,
     }
     return {**line, **finite(row.params)}
-
-
-def importances(study: optuna.Study) -> tuple[dict[str, float], list[str]]:
-    """Each parameter's importance for the trials' scores (fANOVA), and notes on why it could not be computed."""
-    finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(finished) < MIN_FOR_IMPORTANCE:
-        return {}, [f"parameter importances need {MIN_FOR_IMPORTANCE} trials that ran to the end, got {len(finished)}"]
-    try:
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator)), []
-    except (ValueError, RuntimeError) as error:  # all scores equal, or no parameter in common
-        return {}, [f"parameter importances could not be computed: {error}"]
 
 
 def _predicted(run: RunDir, cache: Cache) -> Read:

@@ -43,7 +43,8 @@ from search.observers.trial_row import Observer, study_rows
 from search.observers.trials_csv import CsvTable
 from search.run_dir import RunDir
 from search.space.space import Space, load_space
-from search.stages.report import drawn_curves, importances, trial_lines
+from search.stages.importances import importances
+from search.stages.report import drawn_curves, trial_lines
 from trainables.ray_trainable import METRIC
 
 MAX_EPOCHS, NUM_CLASSES, NUM_WORKERS = 27, 20, 8

@@ -57,7 +57,7 @@ for (const table of document.querySelectorAll(".scroll > table:not(.sides)")) {
 for (const table of document.querySelectorAll("table.sortable")) {
   [...table.tHead.rows[0].cells].forEach((cell, column) => {
     const numeric = cell.classList.contains("number");
-    cell.querySelector("button").addEventListener("click", () => sortBy(table, column, numeric));
+    cell.querySelector("button")?.addEventListener("click", () => sortBy(table, column, numeric));
   });
 }
 function enlargeable() {

@@ -189,21 +189,6 @@ def test_a_hold_out_that_was_opened_twice_and_absent_classes_are_told(facts: Rep
     assert "left out of the mean: Glass &amp; co" in text
 
 
-def test_trial_columns_know_numbers_from_names(facts: ReportFacts) -> None:
-    columns = {column.name: column for column in tables.trial_columns(facts.trials)}
-    assert list(columns) == ["trial", "state", "best mIoU", "recipe", "optimizer/lr", "error"]
-    assert [columns[name].numeric for name in ("trial", "best mIoU", "recipe")] == [False, True, False]
-    assert columns["best mIoU"].cells == [("0.5", "0.5"), ("", "")]
-    assert columns["optimizer/lr"].cells == [("1.00e-04", "0.0001"), ("", "")]
-
-
-def test_a_parameter_that_repeats_a_leading_column_is_left_out() -> None:
-    rows = [{"trial": n, "backbone": name, "model/backbone": name, "a/b": n} for n, name in enumerate("xy")]
-    assert [column.name for column in tables.trial_columns(rows)] == ["trial", "backbone"]
-    rows = [row | {"a/b": 1 - row["trial"]} for row in rows]
-    assert [column.name for column in tables.trial_columns(rows)] == ["trial", "backbone", "a/b"]
-
-
 def test_numbers_are_written_for_readers() -> None:
     assert [tables.write_gain(g) for g in (0.0123, -0.0123, -0.0001, None)] == ["+0.012", "−0.012", "0.000", "–"]
     assert [tables.write_share(s) for s in (0, 0.0001, 0.1234, np.nan)] == ["0.0%", "<0.1%", "12.3%", "–"]

@@ -37,6 +37,11 @@ def test_config_holds_recipe_number_and_checkpoint_alone(search_at: Any, toy: An
     assert (config["number"], config["resume_from"]) == (0, None)
 
 
+def test_the_study_names_its_metric(search_at: Any, tmp_path: Path) -> None:
+    search_at()
+    assert open_study(tmp_path / "study.db").metric_names == ["val/miou"]
+
+
 @pytest.mark.parametrize(
     ("last", "state", "outcome", "value"),
     [

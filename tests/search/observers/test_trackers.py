@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from factories import Clock, make_row
+from factories import Clock, TinyRun, make_row, make_tiny_run
 
 from search.observers.event_log import EventLog
 from search.observers.mlflow_tracker import MlflowTracker
@@ -340,7 +341,42 @@ def test_mlflow_has_space_verdict_and_rules_and_no_second_copy_of_the_weights(em
     client = MlflowClient(tracking_uri=uri_of(embedded))
     names = [one.path for folder in (None, "bundle") for one in client.list_artifacts(whole.info.run_id, folder)]
     assert whole.data.tags["verdict"] == "Ship the soft vote."
-    assert sorted(names) == ["bundle", "bundle/bundle.json", "rules.json", "space.yaml"]
+    assert sorted(names) == ["bundle", "bundle/MLmodel", "bundle/bundle.json", "rules.json", "space.yaml"]
+    assert len(client.search_model_versions("")) == 1
+
+
+@pytest.fixture
+def bundled(info: SearchInfo) -> TinyRun:
+    """A real bundle in the place of the run's."""
+    from analysis.bundle.export import BundleFacts, export
+
+    shutil.rmtree(info.run.bundle)
+    run = make_tiny_run(info.run.root / "trials")
+    export(BundleFacts("trash", "data", "split"), run.ensemble, run.weights, info.run.bundle)
+    return run
+
+
+def check_registered(info: SearchInfo, run: TinyRun, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registered model labels a photograph as the bundle does."""
+    import mlflow.pyfunc
+
+    from analysis.bundle import load
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = mlflow.pyfunc.load_model(f"models:/{info.run.root.name}/1")
+    photo = run.images["a.png"]
+    (labels,) = model.predict([photo])
+    assert np.array_equal(labels, load(info.run.bundle)(photo))
+
+
+def test_mlflow_loads_the_registered_bundle_from_the_run_directory(
+    embedded: SearchInfo, bundled: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = MlflowTracker(embedded)
+    tracker.begin({}, 2)
+    tracker.finished(outcome_in(embedded))
+    tracker.end()
+    check_registered(embedded, bundled, uri_of(embedded), monkeypatch)
 
 
 def free_port() -> int:
@@ -380,7 +416,7 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.mark.slow
 def test_mlflow_server_gets_trials_and_bundle(
-    info: SearchInfo, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    info: SearchInfo, bundled: TinyRun, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
@@ -392,9 +428,13 @@ def test_mlflow_server_gets_trials_and_bundle(
     check_trials(server)
     whole = runs_at(server)["search"]
     client = MlflowClient(tracking_uri=server)
-    fetched = client.download_artifacts(whole.info.run_id, "bundle/00000.safetensors", str(tmp_path / "bundle"))
-    assert Path(fetched).read_bytes() == b"weights"
+    weights = next(info.run.bundle.rglob("*.safetensors"))
+    name = weights.relative_to(info.run.root).as_posix()
+    (tmp_path / "fetched").mkdir()
+    fetched = client.download_artifacts(whole.info.run_id, name, str(tmp_path / "fetched"))
+    assert Path(fetched).read_bytes() == weights.read_bytes()
     assert not info.run.mlflow.exists()
+    check_registered(info, bundled, server, monkeypatch)
 
 
 def test_mlflow_server_that_is_gone_does_not_end_the_search(

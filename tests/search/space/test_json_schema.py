@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import jsonschema
 import pytest
 
+from search.space.descriptions import DESCRIPTIONS, describe
 from search.space.json_schema import json_schema
 from search.space.yaml_format import parse_yaml
 
@@ -51,3 +54,33 @@ def test_what_it_takes(text: str) -> None:
 )
 def test_what_it_refuses(text: str) -> None:
     assert not VALIDATOR.is_valid(parse_yaml(text, "x"))
+
+
+def properties(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every key that the schema names, wherever it stands."""
+    if isinstance(node, list):
+        for each in node:
+            yield from properties(each, path)
+    if isinstance(node, dict):
+        for key, part in node.items():
+            if key == "properties":
+                yield from ((f"{path}.{name}", inside) for name, inside in part.items())
+            yield from properties(part, f"{path}.{key}")
+
+
+def test_every_key_has_a_description() -> None:
+    found = dict(properties(json_schema()))
+    assert len(found) > 300
+    assert [path for path, part in found.items() if not part.get("description")] == []
+
+
+def test_every_description_is_of_a_key() -> None:
+    told = {part["description"] for _, part in properties(json_schema())}
+    assert [key for key, text in DESCRIPTIONS.items() if text not in told] == []
+
+
+def test_the_longest_match_describes() -> None:
+    assert describe("augmentation.copy_paste.scale_min") == "smallest scale of an object"
+    assert describe("augmentation.scale_min") == "smallest random scale"
+    with pytest.raises(KeyError, match="has no description"):
+        describe("augmentation.unknown")

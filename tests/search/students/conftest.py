@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from finished_runs import make_finished_run
+from finished_runs import make_finished_run, write_untrained
 
 from search.run_dir import RunDir
-from trainables.data.cache import Cache
-from trainables.data.index import Split
 from trainables.data.synthetic.dataset import write_synthetic
-from trainables.models.segmentor import build_segmentor
-from trainables.models.weights_file import save_weights
 from trainables.recipe.recipe import Recipe
-from trainables.training.checkpoint import about_best
 
 SPACE = """
 model: {backbone: {choice: [test_convnext, test_resnet]}, pretrained: false, head: {name: segformer, channels: 16}}
@@ -72,13 +65,3 @@ def recipe_of(backbone: str, seed: int) -> Recipe:
         "seed": seed,
     }
     return Recipe.model_validate(values)
-
-
-def write_untrained(recipe: Recipe, cache: Cache, split: Split, folder: Path) -> float:
-    """A checkpoint as a trial leaves it."""
-    torch.manual_seed(recipe.seed)
-    model = build_segmentor(recipe, cache.index.num_classes, pretrained=False).eval()
-    save_weights(folder / "best.safetensors", model.state_dict())
-    about = about_best(recipe, cache.index, split, miou=0.1, epoch=2)
-    (folder / "best.json").write_text(json.dumps(about), encoding="utf-8")
-    return 0.1

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import make_ensemble, make_member
 from typer.testing import CliRunner
 
+from analysis.report.page import ReportFacts, write_report
 from search.cli import app
 from search.run_dir import RunDir, read_json, write_json
 from search.stages.bundle import facts_of, weights_of
@@ -26,9 +28,10 @@ PAGES = (
     "eda.html",
     "split.html",
     "run/suspects/suspects.html",
+    "wide.html",
 )
-# tables that are cut off at their region's edge; those of trials scroll, as a space may have any number of parameters
-CUT_OFF = """() => [...document.querySelectorAll(".scroll:not(.tall)")]
+# tables that are cut off at their region's edge
+CUT_OFF = """() => [...document.querySelectorAll(".scroll")]
   .filter((one) => one.querySelector("table") && one.scrollWidth > one.clientWidth + 1)
   .map((one) => one.getAttribute("aria-label") || one.getAttribute("aria-labelledby"))"""
 # on paper nothing scrolls: whatever reaches beyond the page is lost
@@ -63,7 +66,28 @@ def pages(finished_run: Path, card: Path, tmp_path_factory: pytest.TempPathFacto
     ):
         written = CliRunner().invoke(app, command)
         assert written.exit_code == 0, written.output
+    write_report(root / "wide.html", wide_facts())
     return root
+
+
+def wide_facts() -> ReportFacts:
+    """Trials with long names and more parameters than a page has room for columns."""
+    row = {"state": "DIVERGED", "best mIoU": 0.1234, "best epoch": 100, "epochs": 120, "gpu seconds": 123456.7}
+    row |= {"backbone": "convnext_xxlarge.clip_laion2b_soup_ft_in12k", "head": "mask_classification"}
+    row |= {"tie with the best": "yes", "error": "torch.OutOfMemoryError: CUDA out of memory", "recipe": "1e5555555555"}
+    row |= {f"augmentation/geometric/ShiftScaleRotate/limit_{n}": 1e-5 for n in range(30)}
+    names = [f"{n:05d}" for n in range(3)]
+    return ReportFacts(
+        title="wide",
+        started="2026-05-01T12:00:00+00:00",
+        ended="2026-05-01T13:00:00+00:00",
+        space="all",
+        data="none",
+        counts={},
+        ensemble=make_ensemble(["Background", "Paper", "Glass"], [make_member(name) for name in names]),
+        trials=[{"trial": name} | row for name in names],
+        curves={},
+    )
 
 
 @pytest.fixture
@@ -138,3 +162,13 @@ def test_every_class_leads_to_its_page_and_back(opened: Any, pages: Path) -> Non
     links = opened.evaluate("[...document.querySelectorAll('#classes tbody a, #data a')].map((one) => one.href)")
     assert len(links) == 1 + opened.locator("#classes tbody tr").count()
     assert all(Path(link.removeprefix("file://")).is_file() for link in links)
+
+
+@pytest.mark.parametrize("name", ["wide.html"])
+def test_a_trials_settings_open_under_its_line(opened: Any) -> None:
+    assert opened.is_hidden("#trials dl")
+    opened.focus("#trials summary")
+    opened.keyboard.press("Enter")
+    assert opened.locator("#trials dl").first.locator("dt").count() == 31
+    opened.click("#trials thead button")
+    assert opened.get_attribute("#trials th", "aria-sort") == "ascending"
