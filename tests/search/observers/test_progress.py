@@ -6,11 +6,10 @@ import io
 from typing import Any
 
 import pytest
-from factories import Clock, make_row
+from factories import Clock, make_row, make_time_left
 from rich.console import Console
 
-from search.observers.progress import LiveTable, PlainLines, TimeLeft, build_progress, duration
-from search.observers.search_forecast import Lengths, SearchForecast
+from search.observers.progress import LiveTable, PlainLines, build_progress, duration
 from search.observers.trial_row import TrialRow
 
 
@@ -19,10 +18,6 @@ def row(number: int, state: str, miou: float | None = None, **more: Any) -> Tria
 
 
 ROWS = {0: row(0, "COMPLETE", 0.41), 1: row(1, "RUNNING", 0.2), 2: row(2, "FAIL", error="line\nKeyError: 'stem'")}
-
-
-def left(after_s: float | None = None) -> TimeLeft:
-    return TimeLeft(SearchForecast(Lengths(expected=3.0, most=9)), lambda rows: after_s)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +29,7 @@ def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
 
 def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
     out, clock, rows = io.StringIO(), Clock(), {1: ROWS[1]}
-    lines = PlainLines(left(after_s=90.0), clock=clock, stream=out)
+    lines = PlainLines(make_time_left(after_s=90.0), clock=clock, stream=out)
     lines.begin(rows, 8)
     rows[0] = ROWS[0]
     lines.trial_started(rows[0])
@@ -54,7 +49,7 @@ def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
 
 def test_a_trial_that_ends_no_epoch_is_named_and_no_time_left_is_promised() -> None:
     rows, clock = {0: row(0, "RUNNING"), 1: row(1, "RUNNING"), 2: row(2, "COMPLETE", 0.4)}, Clock()
-    lines = PlainLines(left(), clock=clock, stream=io.StringIO())
+    lines = PlainLines(make_time_left(), clock=clock, stream=io.StringIO())
     lines.begin(rows, 8)
     for number in (0, 1, 2):
         lines.trial_started(rows[number])
@@ -72,7 +67,7 @@ def test_a_trial_that_ends_no_epoch_is_named_and_no_time_left_is_promised() -> N
 
 def test_a_search_without_a_running_trial_is_stalled_too() -> None:
     clock = Clock()
-    lines = PlainLines(left(), clock=clock, stream=io.StringIO())
+    lines = PlainLines(make_time_left(), clock=clock, stream=io.StringIO())
     lines.begin({0: row(0, "COMPLETE", 0.4)}, 8)
     clock.now_s = 301.0
     assert "stalled: no trial has run for 5m01s" in lines.summary()
@@ -80,7 +75,7 @@ def test_a_search_without_a_running_trial_is_stalled_too() -> None:
 
 def test_plain_line_comes_every_so_many_seconds() -> None:
     out, clock = io.StringIO(), Clock()
-    lines = PlainLines(left(), clock=clock, every_s=30.0, stream=out)
+    lines = PlainLines(make_time_left(), clock=clock, every_s=30.0, stream=out)
     lines.begin({}, 8)
     for now_s in (1.0, 29.0, 31.0, 45.0, 62.0):
         clock.now_s = now_s
@@ -92,7 +87,7 @@ def test_plain_line_comes_every_so_many_seconds() -> None:
 def test_table_shows_running_trials_first_then_the_best() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
-    table = LiveTable(left(), clock=Clock(), console=console)
+    table = LiveTable(make_time_left(), clock=Clock(), console=console)
     table.begin(ROWS, 8)
     table.trial_ended(ROWS[0])
     table.end()
@@ -106,7 +101,7 @@ def test_table_shows_running_trials_first_then_the_best() -> None:
 
 def test_long_tables_say_what_they_leave_out() -> None:
     rows = {number: row(number, "COMPLETE", 0.1) for number in range(40)}
-    table, plain = LiveTable(left(), clock=Clock(), console=Console(file=io.StringIO())), io.StringIO()
+    table, plain = LiveTable(make_time_left(), clock=Clock(), console=Console(file=io.StringIO())), io.StringIO()
     table.begin(rows, 40)
     Console(file=plain, width=120).print(table.render())
     table.end()
@@ -118,5 +113,5 @@ def test_a_pipe_gets_lines_and_a_terminal_the_table() -> None:
         def isatty(self) -> bool:
             return True
 
-    assert isinstance(build_progress(left(), io.StringIO(), clock=Clock()), PlainLines)
-    assert isinstance(build_progress(left(), Terminal(), clock=Clock()), LiveTable)
+    assert isinstance(build_progress(make_time_left(), io.StringIO(), clock=Clock()), PlainLines)
+    assert isinstance(build_progress(make_time_left(), Terminal(), clock=Clock()), LiveTable)
