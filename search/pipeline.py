@@ -14,6 +14,7 @@ from search.run_dir import read_json, write_json
 from search.stages import bundle, ensemble, folds, logits, noise, report, search, soups
 from search.stages.prepare_cluster import check_cluster, spread_cache
 from search.stages.stage import Context, Stage
+from search.stages.stage_forecast import forecast
 from search.students import pseudo_stage
 
 STAGES: Mapping[Stage, Callable[[Context], None]] = {
@@ -40,6 +41,9 @@ def run_all(context: Context, until: Stage = Stage.report) -> None:
         if done.get(name):
             context.say(f"{name}: done at {done[name]}, skipped")
             continue
+        if name is not Stage.search and "forecast_s" not in record:
+            record["forecast_s"] = forecast(context)
+            write_json(context.run.run_json, record)
         context.say(f"== {name}\n{checklist(ordered, record, name)}")
         spread_cache(context, name)
         begun = context.now()
@@ -52,10 +56,13 @@ def run_all(context: Context, until: Stage = Stage.report) -> None:
 
 
 def checklist(ordered: Sequence[Stage], record: Mapping[str, Any], running: Stage | None = None) -> str:
-    """'[x] search 1m10s  [>] logits  [ ] ensemble', by what run.json records as done and how long it took."""
-    done, took = record["stages"], record.get("stage_s", {})
-    entries = []
+    """'[x] search 1m10s  [>] logits about 40s  [ ] ensemble about 2m00s  (about 2m40s left)', by what run.json records
+    as done, how long it took, and what the others were expected to take when the search had ended."""
+    done, took, expected = record["stages"], record.get("stage_s", {}), record.get("forecast_s", {})
+    entries, left_s = [], 0.0
     for name in ordered:
         time = f" {duration(took[name])}" if done.get(name) and name in took else ""
+        if not done.get(name) and name in expected:
+            time, left_s = f" about {duration(expected[name])}", left_s + expected[name]
         entries.append(f"[{'x' if done.get(name) else '>' if name == running else ' '}] {name}{time}")
-    return "  ".join(entries)
+    return "  ".join([*entries, *([f"(about {duration(left_s)} left)"] if left_s else [])])

@@ -67,6 +67,7 @@ class _Record(BaseModel):
     versions: dict[str, str | None]
     stages: dict[str, str]
     stage_s: dict[str, float] = {}  # what each took, of the session that ended it
+    forecast_s: dict[str, float] = {}  # what those after the search were expected to take, when it had ended
     started: datetime
     space: str = ""
     profile: str | None = None

@@ -16,7 +16,6 @@ import typer
 from trainables.command import DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
-    from search.space.options import Search
     from search.space.space import Space
 
 app = new_app()
@@ -50,7 +49,7 @@ def describe(space: Space) -> Iterator[str]:
         yield f"  {parameter.name} ({parameter.kind}): {joint.join(f'{value}' for value in parameter.values)}"
     yield f"tried first: {len(space.defaults())} recipes (points, then a default per backbone family)"
     search = space.options.search
-    most, expected = search.num_trials * search.max_epochs, search.num_trials * epochs_of_a_trial(search)
+    most, expected = search.num_trials * search.max_epochs, search.num_trials * search.expected_epochs
     yield f"at most {search.num_trials} trials x {search.max_epochs} epochs = {most} epochs"
     yield f"about {expected:.0f} where ASHA keeps 1 of {search.reduction_factor} at each rung"
     if space.options.folds.num:
@@ -59,17 +58,6 @@ def describe(space: Space) -> Iterator[str]:
         yield f"then {models} models of folds and refits, of at most {search.max_epochs} epochs each"
     if space.profile is None and space.profiles:
         yield f"profiles: {', '.join(space.profiles)} (--profile); cpu is taken by itself where there is no GPU"
-
-
-def epochs_of_a_trial(search: Search) -> float:
-    """The expected number where 1 / reduction_factor of the trials go on at each rung (Li et al. 2020, section 3).
-    Ray's ASHA stops later than that, since the first trials have nobody to be compared with."""
-    total, share, epoch = 0.0, 1.0, search.grace_epochs
-    before = 0
-    while epoch < search.max_epochs:
-        total += share * (epoch - before)
-        share, before, epoch = share / search.reduction_factor, epoch, epoch * search.reduction_factor
-    return total + share * (search.max_epochs - before)
 
 
 if __name__ == "__main__":

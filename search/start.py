@@ -90,6 +90,7 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
         spaces = _spaces(asked, claimed)
         card = (claimed and claimed.card) or _card(asked, say)
 
+        say("loading PyTorch and Ray")
         from search.cluster.connection import connected  # heavy imports only now, after the space was checked
         from search.engine import warm_start
         from search.stages import run_data

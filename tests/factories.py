@@ -26,6 +26,8 @@ from analysis.ensembling.result import (
     Score,
     Verdict,
 )
+from search.observers.progress import TimeLeft
+from search.observers.search_forecast import Lengths, SearchForecast
 from search.observers.trial_row import TrialRow
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
@@ -211,6 +213,11 @@ def make_row(number: int = 0, state: str = "RUNNING", **changes: Any) -> TrialRo
     values: dict[str, Any] = {"recipe_hash": f"abc{number}", "family": "convnext", "backbone": "convnext_atto"}
     values |= {"head": "segformer", "recipe": {"optimizer": {"lr": 1e-3}}}
     return TrialRow(trial=f"{number:05d}", number=number, state=state, **(values | changes))
+
+
+def make_time_left(after_s: float | None = None) -> TimeLeft:
+    """Of trials of about 3 epochs, 9 at most; the stages after the search take `after_s`."""
+    return TimeLeft(SearchForecast(Lengths(expected=3.0, most=9)), lambda rows: after_s)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from analysis.report.pareto_chart import UNITS, describe, pareto_figure
 from analysis.report.pseudo import pseudo_markup
 from analysis.report.student import student_markup
 from analysis.report.trial_table import trial_table
+from analysis.report.work_chart import Span, work_figure, work_rows
 from analysis.search_quality import Audit
 
 MAX_PICTURES = 12
@@ -76,6 +77,7 @@ class ReportFacts:
     audit: Audit | None = None  # of early stopping
     noise: str = ""  # which differences are ties; "" where it was not measured
     search_figures: Mapping[str, str] = field(default_factory=dict)  # "parallel", "slice-<n>"
+    work: Sequence[Span] = ()  # when what ran
     checks: SplitChecks | None = None
     suspects: SuspectsSummary | None = None
     class_pages: str = ""  # their folder, relative to the report; "" where there are none
@@ -121,6 +123,7 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
         **_curve_figures(facts, highlight),
         **_ensemble_figures(ensemble, single, counts),
         **facts.search_figures,
+        **({"work": work_figure(facts.work)} if facts.work else {}),
     }
     pictures = [gallery.picture(item, colours) for item in items]  # worst first
     uris = [uri for p in pictures for uri in (p.image_uri, p.truth_uri, p.prediction_uri)]
@@ -138,6 +141,7 @@ def _context(facts: ReportFacts) -> tuple[dict[str, Any], dict[str, str]]:
         "class_rows": tables.class_rows(ensemble.classes, counts, single, ensemble.shipped),
         "pictures": pictures,
         "page_of": [f"{facts.class_pages}/{page_name(k)}" if facts.class_pages else "" for k in range(len(counts))],
+        "work": work_rows(facts.work),
         "slices": [name for name in facts.search_figures if name.startswith("slice-")],
         "legend": gallery.legend(ensemble.classes, colours, items),
         "num_curves": len(charts.drawn_trials(facts.curves, highlight)),

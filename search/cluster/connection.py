@@ -60,6 +60,7 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         try:
             if address:
                 _check_answers(address)
+            say(f"Ray: joining {address}" if address else "Ray: starting on this machine, which takes some seconds")
             context = ray.init(
                 address=address or "local",
                 log_to_driver=False,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import ray
 from ray.util.queue import Queue
@@ -35,6 +37,26 @@ def portable_errors(work: Callable[P, Result]) -> Callable[P, Result]:
             raise built_in(str(error)) from error
 
     return guarded
+
+
+@dataclass(frozen=True)
+class Timed(Generic[Result]):
+    """A task's result, and when it ran: seconds since 1970, by the clock of its machine."""
+
+    result: Result
+    began_s: float
+    ended_s: float
+
+
+def timed(work: Callable[P, Result]) -> Callable[P, Timed[Result]]:
+    """The work of a task, which also tells when it ran: the driver cannot know when it left Ray's queue."""
+
+    @functools.wraps(work)
+    def measured(*args: P.args, **kwargs: P.kwargs) -> Timed[Result]:
+        began_s = time.time()
+        return Timed(work(*args, **kwargs), began_s, time.time())
+
+    return measured
 
 
 def _survives_pickle(error: Exception) -> bool:

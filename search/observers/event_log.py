@@ -63,9 +63,14 @@ class EventLog(Observer):
         self._append({"event": "search_ended"})
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        line = json.dumps({"at": self.clock(), **finite(event)}, ensure_ascii=False, allow_nan=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_event(self.path, {"at": self.clock(), **event})
+
+
+def append_event(path: Path, event: Mapping[str, Any]) -> None:
+    """Append one event, which has `at` and `event`, to a log."""
+    line = json.dumps(finite(event), ensure_ascii=False, allow_nan=False)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

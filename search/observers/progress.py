@@ -6,6 +6,7 @@ import heapq
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
+from search.observers.search_forecast import SearchForecast
 from search.observers.trial_row import Observer, TrialRow
 
 STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red", "DIVERGED": "red"}
@@ -35,35 +37,50 @@ def score(miou: float | None) -> str:
     return "-" if miou is None else f"{miou:.4f}"
 
 
-class Progress(Observer, ABC):
-    """What both views share: counts, the best trial, and the time left at this session's rate of trials, or, where a
-    trial has stopped ending epochs, which one and for how long."""
+@dataclass(frozen=True)
+class TimeLeft:
+    """How the time left is estimated: that of the search, and, from its trials so far, that of the stages after it
+    (None: not known yet)."""
 
-    def __init__(self, *, clock: Callable[[], float], every_s: float) -> None:
-        self.clock, self.every_s = clock, every_s
+    search: SearchForecast
+    after_s: Callable[[Mapping[int, TrialRow]], float | None]
+
+
+class Progress(Observer, ABC):
+    """What both views share: counts, the best trial, and the time left, or, where a trial has stopped ending epochs,
+    which one and for how long."""
+
+    def __init__(self, left: TimeLeft, *, clock: Callable[[], float], every_s: float) -> None:
+        self.left, self.clock, self.every_s = left, clock, every_s
         self.rows: Mapping[int, TrialRow] = {}
-        self.num_trials, self.started_s, self.shown_s, self.ended_here = 0, 0.0, 0.0, 0
+        self.num_trials, self.started_s, self.shown_s = 0, 0.0, 0.0
         self.signs_s: dict[int, float] = {}  # number of a running trial -> when it started or last ended an epoch
         self.last_sign_s = self.longest_s = 0.0
+        self.waits = True  # for the first sign of a trial
 
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
         self.rows, self.num_trials = rows, num_trials
+        self.left.search.begin(rows, num_trials)
         self.started_s = self.shown_s = self.last_sign_s = self.clock()
 
     @override
     def trial_started(self, row: TrialRow) -> None:
+        self.waits = False
         self.signs_s[row.number] = self.last_sign_s = self.clock()
+        self.left.search.started(row.number, self.last_sign_s)
 
     @override
     def epoch(self, row: TrialRow, metrics: Mapping[str, Any]) -> None:
         now_s = self.clock()
         self.longest_s = max(self.longest_s, now_s - self.signs_s.get(row.number, now_s))
         self.signs_s[row.number] = self.last_sign_s = now_s
+        self.left.search.epoch(row.number, now_s)
 
     @override
     def trial_ended(self, row: TrialRow) -> None:
-        self.ended_here += 1
+        self.waits = False  # one that was refused never started
+        self.left.search.ended(row.number)
         self.signs_s.pop(row.number, None)
         self.last_sign_s = self.clock()
 
@@ -78,22 +95,27 @@ class Progress(Observer, ABC):
         """Draw now."""
 
     def summary(self) -> str:
-        """'3/8 trials, 2 running, best 0.4120 (00002), 1m10s, about 2m left'."""
+        """'3/8 trials, 2 running, best 0.4120 (00002), 1m10s, about 2m00s left'."""
         ended = sum(row.state != "RUNNING" for row in self.rows.values())
         parts = [f"{ended}/{self.num_trials} trials", f"{len(self.rows) - ended} running"]
-        parts += [] if self.rows else ["waiting for the first worker to start"]
+        parts += ["waiting for the first worker to start"] if self.waits else []
         scored = [row for row in self.rows.values() if row.best_miou is not None]
         if scored:
             best = max(scored, key=lambda row: row.best_miou or 0.0)
             parts.append(f"best mIoU {score(best.best_miou)} ({best.trial})")
-        elapsed_s = self.clock() - self.started_s
-        parts.append(duration(elapsed_s))
-        stall = self.stall() if ended < self.num_trials else ""
-        if stall:
-            parts.append(stall)
-        elif self.ended_here and ended < self.num_trials:
-            parts.append(f"about {duration(elapsed_s / self.ended_here * (self.num_trials - ended))} left")
+        parts.append(duration(self.clock() - self.started_s))
+        if ended < self.num_trials:
+            parts += [text for text in [self.stall() or self.time_left()] if text]
         return ", ".join(parts)
+
+    def time_left(self) -> str:
+        """'about 6m00s left, then about 4m00s of other stages'; empty before the first epoch's end."""
+        left_s = self.left.search.left_s(self.clock())
+        if left_s is None:
+            return ""
+        after_s = self.left.after_s(self.rows)
+        then = f", then about {duration(after_s)} of other stages" if after_s else ""
+        return f"about {duration(left_s)} left{then}"
 
     def stall(self) -> str:
         """'stalled: 00003 has ended no epoch for 12m00s ...'; empty where all goes on."""
@@ -111,9 +133,16 @@ class Progress(Observer, ABC):
 class PlainLines(Progress):
     """A line per trial's end, and one every `every_s` seconds."""
 
-    def __init__(self, *, clock: Callable[[], float], every_s: float = 30.0, stream: TextIO | None = None) -> None:
-        super().__init__(clock=clock, every_s=every_s)
+    def __init__(
+        self, left: TimeLeft, *, clock: Callable[[], float], every_s: float = 30.0, stream: TextIO | None = None
+    ) -> None:
+        super().__init__(left, clock=clock, every_s=every_s)
         self.stream = stream
+
+    @override
+    def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
+        super().begin(rows, num_trials)
+        self._line(self.summary())
 
     def _line(self, text: str) -> None:
         print(text, file=self.stream or sys.stdout, flush=True)
@@ -139,8 +168,10 @@ class PlainLines(Progress):
 class LiveTable(Progress):
     """A rich table that redraws itself: running trials first, then the best."""
 
-    def __init__(self, *, clock: Callable[[], float], every_s: float = 0.5, console: Console | None = None) -> None:
-        super().__init__(clock=clock, every_s=every_s)
+    def __init__(
+        self, left: TimeLeft, *, clock: Callable[[], float], every_s: float = 0.5, console: Console | None = None
+    ) -> None:
+        super().__init__(left, clock=clock, every_s=every_s)
         self.console = console or Console()
         self.live: Live | None = None
 
@@ -175,10 +206,10 @@ class LiveTable(Progress):
         return Group(table, more, Text(self.summary(), style="bold"))
 
 
-def build_progress(stream: TextIO, *, clock: Callable[[], float]) -> Progress:
+def build_progress(left: TimeLeft, stream: TextIO, *, clock: Callable[[], float]) -> Progress:
     """The live table where `stream` is a terminal, else plain lines."""
     return (
-        LiveTable(clock=clock, console=Console(file=stream))
+        LiveTable(left, clock=clock, console=Console(file=stream))
         if stream.isatty()
-        else PlainLines(clock=clock, stream=stream)
+        else PlainLines(left, clock=clock, stream=stream)
     )

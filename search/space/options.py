@@ -31,7 +31,18 @@ class Search(Config):
     trial_timeout_s: Annotated[float, Field(gt=0.0)] | None = None  # without an epoch's end it is killed and restarted
     budget_device_hours: Annotated[float, Field(gt=0.0)] | None = None  # then no trial starts; others end as usual
     until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial starts
+    sampler_window: Annotated[int, Field(ge=100)] = 1000  # ended trials that TPE learns from: the best and the newest
     until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial starts
+
+    @property
+    def expected_epochs(self) -> float:
+        """Of a trial, where 1 / reduction_factor of the trials go on at each rung (Li et al. 2020, section 3). Ray's
+        ASHA stops later than that, since the first trials have nobody to be compared with."""
+        total, share, epoch, before = 0.0, 1.0, self.grace_epochs, 0
+        while epoch < self.max_epochs:
+            total += share * (epoch - before)
+            share, before, epoch = share / self.reduction_factor, epoch, epoch * self.reduction_factor
+        return total + share * (self.max_epochs - before)
 
     @property
     def is_limited(self) -> bool:

@@ -16,14 +16,15 @@ from typing import Any
 import ray
 
 from search.cluster.nodes import live_nodes, num_holders
-from search.cluster.ray_tasks import in_turn, portable_errors
+from search.cluster.ray_tasks import in_turn, portable_errors, timed
 from search.engine.admission import resources_of
 from search.engine.study_file import open_study
 from search.observers.trial_row import TrialRow, study_rows
 from search.run_dir import RunDir
 from search.space.options import Options
 from search.stages.candidates import choose, competitors, scored_trials
-from search.stages.stage import Context
+from search.stages.stage import Context, Stage
+from search.stages.task_log import TaskLog
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.data.splits.folds import Folds, deal_folds, read_folds, write_folds
@@ -90,10 +91,12 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
 
     def start(job: FoldJob) -> Any:
         cpu, gpu = held[job]["cpu"], held[job]["gpu"]
-        task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=options.search.max_failures)(fit_one)
+        task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=options.search.max_failures)(timed(fit_one))
         return task.remote(job, cache, context.run.fold_models(job.member), cpu, gpu)
 
-    for job, record, error in in_turn((job for job in jobs if job.member not in failed), start, room):
+    ends = in_turn((job for job in jobs if job.member not in failed), start, room)
+    log = TaskLog(context, Stage.folds, len(jobs))
+    for job, record, error in log.watch(ends, lambda one: f"{one.member} {one.part}", held.__getitem__):
         if error is None:
             scored = "" if record.miou is None else f"mIoU {record.miou:.4f} on its {len(job.split.val_ids)} images, "
             context.say(f"{job.member} {job.part}: {scored}{record.epoch} epochs on {len(job.split.train_ids)} images")

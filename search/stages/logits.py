@@ -9,11 +9,12 @@ from pathlib import Path
 
 import ray
 
-from search.cluster.ray_tasks import as_they_end, portable_errors
+from search.cluster.ray_tasks import as_they_end, portable_errors, timed
 from search.run_dir import RunDir
 from search.space.options import Options, Resources
 from search.stages.folds import chosen_candidates, judged_split
-from search.stages.stage import Context
+from search.stages.stage import Context, Stage
+from search.stages.task_log import TaskLog
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.logits import write_logits as candidate_logits
@@ -41,11 +42,12 @@ def run(context: Context) -> None:
     )
     resources = options.resources
     num_gpus = min(1.0, resources.gpu)  # an image needs one device
-    task = ray.remote(num_cpus=resources.cpu, num_gpus=num_gpus, max_retries=2)(_write_one)
+    task = ray.remote(num_cpus=resources.cpu, num_gpus=num_gpus, max_retries=2)(timed(_write_one))
     cache = ray.put(data.cache)
     waiting = {task.remote(c, cache, split, views, folders_of(folder, c), storage, resources): c for c in chosen}
     failed: dict[str, str] = {}
-    for candidate, lines, error in as_they_end(waiting):
+    log, held = TaskLog(context, Stage.logits, len(chosen)), {"cpu": resources.cpu, "gpu": num_gpus}
+    for candidate, lines, error in log.watch(as_they_end(waiting), lambda one: one.trial, lambda _: held):
         if error is None:
             for line in lines:
                 context.say(line)

@@ -12,11 +12,12 @@ import numpy as np
 import ray
 
 from analysis.search_quality import NoiseFloor
-from search.cluster.ray_tasks import as_they_end
+from search.cluster.ray_tasks import as_they_end, timed
 from search.engine.admission import resources_of
 from search.stages.candidates import scored_trials
 from search.stages.folds import FoldPlan, fit_one, plan_folds
-from search.stages.stage import Context
+from search.stages.stage import Context, Stage
+from search.stages.task_log import TaskLog
 from trainables.files import write_text
 from trainables.fit_fold import FoldJob
 
@@ -64,12 +65,15 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> tuple[dict[int | None, 
     """The jobs' mIoU by repeat, and why others failed."""
     options = context.space.options
     held = resources_of(options.resources, jobs[0].recipe, context.data.index.num_classes)
-    task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=options.search.max_failures)(fit_one)
+    task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=options.search.max_failures)(
+        timed(fit_one)
+    )
     cache, folder = ray.put(context.data.cache), context.run.fold_models(MEMBER)
     waiting = {task.remote(job, cache, folder, held["cpu"], held["gpu"]): job for job in jobs}
     mious: dict[int | None, float] = {}
     failed = []
-    for job, record, error in as_they_end(waiting):
+    log = TaskLog(context, Stage.noise, len(jobs))
+    for job, record, error in log.watch(as_they_end(waiting), lambda one: f"seed {one.recipe.seed}", lambda _: held):
         if error is None:
             mious[job.fold] = record.miou
             context.say(f"noise: seed {job.recipe.seed} scores mIoU {record.miou:.4f} on val")

@@ -3,7 +3,7 @@ terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,7 @@ from search.stages import report_facts
 from search.stages.importances import importances, top_importances
 from search.stages.search_figures import search_figures
 from search.stages.stage import Context
+from search.stages.timeline import Timeline
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 
@@ -78,6 +79,7 @@ def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str,
     rows, search = study_rows(study, run.root), space.options.search
     shares, why_not = importances(study)
     floor = read_noise_floor(run.noise_json)
+    drawn, timeline = drawn_curves(run)
     lines, together = licence_lines(read_bundle(run.bundle).manifest.licences)
     return {
         "name": record["space"],
@@ -85,7 +87,8 @@ def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str,
         "space": record["space"] + (f" ({record['profile']} profile)" if record["profile"] else ""),
         "ensemble": ensemble,
         "trials": trial_lines(rows, floor),
-        "curves": drawn_curves(run),
+        "curves": drawn,
+        "work": timeline.spans(rows, record),
         "rungs": rungs(search),
         "importances": shares,
         "top_importances": top_importances(study),
@@ -113,10 +116,17 @@ def write_pages(run: RunDir, ensemble: EnsembleResult, read: Read) -> None:
     write_class_pages(run.class_pages, pages, read)
 
 
-def drawn_curves(run: RunDir) -> dict[str, list[Mapping[str, Any]]]:
-    """trial -> a row per epoch of what the report draws; the log of a long search has a hundred times as much."""
-    events = read_events(run.events)
-    return curves({key: event[key] for key in DRAWN if key in event} for event in events)
+def drawn_curves(run: RunDir) -> tuple[dict[str, list[Mapping[str, Any]]], Timeline]:
+    """trial -> a row per epoch of what the report draws, and when everything ran; the log of a long search has a
+    hundred times as much, and is read once."""
+    timeline = Timeline()
+
+    def kept() -> Iterator[Mapping[str, Any]]:
+        for event in read_events(run.events):
+            timeline.take(event)
+            yield {key: event[key] for key in DRAWN if key in event}
+
+    return curves(kept()), timeline
 
 
 def ranked(rows: Sequence[TrialRow]) -> list[TrialRow]:

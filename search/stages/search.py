@@ -11,11 +11,13 @@ from search.engine.gauges import TrialGauges
 from search.engine.study_file import open_study
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
-from search.observers.progress import build_progress
+from search.observers.progress import TimeLeft, build_progress
+from search.observers.search_forecast import Lengths, SearchForecast
 from search.observers.search_info import SearchInfo
 from search.observers.trackers import Guarded, build_trackers
 from search.observers.trials_csv import CsvTable
 from search.stages.stage import Context
+from search.stages.stage_forecast import Sizes, StageForecast
 from trainables.ray_trainable import make_trainable
 
 
@@ -26,12 +28,16 @@ def run(context: Context) -> None:
     def clock() -> float:
         return context.now().timestamp()
 
+    later = StageForecast(options, Sizes.of(data), live_nodes())
+    forecast = SearchForecast(Lengths(options.search.expected_epochs, options.search.max_epochs))
+    left = TimeLeft(forecast, lambda rows: sum(later.seconds(rows.values()).values()) or None)
     observers = [
         CsvTable(path=folder.trials_csv, classes=data.index.classes, clock=clock),
         EventLog(folder.events, clock=clock),
         *build_trackers(context.trackers, SearchInfo(folder, data.index.classes)),
         Guarded("the metrics", TrialGauges(context.say)),
-        Guarded("the progress display", build_progress(sys.stdout, clock=clock)),
+        Guarded("the forecast of later stages", later),
+        Guarded("the progress display", build_progress(left, sys.stdout, clock=clock)),
     ]
     policy = admission_check(context)
     no_soups = options.ensemble.soups == "off" or options.folds.num > 0  # fold models are candidates alone

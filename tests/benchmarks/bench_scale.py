@@ -38,7 +38,8 @@ from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch, sampler_for
 from search.engine.study_file import open_storage, open_study
 from search.observers.event_log import EventLog
-from search.observers.progress import PlainLines
+from search.observers.progress import PlainLines, TimeLeft
+from search.observers.search_forecast import Lengths, SearchForecast
 from search.observers.trial_row import Observer, study_rows
 from search.observers.trials_csv import CsvTable
 from search.run_dir import RunDir
@@ -102,17 +103,18 @@ class Session:
         begun_s = time.perf_counter()
         self.space, self.num_trials, self.storage = space_of(num_trials), num_trials, open_storage(run.study_db)
         self.search = FamilySearch(self.space, storage=self.storage, metric=METRIC, sampler_at=self._sampler_at)
+        left = TimeLeft(SearchForecast(Lengths(4.0, MAX_EPOCHS)), lambda rows: None)
         self.observers = {
             "trials.csv": Timed(CsvTable(run.trials_csv, classes=CLASSES, clock=time.time)),
             "events.jsonl": Timed(EventLog(run.events, clock=time.time)),
-            "progress": Timed(PlainLines(clock=time.time, stream=io.StringIO())),
+            "progress": Timed(PlainLines(left, clock=time.time, stream=io.StringIO())),
         }
         self.table = TrialTable(self.search, self.search, list(self.observers.values()), METRIC)  # type: ignore[arg-type]
         self.table.tell("begin", self.table.rows, num_trials)
         scheduler = family_asha(MAX_EPOCHS, 1)
         for frozen in self.search.study.get_trials(deepcopy=False):
             identity = frozen.user_attrs["identity"]
-            scheduler.replay(identity["family"], frozen.number, frozen.intermediate_values)
+            scheduler.replay(identity["recipe"], frozen.number, frozen.intermediate_values)
         self.resume_s = time.perf_counter() - begun_s
         model = Reports(PowerLaws("slow_best", 0, MAX_EPOCHS))
         self.replay = Replay(self.search, scheduler, model, NUM_WORKERS, table=self.table, suggested=self._note)
@@ -169,6 +171,7 @@ def report_figures(run: RunDir) -> dict[str, float]:
     took_s.append(time.perf_counter())
     shares, _ = importances(study)
     took_s.append(time.perf_counter())
+    curves, timeline = drawn_curves(run)
     facts = ReportFacts(
         title="scale",
         started="2026-05-01T12:00:00+00:00",
@@ -178,7 +181,8 @@ def report_figures(run: RunDir) -> dict[str, float]:
         counts={"trials": len(rows)},
         ensemble=make_ensemble(CLASSES, [make_member(f"{n:05d}") for n in range(3)]),
         trials=trial_lines(rows, None),
-        curves=drawn_curves(run),
+        curves=curves,
+        work=timeline.spans(rows, {"started": "2026-05-01T12:00:00+00:00", "stages": {}}),
         importances=shares,
     )
     write_report(run.report, facts)

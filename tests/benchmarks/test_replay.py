@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
+from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch, sampler_for
+from search.engine.study_file import open_storage
+from search.observers.search_forecast import Lengths, SearchForecast
+from search.observers.trial_row import Observer, TrialRow
+from search.space.space import load_space
 from trainables.ray_trainable import METRIC
 
 sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks are scripts, and import each other as such
 import bench_search
 from replay.curves import PowerLaws
+from replay.samplers import random_at
 from replay.schedulers import Pasha, family_asha
 from replay.simulator import Replay
 
@@ -69,3 +77,37 @@ def test_the_same_seed_gives_the_same_table() -> None:
     first, second = (bench_search.table(bench_search.compare("slow_best", 1, 40)) for _ in range(2))
     assert first == second
     assert len(first) == 2 + len(bench_search.METHODS)
+
+
+class Watch(Observer):
+    """Tells a forecast of a replay, by its simulated clock."""
+
+    def __init__(self, forecast: SearchForecast) -> None:
+        self.forecast, self.replay = forecast, cast(Replay, None)
+
+    def trial_started(self, row: TrialRow) -> None:
+        self.forecast.started(row.number, self.replay.now_s)
+
+    def epoch(self, row: TrialRow, metrics: Any) -> None:
+        self.forecast.epoch(row.number, self.replay.now_s)
+
+    def trial_ended(self, row: TrialRow) -> None:
+        self.forecast.ended(row.number)
+
+
+def test_the_time_left_of_a_search_is_about_what_was_left_and_does_not_jump(tmp_path: Path) -> None:
+    settings = {"num_trials": 40, "max_epochs": 6, "grace_epochs": 1}
+    space = load_space("all.yaml", overrides=[f"search.{key}={value}" for key, value in settings.items()])
+    storage, watch = open_storage(tmp_path / "study.db"), Watch(SearchForecast(Lengths(2.0, 6)))
+    search = FamilySearch(space, storage=storage, metric=METRIC, sampler_at=partial(random_at, 0))
+    table = TrialTable(search, search, [watch], METRIC)  # type: ignore[arg-type]
+    watch.replay = Replay(search, family_asha(6, 1), TASK, num_workers=4, table=table)
+    watch.forecast.begin(table.rows, 40)
+    told = [(watch.replay.now_s, watch.forecast.left_s(watch.replay.now_s) or 0.0) for _ in watch.replay.epochs()]
+    storage.engine.dispose()
+    end_s = watch.replay.now_s
+    middle = [left_s / (end_s - at_s) for at_s, left_s in told if 0.2 * end_s < at_s < 0.8 * end_s]
+    assert min(middle) > 0.6
+    assert max(middle) < 1.7
+    for (before_s, left_s), (now_s, then_s) in itertools.pairwise(told):
+        assert abs(then_s - (left_s - (now_s - before_s))) < 0.1 * end_s

@@ -26,6 +26,12 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
         new_run_dir("x", NOON, tmp_path / "a")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses root as well")
+def test_a_run_directory_on_storage_that_refuses_writes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be writable, got /proc/.*give another with --run-dir"):
+        new_run_dir("x", NOON, Path("/proc/segsearch-run"))
+
+
 def test_resume_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs a run directory with a run.json"):
         existing_run_dir(tmp_path)

@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.show_space import epochs_of_a_trial
 from search.space.options import Search
 from search.space.space import load_space
 
@@ -32,8 +31,8 @@ def test_what_is_printed_reads_back_as_the_space(name: str, tmp_path: Path) -> N
 def test_epochs_are_those_of_successive_halving() -> None:
     search = Search(num_trials=27, max_epochs=27, grace_epochs=1, reduction_factor=3)
     stops = np.repeat([1, 3, 9, 27], [18, 6, 2, 1])  # of 27 trials a third goes on at each of three rungs
-    assert epochs_of_a_trial(search) == pytest.approx(stops.mean())
-    assert epochs_of_a_trial(Search(max_epochs=5, grace_epochs=5)) == 5
+    assert search.expected_epochs == pytest.approx(stops.mean())
+    assert Search(max_epochs=5, grace_epochs=5).expected_epochs == 5
 
 
 def test_a_wrong_space_is_told_as_a_run_would() -> None:

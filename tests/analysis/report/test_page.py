@@ -19,6 +19,7 @@ from analysis.report.gallery import MAX_SIDE_PX, GalleryItem, picture
 from analysis.report.page import ReportFacts, worst_images, write_report
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import pareto_figure
+from analysis.report.work_chart import Span
 
 CLASSES = ["Background", "<script>alert(1)</script>", "Glass & co"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -58,6 +59,7 @@ def facts() -> ReportFacts:
         notes=["class Glass lies in one group only"],
         paths={"bundle": "/runs/tiny/bundle"},
         licences=["pretrained weights of x.<b>: mit"],
+        work=[Span("trial to the end", "<b>0000</b>", 0.0, 60.0, 1.0), Span("stage", "ensemble", 70.0, 90.0)],
     )
 
 
@@ -105,7 +107,7 @@ def test_names_are_data_and_never_markup(page: Path) -> None:
     assert "<i>no</i>" not in text
     assert "&lt;script&gt;alert(1)" in text
     figures = re.findall(r'<script type="application/json" id="figure-\w+">(.*?)</script>', text, re.DOTALL)
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         assert "<" not in figure
         assert json.loads(figure)["data"]

@@ -79,17 +79,17 @@ class Replay:
     paused: list[ReplayedTrial] = field(default_factory=list)
     running: list[tuple[float, int, ReplayedTrial]] = field(default_factory=list)  # a heap: when an epoch ends
     order: int = 0
+    now_s: float = 0.0  # simulated
     suggested: Callable[[], None] = lambda: None  # called around each suggestion, to time it
 
     def epochs(self) -> Iterator[Epoch]:
         """Runs the search; ends where the searcher has finished, or where the caller stops asking."""
-        now_s = 0.0
         while True:
-            self._fill(now_s)
+            self._fill(self.now_s)
             if not self.running:
                 return
-            now_s, _, trial = heapq.heappop(self.running)
-            yield self._end_epoch(trial, now_s)
+            self.now_s, _, trial = heapq.heappop(self.running)
+            yield self._end_epoch(trial, self.now_s)
 
     def get_trials(self) -> list[ReplayedTrial]:
         """Those that a scheduler may choose from, as Ray's controller has it."""

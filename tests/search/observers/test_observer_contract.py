@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from factories import Clock, make_row
+from factories import Clock, make_row, make_time_left
 from rich.console import Console
 
 import search.observers as package
@@ -35,8 +35,10 @@ def info_of(folder: Path) -> SearchInfo:
 CASES: dict[str, Make] = {
     "trials_csv": lambda folder, _: CsvTable(folder / "trials.csv", classes=["sky", "car"], clock=Clock()),
     "event_log": lambda folder, _: EventLog(folder / "events.jsonl", clock=Clock()),
-    "plain_lines": lambda _, stream: PlainLines(clock=Clock(), stream=stream),
-    "live_table": lambda _, stream: LiveTable(clock=Clock(), console=Console(file=stream, force_terminal=True)),
+    "plain_lines": lambda _, stream: PlainLines(make_time_left(), clock=Clock(), stream=stream),
+    "live_table": lambda _, stream: LiveTable(
+        make_time_left(), clock=Clock(), console=Console(file=stream, force_terminal=True)
+    ),
     **{name: lambda folder, _, make=make: make(info_of(folder)) for name, make in TRACKERS.items()},  # type: ignore[misc]
 }
 
@@ -170,6 +172,8 @@ def test_a_tracker_that_fails_is_switched_off_and_said_once(
 def test_a_terminal_that_is_gone_does_not_end_the_search() -> None:
     stream, said = io.StringIO(), list[str]()
     stream.close()
-    first_session(Guarded("the progress display", PlainLines(clock=Clock(), stream=stream), say=said.append))
+    first_session(
+        Guarded("the progress display", PlainLines(make_time_left(), clock=Clock(), stream=stream), say=said.append)
+    )
     assert len(said) == 1
     assert "I/O operation on closed file" in said[0]

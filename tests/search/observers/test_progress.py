@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import pytest
-from factories import Clock, make_row
+from factories import Clock, make_row, make_time_left
 from rich.console import Console
 
 from search.observers.progress import LiveTable, PlainLines, build_progress, duration
@@ -28,23 +28,28 @@ def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
 
 
 def test_line_a_trial_end_with_counts_best_and_time_left() -> None:
-    out, clock = io.StringIO(), Clock()
-    lines = PlainLines(clock=clock, stream=out)
-    lines.begin(ROWS, 8)
+    out, clock, rows = io.StringIO(), Clock(), {1: ROWS[1]}
+    lines = PlainLines(make_time_left(after_s=90.0), clock=clock, stream=out)
+    lines.begin(rows, 8)
+    rows[0] = ROWS[0]
+    lines.trial_started(rows[0])
     clock.now_s = 60.0
-    lines.trial_ended(ROWS[0])
-    lines.trial_ended(ROWS[2])
+    lines.epoch(rows[0], {})
+    lines.trial_ended(rows[0])
+    rows[2] = ROWS[2]
+    lines.trial_ended(rows[2])
+    known = "1 running, best mIoU 0.4100 (00000), 1m00s, about 24m30s left, then about 1m30s of other stages]"
+    model = "convnext_atto + upernet, 3 epochs"
     assert out.getvalue().splitlines() == [
-        "trial 00000 COMPLETE: convnext_atto + upernet, 3 epochs, best mIoU 0.4100 at epoch 2 "
-        "[2/8 trials, 1 running, best mIoU 0.4100 (00000), 1m00s, about 6m00s left]",
-        "trial 00002 FAIL: convnext_atto + upernet, 3 epochs (KeyError: 'stem') "
-        "[2/8 trials, 1 running, best mIoU 0.4100 (00000), 1m00s, about 3m00s left]",
+        "0/8 trials, 1 running, waiting for the first worker to start, best mIoU 0.2000 (00001), 0s",
+        f"trial 00000 COMPLETE: {model}, best mIoU 0.4100 at epoch 2 [1/8 trials, {known}",
+        f"trial 00002 FAIL: {model} (KeyError: 'stem') [2/8 trials, {known}",
     ]
 
 
 def test_a_trial_that_ends_no_epoch_is_named_and_no_time_left_is_promised() -> None:
     rows, clock = {0: row(0, "RUNNING"), 1: row(1, "RUNNING"), 2: row(2, "COMPLETE", 0.4)}, Clock()
-    lines = PlainLines(clock=clock, stream=io.StringIO())
+    lines = PlainLines(make_time_left(), clock=clock, stream=io.StringIO())
     lines.begin(rows, 8)
     for number in (0, 1, 2):
         lines.trial_started(rows[number])
@@ -62,7 +67,7 @@ def test_a_trial_that_ends_no_epoch_is_named_and_no_time_left_is_promised() -> N
 
 def test_a_search_without_a_running_trial_is_stalled_too() -> None:
     clock = Clock()
-    lines = PlainLines(clock=clock, stream=io.StringIO())
+    lines = PlainLines(make_time_left(), clock=clock, stream=io.StringIO())
     lines.begin({0: row(0, "COMPLETE", 0.4)}, 8)
     clock.now_s = 301.0
     assert "stalled: no trial has run for 5m01s" in lines.summary()
@@ -70,19 +75,19 @@ def test_a_search_without_a_running_trial_is_stalled_too() -> None:
 
 def test_plain_line_comes_every_so_many_seconds() -> None:
     out, clock = io.StringIO(), Clock()
-    lines = PlainLines(clock=clock, every_s=30.0, stream=out)
+    lines = PlainLines(make_time_left(), clock=clock, every_s=30.0, stream=out)
     lines.begin({}, 8)
     for now_s in (1.0, 29.0, 31.0, 45.0, 62.0):
         clock.now_s = now_s
         lines.tick()
     waits = "0/8 trials, 0 running, waiting for the first worker to start"
-    assert out.getvalue().splitlines() == [f"{waits}, 31s", f"{waits}, 1m02s"]
+    assert out.getvalue().splitlines() == [f"{waits}, 0s", f"{waits}, 31s", f"{waits}, 1m02s"]
 
 
 def test_table_shows_running_trials_first_then_the_best() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
-    table = LiveTable(clock=Clock(), console=console)
+    table = LiveTable(make_time_left(), clock=Clock(), console=console)
     table.begin(ROWS, 8)
     table.trial_ended(ROWS[0])
     table.end()
@@ -96,7 +101,7 @@ def test_table_shows_running_trials_first_then_the_best() -> None:
 
 def test_long_tables_say_what_they_leave_out() -> None:
     rows = {number: row(number, "COMPLETE", 0.1) for number in range(40)}
-    table, plain = LiveTable(clock=Clock(), console=Console(file=io.StringIO())), io.StringIO()
+    table, plain = LiveTable(make_time_left(), clock=Clock(), console=Console(file=io.StringIO())), io.StringIO()
     table.begin(rows, 40)
     Console(file=plain, width=120).print(table.render())
     table.end()
@@ -108,5 +113,5 @@ def test_a_pipe_gets_lines_and_a_terminal_the_table() -> None:
         def isatty(self) -> bool:
             return True
 
-    assert isinstance(build_progress(io.StringIO(), clock=Clock()), PlainLines)
-    assert isinstance(build_progress(Terminal(), clock=Clock()), LiveTable)
+    assert isinstance(build_progress(make_time_left(), io.StringIO(), clock=Clock()), PlainLines)
+    assert isinstance(build_progress(make_time_left(), Terminal(), clock=Clock()), LiveTable)
