@@ -16,7 +16,7 @@ from search.space.options import Options, Resources
 from trainables.data.augment.pipeline import view_size
 from trainables.recipe.recipe import Recipe
 from trainables.training.batch import check_batch
-from trainables.training.memory_estimate import check_views, footprint, num_params
+from trainables.training.memory_estimate import check_kept, check_views, footprint, num_params
 
 GIB = 2**30
 MAX_SIZES = 6  # that are tried of a data set with more, from the smallest to the largest
@@ -63,6 +63,7 @@ class AdmissionCheck:
             check_batch(recipe.train, self.num_train, max(1, int(gpus)))
             params = num_params(recipe, self.num_classes)
             check_views(recipe, self.num_classes, self.views_px(recipe))
+            check_kept(recipe, self.num_classes, self.num_train)
             found = footprint(recipe, self.num_classes, low_precision=gpus > 0)
         except ValueError as error:
             return Admission(refusal=f"refused before it took a device: {error}")

@@ -12,7 +12,7 @@ from typing import Any
 from search.space.allowed_keys import Section
 from search.space.nodes import Branches, Choice, Fixed, Group, Node, Path
 from search.space.parser import MAX_ITEMS, parse_section
-from trainables.models.compatibility import check_pair, check_patches
+from trainables.models.compatibility import check_low_rank, check_pair, check_patches
 from trainables.recipe.recipe import Augmentation, backbone_family
 
 PARTS = ("backbone", "head")
@@ -75,7 +75,12 @@ def family_firsts(root: Group) -> list[tuple[str, dict[str, Any]]]:
     return list(found.items())
 
 
-def pair_problems(root: Group) -> list[str]:
+def model_problems(root: Group) -> list[str]:
+    """One line per backbone, head, crop or option of theirs that do not go together."""
+    return [*_pair_problems(root), *_patch_problems(root), *_low_rank_problems(root)]
+
+
+def _pair_problems(root: Group) -> list[str]:
     """One line per head that some backbone of the same row cannot feed, at the head's YAML path."""
     problems = []
     for head, head_picks, path in _named(root.children["head"], {}):
@@ -90,7 +95,7 @@ def pair_problems(root: Group) -> list[str]:
     return problems
 
 
-def patch_problems(root: Group) -> list[str]:
+def _patch_problems(root: Group) -> list[str]:
     """One line per backbone whose patches fill no crop that the space has, at the backbone's YAML path."""
     problems = []
     for backbone, _, path in _named(root.children["backbone"], {}):
@@ -99,6 +104,29 @@ def patch_problems(root: Group) -> list[str]:
         except ValueError as error:
             problems.append(f"{'.'.join(path)}: {error}")
     return problems
+
+
+def _low_rank_problems(root: Group) -> list[str]:
+    """One line per backbone that LoRA is asked of and cannot adapt, at the YAML path of its rank."""
+    problems = []
+    for rank, names in _ranks(root.children["backbone"]):
+        for name in names:
+            try:
+                check_low_rank(name)
+            except ValueError as error:
+                problems.append(f"{'.'.join(rank.path)}: {str(error).removeprefix('lora_rank ')}")
+    return problems
+
+
+def _ranks(node: Node) -> list[tuple[Node, tuple[str, ...]]]:
+    """Each rank that is not always 0, with the names of the backbones that it holds for."""
+    if isinstance(node, Branches):
+        return [found for body in node.bodies.values() for found in _ranks(body)]
+    assert isinstance(node, Group)
+    rank = node.children.get("lora_rank")
+    if rank is None or (isinstance(rank, Fixed) and rank.value == 0):
+        return []
+    return [(rank, tuple(name for name, _, _ in _named(node, {})))]
 
 
 def _crops_px(root: Group) -> tuple[int, ...]:

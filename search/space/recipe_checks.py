@@ -131,8 +131,10 @@ def _explain(detail: dict[str, Any], root: Group, pick: Pick) -> tuple[str, str]
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     path, node = _follow(root, _blamed(detail["loc"], detail["msg"]), pick)
     if kind == "value_error":
-        where = ".".join(path)
-        return where, message.removeprefix(where).removeprefix(path[-1]).strip()
+        field = re.match(r"[\w.]+", message)  # `drop_path`, or `optimizer.layer_decay`: the path says it already
+        if field and field.group().rpartition(".")[2] == path[-1]:
+            message = message[field.end() :].strip()
+        return ".".join(path), message
     where = ".".join(path)
     if kind == "int_from_float":
         remedy = f"; write {{int: [{math.ceil(node.low)}, {math.floor(node.high)}]}}" if isinstance(node, Range) else ""

@@ -18,7 +18,7 @@ from search.space.allowed_keys import FIXED_SECTIONS, recipe_grammar
 from search.space.initial_trials import read_points
 from search.space.licence_filter import keep_commercial
 from search.space.locate import locate
-from search.space.model_table import PARTS, family_firsts, pair_problems, parse_model, patch_problems
+from search.space.model_table import PARTS, family_firsts, model_problems, parse_model
 from search.space.nodes import Branches, Choice, Fixed, Group, Range, Searched, draw, searched
 from search.space.options import Options
 from search.space.parser import parse_section
@@ -153,7 +153,7 @@ def load_space(spec: str, *, profile: str | None = None, overrides: Sequence[str
     root = _recipe_nodes({key: tree[key] for key in tree if key in recipe_grammar().keys}, options, problems)
     whole = all(part in root.children for part in PARTS)
     problems += recipe_problems(root)
-    problems += [*pair_problems(root), *patch_problems(root)] if whole and not problems else []
+    problems += model_problems(root) if whole and not problems else []
     left_out: list[str] = []
     if options.licences == "commercial" and not problems:
         root, left_out = keep_commercial(root, problems)

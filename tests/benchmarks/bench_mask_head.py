@@ -1,10 +1,11 @@
-"""The mask head beside dense heads on the same backbones, from scratch, on one core.
+"""The mask heads beside dense heads on the same backbones, from scratch, and kept features of frozen ones, on one core.
 
     python tests/benchmarks/bench_mask_head.py                       # images a second against UPerNet
-    python tests/benchmarks/bench_mask_head.py DATA_CARD [EPOCHS]    # val mIoU of short trainings too
+    python tests/benchmarks/bench_mask_head.py DATA_CARD [EPOCHS]    # val mIoU of short trainings too, and seconds per
+                                                                     # epoch with kept features and without
 
 Speeds are medians of pairs at 128 x 128 px, fp32: a training step (forward, loss, backward) and a prediction of the
-mask head and of UPerNet, one after the other, so that what else the machine does falls on both.
+mask head (over the ViT, EoMT's too) and of UPerNet, one after the other: what else the machine does falls on both.
 """
 
 from __future__ import annotations
@@ -29,35 +30,50 @@ from trainables.data.reader import read
 from trainables.data.splits.make_split import decode_facts, make_split
 from trainables.models.segmentor import build_segmentor
 from trainables.recipe.recipe import Loss, Recipe
+from trainables.training import attempt
 from trainables.training.fit import Trial, fit
 from trainables.training.losses import build_loss
 from trainables.training.training_step import TrainingStep
 
 BACKBONES = ("convnext_atto", "vit_tiny_patch16_224")
 SMALL_MASKS: dict[str, Any] = {"name": "mask_classification", "channels": 64, "num_queries": 20, "num_layers": 3}
+SMALL_EOMT: dict[str, Any] = {"name": "eomt", "channels": 64, "num_queries": 20, "num_blocks": 4}
 SMALL_UPERNET: dict[str, Any] = {"name": "upernet", "channels": 48, "aux_channels": 32}
 PAIRS = {
     "small": (SMALL_MASKS, SMALL_UPERNET),
     "defaults": ({"name": "mask_classification"}, {"name": "upernet"}),
+    "small EoMT": (SMALL_EOMT, SMALL_UPERNET),
 }
 TRAINED = {
     "mask_classification": SMALL_MASKS,
     "mask_classification, set_weight 0": {**SMALL_MASKS, "set_weight": 0.0},
     "upernet": SMALL_UPERNET,
     "segformer": {"name": "segformer", "channels": 64},
+    "eomt": SMALL_EOMT,
+    "eomt, masked_until 0": {**SMALL_EOMT, "masked_until": 0.0},
+    "linear, frozen backbone": {"name": "linear"},
 }
 NUM_CLASSES, BATCH, SIDE_PX = 11, 2, 128
 
 
 def run(card: str | None = None, epochs: str = "5") -> dict[str, Any]:
     torch.set_num_threads(1)
-    rows = [_speed(backbone, sizes) for backbone in BACKBONES for sizes in PAIRS]
-    trained = [] if card is None else [_train(Path(card), b, head, int(epochs)) for b in BACKBONES for head in TRAINED]
-    return {"speed": rows, "trained": trained}
+    rows = [_speed(backbone, sizes) for backbone in BACKBONES for sizes in PAIRS if _fits(backbone, sizes)]
+    if card is None:
+        return {"speed": rows}
+    kept = [_kept(Path(card), backbone) for backbone in BACKBONES]
+    trained = [_train(Path(card), b, head, int(epochs)) for b in BACKBONES for head in TRAINED if _fits(b, head)]
+    return {"speed": rows, "kept": kept, "trained": trained}
+
+
+def _fits(backbone: str, name: str) -> bool:
+    return "eomt" not in name.lower() or backbone.startswith("vit")
 
 
 def _recipe(backbone: str, head: dict[str, Any], **more: Any) -> Recipe:
-    return Recipe.model_validate({"backbone": {"name": backbone, "pretrained": False}, "head": head, **more})
+    frozen = more.pop("frozen", False)
+    body = {"name": backbone, "pretrained": False, "frozen": frozen}
+    return Recipe.model_validate({"backbone": body, "head": head, **more})
 
 
 def _speed(backbone: str, sizes: str, repeats: int = 9) -> dict[str, Any]:
@@ -93,20 +109,52 @@ def _train(card: Path, backbone: str, head: str, epochs: int) -> dict[str, Any]:
     recipe = _recipe(
         backbone,
         TRAINED[head],
+        frozen="frozen" in head,
         augmentation={"crop_px": 96, "scale_min": 0.75, "scale_max": 1.5},
         optimizer={"lr": 1e-3, "warmup_epochs": 1.0},
         train={"num_epochs": epochs, "batch_size": 8, "num_workers": 0, "ema_decay": 0.95, "amp": "off"},
     )
-    index = read(read_card(card))
-    mious: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Cache.open(index, Path(folder) / "cache")
-        split = make_split(index, seed=0, known=decode_facts(index, cache))
-        trial = Trial(recipe, cache, split, Path(folder) / "trial", "cpu")
-        fit(trial, lambda done: mious.append(round(done.metrics["val/miou"], 4)))
+    mious = [round(metrics["val/miou"], 4) for metrics in _epochs(card, recipe)]
     row = {"backbone": backbone, "head": head, "best": max(mious), "val_miou": mious}
     print(row, flush=True)
     return row
+
+
+def _kept(card: Path, backbone: str) -> dict[str, Any]:
+    """Training's seconds per epoch, of a linear head over a frozen backbone with two views of each image, without kept
+    features and with them; the two epochs that make these apart from the two that read them."""
+    recipe = _recipe(
+        backbone,
+        {"name": "linear"},
+        frozen=True,
+        augmentation={"crop_px": 96, "num_views": 2},
+        optimizer={"lr": 1e-3, "warmup_epochs": 1.0},
+        train={"num_epochs": 4, "batch_size": 8, "num_workers": 0, "amp": "off"},
+    )
+    row: dict[str, Any] = {"backbone": backbone}
+    curves = {}
+    whether = attempt.is_kept
+    for name, kept in (("without", lambda trial: False), ("with", whether)):
+        attempt.is_kept = kept
+        epochs = _epochs(card, recipe)
+        row[f"seconds_{name}"] = [round(metrics["train_images"] / metrics["images_per_s"], 2) for metrics in epochs]
+        curves[name] = [metrics["train/loss"] for metrics in epochs]
+    row["largest_difference_of_losses"] = float(np.abs(np.subtract(*curves.values())).max())
+    print(row, flush=True)
+    return row
+
+
+def _epochs(card: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """The metrics of each epoch, with how many images it had."""
+    index = read(read_card(card))
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache.open(index, Path(folder) / "cache")
+        split = make_split(index, seed=0, known=decode_facts(index, cache))
+        images = len(split.train_ids) // recipe.train.batch_size * recipe.train.batch_size
+        trial = Trial(recipe, cache, split, Path(folder) / "trial", "cpu")
+        fit(trial, lambda done: found.append({**done.metrics, "train_images": images}))
+    return found
 
 
 if __name__ == "__main__":

@@ -37,9 +37,13 @@ PLAIN_FILES = frozenset(
         "xcit",
     }
 )
-PLAIN_HEADS = frozenset({"segmenter", "setr_naive", "setr_pup", "dpt"})
+PLAIN_HEADS = frozenset({"segmenter", "setr_naive", "setr_pup", "dpt", "eomt"})
+# timm's files whose blocks take tokens beside the patches, and a mask of their attention.
+OPEN_FILES = frozenset({"deit", "eva", "vision_transformer"})
+LOW_RANK_FILES = OPEN_FILES | {"beit"}
 _PATCH = re.compile(r"_patch(\d+)(?=_|$)")
 _HEADS_FOR_ALL = "upernet, knet, segformer or linear"
+_OPEN_EXAMPLES = "vit_small_patch16_dinov3 or vit_small_patch16_224"
 _PLAIN_EXAMPLES = "vit_small_patch16_224, deit3_base_patch16_384 or beitv2_base_patch16_224"
 
 
@@ -49,12 +53,14 @@ class FeatureRequest:
 
     Either levels of the pyramid (0 is stride 4, 3 is stride 32) or, where `depths` are given, plain features at the
     transformer's own stride after these shares of its blocks (1.0 after the last). A head that can read both gives
-    `plain_depths`, which are its depths over a plain transformer.
+    `plain_depths`, which are its depths over a plain transformer. Of a transformer's `open_blocks` last blocks the head
+    gets what goes into them, and the blocks themselves (`trainables.models.open_vit`).
     """
 
     levels: tuple[int, ...] = (0, 1, 2, 3)
     depths: tuple[float, ...] = ()
     plain_depths: tuple[float, ...] = ()
+    open_blocks: int = 0
 
     def over(self, backbone_name: str) -> FeatureRequest:
         """What is read of this backbone."""
@@ -90,10 +96,24 @@ def check_patches(backbone_name: str, crops_px: Sequence[int]) -> None:
     )
 
 
+def check_low_rank(backbone_name: str) -> None:
+    """Raise ValueError where the backbone has no attention over all patches whose linear layers LoRA could update."""
+    if backbone_files()[backbone_name.partition(".")[0]] not in LOW_RANK_FILES:
+        raise ValueError(
+            f"lora_rank must be 0 for {backbone_name!r}, which is no plain vision transformer, got more; use 0, or a "
+            f"backbone such as {_PLAIN_EXAMPLES}"
+        )
+
+
 def check_pair(backbone_name: str, head_name: str) -> None:
     """Raise ValueError where `head_name` needs features that `backbone_name` lacks, or the backbone is unknown."""
     if head_name in PLAIN_HEADS and not is_plain(backbone_name):
         raise ValueError(
             f"head {head_name!r} needs a plain vision transformer, whose blocks share one stride, got "
             f"{backbone_name!r}; use {_HEADS_FOR_ALL}, or a backbone such as {_PLAIN_EXAMPLES}"
+        )
+    if head_name == "eomt" and backbone_files()[backbone_name.partition(".")[0]] not in OPEN_FILES:
+        raise ValueError(
+            f"head 'eomt' needs a transformer whose blocks its queries can go through, got {backbone_name!r}; use "
+            f"mask_classification, or a backbone such as {_OPEN_EXAMPLES}"
         )

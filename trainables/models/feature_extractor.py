@@ -28,8 +28,9 @@ _IN_BLOCK_NORMS = (nn.LayerNorm, nn.GroupNorm, RmsNorm, RmsNorm2d)
 class FeatureExtractor:
     """`body` takes images (B,C,H,W) and gives features, `channels[i]` wide at `strides[i]`.
 
-    `layer_of` is each parameter's depth in the body (0 the stem), `no_weight_decay` the names exempt from weight
-    decay. `residual`: the features are a residual stream of no fixed scale, to be normalised before they are read.
+    `layer_of` is each parameter's depth in the body (0 the stem), `stage_of` its stage, or a plain transformer's block
+    (0 the stem, and of a model that names none), `no_weight_decay` the names exempt from weight decay. `residual`: the
+    features are a residual stream of no fixed scale, to be normalised before they are read.
     """
 
     body: nn.Module
@@ -41,6 +42,7 @@ class FeatureExtractor:
     channels_last: bool = False  # features (B,h,w,C)
     sizes: InputSizes = field(default_factory=InputSizes)
     layer_of: Mapping[str, int] = field(default_factory=dict)
+    stage_of: Mapping[str, int] = field(default_factory=dict)
     no_weight_decay: frozenset[str] = frozenset()
     load_report: LoadReport = NOTHING_LOADED
 
@@ -109,19 +111,23 @@ def statistics(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
     return tuple(values[channel % len(values)] for channel in range(in_chans))
 
 
-def layers(body: nn.Module, whole: Any) -> tuple[dict[str, int], frozenset[str]]:
-    """Depth of each parameter of `body` and its names without weight decay, both as timm's whole model states them.
+def layers(body: nn.Module, whole: Any) -> dict[str, Any]:
+    """`layer_of`, `stage_of` and `no_weight_decay` of a `FeatureExtractor`, as timm's whole model states them.
 
     A model that names no layers is one layer.
     """
-    depth: dict[str, int] = {}
-    if hasattr(whole, "group_matcher"):
-        depth = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
-    exempt = set(whole.no_weight_decay()) if hasattr(whole, "no_weight_decay") else set()
     names = [name for name, _ in body.named_parameters()]
     full_name = matching_keys(names, [name for name, _ in whole.named_parameters()])
-    layer_of = {name: depth.get(full_name.get(name, ""), 0) for name in names}
-    return layer_of, frozenset(name for name, full in full_name.items() if full in exempt)
+
+    def groups(coarse: bool) -> dict[str, int]:
+        depth: dict[str, int] = {}
+        if hasattr(whole, "group_matcher"):
+            depth = group_parameters(whole, whole.group_matcher(coarse=coarse), reverse=True)
+        return {name: depth.get(full_name.get(name, ""), 0) for name in names}
+
+    exempt = set(whole.no_weight_decay()) if hasattr(whole, "no_weight_decay") else set()
+    kept = frozenset(name for name, full in full_name.items() if full in exempt)
+    return {"layer_of": groups(coarse=False), "stage_of": groups(coarse=True), "no_weight_decay": kept}
 
 
 @contextlib.contextmanager

@@ -44,7 +44,6 @@ def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtra
     with as_value_error(cfg.name, "as a feature pyramid", _EXAMPLES):
         body: Any = timm.create_model(cfg.name, features_only=True, out_indices=indices, **args)
     check_drop_path(body, cfg)
-    layer_of, no_weight_decay = layers(body, whole)
     return FeatureExtractor(
         body=body,
         channels=body.feature_info.channels(),
@@ -54,9 +53,8 @@ def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtra
         residual=normalises_in_blocks(body),
         channels_last=_is_channels_last(body),
         sizes=sizes,
-        layer_of=layer_of,
-        no_weight_decay=no_weight_decay,
         load_report=load_weights(body, whole, cfg, args),
+        **layers(body, whole),
     )
 
 

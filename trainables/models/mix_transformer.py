@@ -7,6 +7,7 @@ conversion of the authors' ImageNet-1k ones (NVIDIA's licence: non-commercial us
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from trainables.recipe.recipe import Backbone
 
 _STAGES = (1, 2, 3, 4)
 _WEIGHTS = "imagenet"
+_STAGE_NUMBER = re.compile(r"\d")  # patch_embed1, block1, norm1
 
 
 class MixTransformer(nn.Module):
@@ -94,6 +96,7 @@ def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtra
         std=statistics(IMAGENET_DEFAULT_STD, in_chans),
         residual=False,
         layer_of=body.layer_of(),
+        stage_of={name: int(_STAGE_NUMBER.findall(name)[0]) for name, _ in body.named_parameters()},
         load_report=_load(body, known, cfg),
     )
 

@@ -30,6 +30,7 @@ from trainables.models.feature_extractor import (
     whole_model,
 )
 from trainables.models.input_sizes import InputSizes, find_sizes
+from trainables.models.open_vit import OpenTransformer
 from trainables.recipe.recipe import Backbone
 
 # After a third, a half, two thirds and all of the blocks: BEiT's blocks 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24.
@@ -50,10 +51,12 @@ class PlainFeatures(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         height, width = image.shape[2:]
-        if self._patch_px == self._stride:
-            return self._read(image)
-        image = functional.pad(image, (0, -width % self._patch_px, 0, -height % self._patch_px))
-        return [self._resample(feature, height, width) for feature in self._read(image)]
+        return [self.resample(feature, height, width) for feature in self._read(self.pad(image))]
+
+    def pad(self, image: Tensor) -> Tensor:
+        """To whole patches, on the right and at the bottom."""
+        below, right = (-side % self._patch_px for side in image.shape[2:])
+        return functional.pad(image, (0, right, 0, below)) if below or right else image
 
     def _read(self, image: Tensor) -> list[Tensor]:
         asked = sorted(set(self._blocks))  # a shallow model may give two depths the same block
@@ -61,8 +64,11 @@ class PlainFeatures(nn.Module):
         at = dict(zip(asked, features, strict=True))
         return [at[block] for block in self._blocks]
 
-    def _resample(self, feature: Tensor, height: int, width: int) -> Tensor:
-        """Bilinear, so that pixel i of the new grid is centred where the image is, at (i + 1/2) * stride px."""
+    def resample(self, feature: Tensor, height: int, width: int) -> Tensor:
+        """A feature of whole patches -> (B,D,H/stride,W/stride). Bilinear, so that pixel i of the new grid is centred
+        where the image is, at (i + 1/2) * stride px."""
+        if self._patch_px == self._stride:
+            return feature
         scaled = functional.interpolate(
             feature,
             scale_factor=self._patch_px / self._stride,
@@ -89,8 +95,10 @@ def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtra
     _, *native_px = whole.pretrained_cfg["input_size"]
     sizes = _sizes(cfg.name, blocks, shaping(args), tuple(native_px))
     body = _build(cfg.name, blocks, args)
+    if reads.open_blocks:
+        assert isinstance(body, PlainFeatures), "`check_pair` refuses models that another class reads"
+        body = OpenTransformer(body.model, reads.open_blocks, body.pad, body.resample)
     check_drop_path(body, cfg)
-    layer_of, no_weight_decay = layers(body, whole)
     return FeatureExtractor(
         body=body,
         channels=[whole.feature_info[block]["num_chs"] for block in blocks],
@@ -99,9 +107,8 @@ def extract(cfg: Backbone, reads: FeatureRequest, in_chans: int) -> FeatureExtra
         std=statistics(whole.pretrained_cfg["std"], in_chans),
         residual=True,
         sizes=sizes,
-        layer_of=layer_of,
-        no_weight_decay=no_weight_decay,
         load_report=load_weights(body, whole, cfg, args),
+        **layers(body, whole),
     )
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.backbones import PyramidBackbone, build_backbone
-from trainables.models.heads import OwnLoss, build_head, features_read
+from trainables.models.heads import Annealed, OwnLoss, build_head, features_read
 from trainables.models.input_sizes import MULTIPLE_PX
+from trainables.models.lora import adapt, plain_name
 from trainables.models.pretrained import LoadReport
-from trainables.recipe.recipe import Recipe
+from trainables.recipe.recipe import Backbone, Recipe
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class Segmentor(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.forward_all(image).logits
 
-    def forward_all(self, image: Tensor) -> Outputs:
+    def forward_all(self, image: Tensor | tuple[Tensor, ...]) -> Outputs:
+        """Of images, or of what a frozen backbone's body says of images with sides that are multiples of 32 px."""
+        if isinstance(image, tuple):
+            return Outputs(*self.head(self.backbone.finish(image)))
         height, width = image.shape[2:]
         self.backbone.check_size(height, width)
         below, right = -height % MULTIPLE_PX, -width % MULTIPLE_PX
@@ -64,15 +68,27 @@ class Segmentor(nn.Module):
 
         return Outputs(crop(logits), [(crop(x) if isinstance(x, Tensor) else x, weight) for x, weight in aux])
 
+    def anneal(self, progress: float) -> None:
+        """Tell the head, where it changes over the training, which share of that is over, 0 to 1."""
+        if isinstance(self.head, Annealed):
+            self.head.anneal(progress)
+
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:  # noqa: ARG002  timm passes it
         """Depth of a parameter by name, as timm's layer-wise decay asks for it: the stem 0, the head last."""
         layer_of = self.backbone.layer_of
         last = max(layer_of.values()) + 1
-        return lambda name: layer_of.get(name.removeprefix("backbone."), last)
+        return lambda name: layer_of.get(plain_name(name).removeprefix("backbone."), last)
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm's models exempt from weight decay (position tables and the like)."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay}
+
+
+def adapt_as(model: Segmentor, cfg: Backbone) -> None:
+    """Make `model` what learns in a trial: with low-rank updates of its backbone, where `cfg` asks for them. Whatever
+    comes after the trial gets the ordinary network (`merged_weights`)."""
+    if cfg.lora_rank:
+        adapt(model.backbone.body, cfg.name, cfg.lora_rank, cfg.lora_alpha or cfg.lora_rank)
 
 
 def build_segmentor(

@@ -21,7 +21,7 @@ class SimplePyramid(nn.Module):
     def __init__(self, channels: int, stride: int, strides: Sequence[int], levels: Sequence[int]) -> None:
         super().__init__()
         self.scalings = nn.ModuleList(
-            _scaling(channels, round(math.log2(stride / goal))) if level in levels else nn.Identity()
+            scaling(channels, round(math.log2(stride / goal))) if level in levels else nn.Identity()
             for level, goal in enumerate(strides)
         )
 
@@ -29,7 +29,7 @@ class SimplePyramid(nn.Module):
         return [scale(feature) for scale, feature in zip(self.scalings, features, strict=True)]
 
 
-def _scaling(channels: int, doublings: int) -> nn.Module:
+def scaling(channels: int, doublings: int) -> nn.Module:
     """(B,C,h,w) -> (B,C,h*2^doublings,w*2^doublings)."""
     if doublings <= 0:
         return nn.MaxPool2d(2**-doublings) if doublings else nn.Identity()

@@ -99,6 +99,9 @@ class Augmentation(Config):
     scale_max: Annotated[float, Field(gt=0.0, le=4.0)] = 2.0
     cat_max_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # crops are drawn anew while one class has more
     rare_class_weight: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0  # 0: each image once per epoch; else see Mixed
+    num_views: Annotated[int, Field(ge=0, le=1000)] = (
+        0  # of each image: the first epochs' draws come again; 0: new ones
+    )
     hflip_p: Probability = 0.5
     vflip_p: Probability = 0.0
     colour_p: Probability = 0.5  # ColorJitter: brightness, contrast, saturation, hue

@@ -7,44 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from trainables.recipe.augmentation import Augmentation as Augmentation
+from trainables.recipe.backbone import Backbone as Backbone
 from trainables.recipe.config import Config as Config
 from trainables.recipe.config import Probability
 
 MAX_SIDE_PX = 2**14
 Channels = Annotated[int, Field(ge=8, le=4096)]
 ATTENTION_HEADS = 8  # of the heads that attend with a width of their own
-SLOW_HEADS = frozenset({"mask_classification"})  # they start slowly, since the matching has to settle first
-
-
-class Backbone(Config):
-    """A timm model that gives features, and where its weights come from."""
-
-    name: str
-    pretrained: bool = True
-    weights_file: str | None = None  # a local .safetensors or .pth instead of timm's download
-    drop_path: Probability = 0.0
-    frozen: bool = False  # only what comes after the backbone learns: a cheap first look at its features
-
-    @model_validator(mode="after")
-    def _weights_are_wanted(self) -> Backbone:
-        if self.weights_file is not None and not self.pretrained:
-            raise ValueError(
-                f"weights_file must not be given with pretrained: false, got {self.weights_file!r}; "
-                "leave weights_file out, or set pretrained: true"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _frozen_blocks_drop_nothing(self) -> Backbone:
-        if self.frozen and self.drop_path:
-            raise ValueError(f"drop_path must be 0 with frozen: true, got {self.drop_path}; use 0, or frozen: false")
-        return self
+SLOW_HEADS = frozenset({"mask_classification", "eomt"})  # they start slowly, since the matching has to settle first
 
 
 class UPerNetHead(Config):
@@ -113,30 +90,18 @@ class DptHead(Config):
     dropout: Probability = 0.1
 
 
-class MaskHead(Config):
-    """Queries read any pyramid by cross-attention; each gives a class and a mask (MaskFormer), matched to the labels.
+class Queries(Config):
+    """Queries give a class and a mask each (MaskFormer), matched to the labels.
 
-    Its loss is `loss`, taken of the scores per pixel, and `set_weight` times the set loss of every decoder layer.
+    The loss is `loss`, taken of the scores per pixel, and `set_weight` times the set loss after every layer.
     """
 
-    name: Literal["mask_classification"] = "mask_classification"
     channels: Channels = 256
     num_queries: Annotated[int, Field(ge=2, le=1024)] = 100  # as many as there are classes, at least
-    num_layers: Annotated[int, Field(ge=1, le=16)] = 6  # of the decoder
     set_weight: Annotated[float, Field(ge=0.0)] = 1.0  # of the set loss beside `loss`; 0 leaves it out
 
     @model_validator(mode="after")
-    def _channels_divide(self) -> MaskHead:
-        if self.channels % ATTENTION_HEADS:
-            low = self.channels // ATTENTION_HEADS * ATTENTION_HEADS
-            raise ValueError(
-                f"channels must be divisible by {ATTENTION_HEADS}, got {self.channels}; use {low} or "
-                f"{low + ATTENTION_HEADS}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _every_class_has_a_query(self, info: ValidationInfo) -> MaskHead:
+    def _every_class_has_a_query(self, info: ValidationInfo) -> Self:
         """Check where the data is known: context={"num_classes": K}."""
         if info.context is not None and "num_classes" in info.context:
             self.check_classes(info.context["num_classes"])
@@ -151,6 +116,34 @@ class MaskHead(Config):
             )
 
 
+class MaskHead(Queries):
+    """Queries read any pyramid by cross-attention, in a decoder of their own."""
+
+    name: Literal["mask_classification"] = "mask_classification"
+    num_layers: Annotated[int, Field(ge=1, le=16)] = 6  # of the decoder
+
+    @model_validator(mode="after")
+    def _channels_divide(self) -> MaskHead:
+        if self.channels % ATTENTION_HEADS:
+            low = self.channels // ATTENTION_HEADS * ATTENTION_HEADS
+            raise ValueError(
+                f"channels must be divisible by {ATTENTION_HEADS}, got {self.channels}; use {low} or "
+                f"{low + ATTENTION_HEADS}"
+            )
+        return self
+
+
+class EomtHead(Queries):
+    """EoMT: queries go through the last blocks of a plain transformer together with its patches.
+
+    While training, a query sees only the patches in its mask, with a probability that falls to 0 block after block.
+    """
+
+    name: Literal["eomt"] = "eomt"
+    num_blocks: Annotated[int, Field(ge=1, le=64)] = 4  # the last ones, which the queries go through
+    masked_until: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.75  # share of the training; 0 masks no attention
+
+
 class SmpHead(Config):
     """A decoder of segmentation-models-pytorch over the same pyramid, with smp's own defaults."""
 
@@ -158,7 +151,16 @@ class SmpHead(Config):
 
 
 Head = Annotated[
-    UPerNetHead | SegFormerHead | LinearHead | KNetHead | SegmenterHead | SetrHead | DptHead | MaskHead | SmpHead,
+    UPerNetHead
+    | SegFormerHead
+    | LinearHead
+    | KNetHead
+    | SegmenterHead
+    | SetrHead
+    | DptHead
+    | MaskHead
+    | EomtHead
+    | SmpHead,
     Field(discriminator="name"),
 ]
 
@@ -197,6 +199,7 @@ class Train(Config):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.999
     amp: Amp = "auto"  # what each means: trainables/device.py
     num_workers: Annotated[int, Field(ge=0)] = 4
+    cache_gb: Annotated[float, Field(gt=0.0)] = 4.0  # memory (GiB) for a frozen backbone's features of all views
     compile: bool = False  # torch.compile the training step: quicker, the same numbers but for rounding
     grad_checkpointing: bool = False  # the backbone's activations are computed again in the backward pass: less memory
 
@@ -232,6 +235,17 @@ class Recipe(Config):
             raise ValueError(
                 "train.grad_checkpointing must be false with a frozen backbone, which keeps no activations, got true; "
                 "use false, or frozen: false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_end_before_the_last_epoch(self) -> Recipe:
+        """The network that is scored and shipped masks no attention: it has to be trained so at last."""
+        most = 1 - 1 / self.train.num_epochs
+        if isinstance(self.head, EomtHead) and self.head.masked_until > most:
+            raise ValueError(
+                f"head.masked_until must leave the last of {self.train.num_epochs} epochs without masks, got "
+                f"{self.head.masked_until}; use {math.floor(100 * most) / 100:g} or less"
             )
         return self
 

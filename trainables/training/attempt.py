@@ -18,6 +18,7 @@ from trainables.data.augment.pipeline import write_pipeline
 from trainables.data.augment.train_set import TrainSet, stop_workers, train_loader
 from trainables.device import autocast_dtype, float32_products
 from trainables.logits.predict_views import Inference
+from trainables.models.lora import merged_weights
 from trainables.ranks import ALONE, Ranks
 from trainables.training.checkpoint import (
     about_best,
@@ -29,6 +30,7 @@ from trainables.training.checkpoint import (
     take_weights,
 )
 from trainables.training.epoch import Diverged, train_epoch
+from trainables.training.feature_cache import FeatureCache, is_kept
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState, prepare, steps_of
 from trainables.training.trial import Trial
@@ -104,13 +106,15 @@ def _epochs(
     batch_size = recipe.train.batch_size
     loader = train_loader(dataset, batch_size, num_workers, state.epoch, ranks, trial.extra, pinned=pinned)
     assert len(loader) == steps_of(trial), "the schedule must know how many batches there are"
+    micro_batch = max(1, batch_size // (state.accumulate * ranks.count))
+    batches = FeatureCache(state.model, loader, recipe, autocast, micro_batch) if is_kept(trial) else loader
     try:
         while state.epoch < recipe.train.num_epochs:
             dataset.set_epoch(state.epoch)
             if not ranks.is_first:  # its own dropout masks; the first rank's states are in the checkpoint
                 torch.manual_seed(_seed_of(recipe.seed, state.epoch, ranks.rank))
             state.metrics = {}  # those of a diverged epoch must not be the last one's
-            state.metrics = train_epoch(state, loader, loss, recipe, autocast=autocast, clock=clock)
+            state.metrics = train_epoch(state, batches, loss, recipe, autocast=autocast, clock=clock)
             _validate(state, loss, trial)
             if ranks.is_first:
                 folder = epoch_dir(trial.out_dir, state.epoch)
@@ -177,7 +181,7 @@ def _scores(inference: Inference, loss: SegmentationLoss, trial: Trial, ranks: R
 
 def _write_weights(state: TrainingState, trial: Trial, miou: float) -> None:
     """The weights of the epoch that was just scored, as the best ones where they are, and as a snapshot."""
-    weights = state.evaluated.state_dict()
+    weights = merged_weights(state.evaluated)
     if state.best_epoch == state.epoch:
         about = about_best(trial.recipe, trial.cache.index, trial.split, miou=state.best_miou, epoch=state.best_epoch)
         save_best(trial.out_dir, weights, about)

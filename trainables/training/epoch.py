@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from trainables.data.augment.train_set import Batch, Item, to_batch
 from trainables.ranks import Ranks
 from trainables.recipe.recipe import Recipe
 from trainables.training.distillation import known_pixels
+from trainables.training.feature_cache import FeatureCache
 from trainables.training.losses import SegmentationLoss
 from trainables.training.state import TrainingState
 
@@ -27,7 +28,7 @@ class Diverged(RuntimeError):
 
 def train_epoch(
     state: TrainingState,
-    loader: DataLoader[Item],
+    loader: DataLoader[Item] | FeatureCache,
     loss: SegmentationLoss,
     recipe: Recipe,
     *,
@@ -44,7 +45,7 @@ def train_epoch(
     total = torch.zeros((), dtype=torch.float64, device=device)
     start_s, lr, num_images, num_batches = clock(), 0.0, 0, 0
     for num_batches, raw in enumerate(loader, start=1):
-        batch = to_batch(raw, device, model.mean, model.std)
+        batch = raw if isinstance(raw, Batch) else to_batch(raw, device, model.mean, model.std)
         lr = max(group["lr"] for group in state.optimizer.param_groups)
         total += update(state, batch, loss, recipe, autocast)
         num_images += len(batch.label)
@@ -65,16 +66,17 @@ def update(
     a micro-batch, over all ranks) or a loss over classes (of a rank's micro-batch) takes from its part alone.
     """
     parts, ranks = state.accumulate, state.ranks
+    state.model.anneal(state.num_updates / state.planned_updates)
     divided = parts * ranks.count > 1
     whole = ranks.sum(loss.weight(batch.label)) if divided else None
     more = _beyond_labels(batch, parts, ranks if divided else None)
     total = torch.zeros((), device=batch.label.device)
     for left, image, label, taught in zip(
-        range(parts - 1, -1, -1), batch.image.chunk(parts), batch.label.chunk(parts), more, strict=True
+        range(parts - 1, -1, -1), _parts_of(batch.image, parts), batch.label.chunk(parts), more, strict=True
     ):
         apart = getattr(state.step, "no_sync", contextlib.nullcontext) if left else contextlib.nullcontext
         with apart():  # ranks exchange gradients once, with the last part's
-            with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
+            with torch.autocast(label.device.type, dtype=autocast, enabled=autocast is not None):
                 part = state.step(image, label, whole, *taught)
             state.scaler.scale(part * ranks.count).backward()  # type: ignore[no-untyped-call]  # ranks average
         total += part.detach()
@@ -89,6 +91,12 @@ def update(
     if state.ema is not None:
         state.ema.update(state.model, step=state.num_updates)
     return total
+
+
+def _parts_of(image: Tensor | tuple[Tensor, ...], parts: int) -> Sequence[Tensor | tuple[Tensor, ...]]:
+    if isinstance(image, Tensor):
+        return image.chunk(parts)
+    return list(zip(*(level.chunk(parts) for level in image), strict=True))
 
 
 def _beyond_labels(batch: Batch, parts: int, ranks: Ranks | None) -> list[tuple[Tensor | None, ...]]:

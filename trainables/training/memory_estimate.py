@@ -22,9 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.lora import num_merged
+from trainables.models.segmentor import Segmentor, adapt_as, build_segmentor
 from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Loss, Optimizer, Recipe, Train
+from trainables.training.feature_cache import check_size, keeps_features
 from trainables.training.losses import build_loss
 from trainables.training.state import checkpoint_gradients
 from trainables.training.training_step import TrainingStep
@@ -67,9 +69,10 @@ def footprint(recipe: Recipe, num_classes: int, *, low_precision: bool) -> Footp
         "augmentation": Augmentation(crop_px=recipe.augmentation.crop_px),
         "train": Train(grad_checkpointing=recipe.train.grad_checkpointing, amp="bf16" if low else "off"),
     }
-    count, learning, image_bytes = _training_step(recipe.model_copy(update=_ANY | kept), num_classes)
+    count, learning, merged, image_bytes = _training_step(recipe.model_copy(update=_ANY | kept), num_classes)
     copies = count * (1 + (recipe.train.ema_decay is not None))  # weights and their average
     copies += learning * (1 + _OPTIMIZER_VALUES[recipe.optimizer.name])  # gradients, and what the optimiser keeps
+    copies += merged
     return Footprint(count, copies * _FLOAT_BYTES, image_bytes)
 
 
@@ -78,18 +81,40 @@ def check_views(recipe: Recipe, num_classes: int, sizes: Sequence[tuple[int, int
     _inference(recipe.model_copy(update=_ANY), num_classes, tuple(sorted(set(sizes))))
 
 
+def check_kept(recipe: Recipe, num_classes: int, num_images: int) -> None:
+    """Raises ValueError where the features that are kept of so many training images exceed `train.cache_gb`."""
+    if keeps_features(recipe):
+        crop_px = recipe.augmentation.crop_px
+        kept = {"augmentation": Augmentation(crop_px=crop_px)}
+        found = _feature_bytes(recipe.model_copy(update=_ANY | kept), num_classes)
+        check_size(recipe, found + crop_px**2, num_images)  # with the labels, a byte a pixel
+
+
+@functools.lru_cache(maxsize=256)
+def _feature_bytes(recipe: Recipe, num_classes: int) -> int:
+    model, crop_px = _on_meta(recipe, num_classes).eval(), recipe.augmentation.crop_px
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        _fake(model)
+        with _told(recipe, crop_px, crop_px):
+            features = model.backbone.read(torch.empty(1, 3, crop_px, crop_px))
+    assert isinstance(features, list)
+    return sum(feature.nbytes for feature in features)
+
+
 @functools.lru_cache(maxsize=256)
 def _count(recipe: Recipe, num_classes: int) -> int:
     return sum(p.numel() for p in _on_meta(recipe, num_classes).parameters())
 
 
 @functools.lru_cache(maxsize=256)
-def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int, int]:
-    """Parameters, those that learn, and bytes that each image adds: the peak of a step, less its gradients, over the
-    batch."""
+def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int, int, int]:
+    """Parameters, those that learn, values of weights that LoRA merges, and bytes that each image adds: the peak of a
+    step, less its gradients and merged weights, over the batch."""
     model, crop_px = _on_meta(recipe, num_classes), recipe.augmentation.crop_px
+    with torch.device("meta"):
+        adapt_as(model, recipe.backbone)
     num_weights = sum(p.numel() for p in model.parameters())
-    num_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    num_learning, merged = sum(p.numel() for p in model.parameters() if p.requires_grad), num_merged(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake(model)
         alive = _Alive(model)
@@ -102,7 +127,8 @@ def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int, int]:
             with _autocast(recipe.train.amp):
                 loss = step(image, label, None)
             loss.backward()
-    return num_weights, num_learning, max(0, alive.peak - _FLOAT_BYTES * num_learning) // _MEASURED_BATCH
+    left = alive.peak - _FLOAT_BYTES * (num_learning + merged)
+    return num_weights, num_learning, merged, max(0, left) // _MEASURED_BATCH
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ from torch import nn
 
 from trainables.data.index import Split
 from trainables.device import placed
-from trainables.models.segmentor import Segmentor, build_segmentor
+from trainables.models.segmentor import Segmentor, adapt_as, build_segmentor
 from trainables.models.weights_file import fingerprint, load_weights
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe.recipe import Recipe
@@ -44,6 +44,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     identity: dict[str, str]
     accumulate: int  # micro-batches that a batch is split in, by the recipe or because the device holds no larger ones
+    planned_updates: int  # of the whole trial
     ranks: Ranks = ALONE
     num_updates: int = 0
     epoch: int = 0  # finished ones
@@ -128,6 +129,7 @@ def prepare(
         scaler=torch.amp.GradScaler(torch.device(device).type, enabled=autocast == torch.float16),
         identity=_identity(trial),
         accumulate=accumulate or train.accumulate,
+        planned_updates=train.num_epochs * steps_of(trial),
         ranks=ranks,
     )
     if resume_from is not None:
@@ -167,6 +169,7 @@ def _build_model(trial: Trial, ranks: Ranks, *, pretrained: bool | None) -> Segm
     built = build_segmentor(recipe, trial.cache.index.num_classes, pretrained=pretrained)
     if trial.start_from is not None:
         built.load_state_dict(load_weights(trial.start_from))
+    adapt_as(built, recipe.backbone)
     model = placed(built, device)
     if ranks.count > 1:
         synchronise(model, device)

@@ -35,7 +35,7 @@ class TrainingStep(nn.Module):
 
     def forward(
         self,
-        image: Tensor,
+        image: Tensor | tuple[Tensor, ...],
         label: Tensor,
         whole: Tensor | None,
         soft: Tensor | None = None,

@@ -85,6 +85,39 @@ def test_what_a_frozen_backbone_would_ignore_is_refused(frozen: str, section: st
     load_space("convnext.yaml", overrides=[*free, f"model.frozen={frozen}"])
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "{frozen: true, frozen_stages: {int: [0, 2]}}",
+            "model.frozen_stages: must be 0 with frozen: true",
+        ),
+        (
+            "{lora_rank: 4, frozen_stages: 2}",
+            "model.frozen_stages: must be 0 with lora_rank 4, which",
+        ),
+        (
+            "{frozen: {choice: [true, false]}, lora_rank: {choice: [0, 4]}}",
+            "model.lora_rank: must be 0 with frozen",
+        ),
+        ("{lora_alpha: 8.0}", "model.lora_alpha: must be left out without a lora_rank, got 8.0; set lora_rank to 8 or"),
+    ],
+)
+def test_two_ways_of_keeping_weights_are_refused(override: str, problem: str) -> None:
+    free = ["model.drop_path=0.0", "optimizer.layer_decay=1.0"]
+    with pytest.raises(SpaceProblems) as caught:
+        load_space("vit.yaml", overrides=[*free, f"model={override}"])
+    assert [line[: len(problem)] for line in caught.value.problems] == [problem]
+
+
+def test_masks_that_last_to_the_end_are_refused() -> None:
+    head = "model.head={choice: {segmenter: , eomt: {masked_until: {float: [0.5, 0.9]}}}}"
+    names = "model.backbone={choice: [vit_small_patch16_224.augreg_in21k]}"
+    path = r"model\.head\.choice\.eomt\.masked_until: must leave the last of 5 epochs without masks, got 0.9; use 0.8"
+    with pytest.raises(SpaceProblems, match=path):
+        load_space("vit.yaml", overrides=[names, head, "search={max_epochs: 5, grace_epochs: 1}"])
+
+
 def test_a_faulty_field_does_not_hide_the_other_rules_of_its_section() -> None:
     with pytest.raises(SpaceProblems) as caught:
         load_space("convnext.yaml", overrides=["augmentation={hflip_p: 2, crop_px: 100, scale_min: 3}"])

@@ -153,6 +153,20 @@ def test_a_head_that_cannot_take_a_backbone_is_refused_by_its_path(tmp_path: Pat
     space_of(tmp_path, overrides=["model.backbone=vit_tiny_patch16_224", heads])
 
 
+def test_low_rank_updates_of_a_hierarchy_are_refused_by_their_path(tmp_path: Path) -> None:
+    backbone = "model.backbone={choice: [vit_small_patch16_224, convnext_atto]}"
+    told = r"model\.lora_rank: must be 0 for 'convnext_atto', which is no plain vision transformer.*; use 0, or a back"
+    with pytest.raises(SpaceProblems, match=told):
+        space_of(tmp_path, overrides=[backbone, "model.head=segformer", "model.lora_rank={choice: [0, 8]}"])
+    space_of(tmp_path, overrides=["model.backbone=vit_small_patch16_224", "model.head=segformer", "model.lora_rank=8"])
+
+
+def test_queries_through_a_hierarchy_are_refused_by_the_head_s_path(tmp_path: Path) -> None:
+    for name in ("convnext_atto", "beitv2_base_patch16_224"):
+        with pytest.raises(SpaceProblems, match=r"model\.head: head 'eomt' needs a "):
+            space_of(tmp_path, overrides=[f"model.backbone={name}", "model.head=eomt"])
+
+
 def test_patches_that_fill_no_crop_are_refused_by_the_backbone_s_path(tmp_path: Path) -> None:
     backbone = "model.backbone={choice: [vit_small_patch16_224, vit_small_patch14_dinov2]}"
     told = r"model\.backbone: patches must fill some crop .*'vit_small_patch14_dinov2' with patches of 14 px and .*"

@@ -26,6 +26,7 @@ HEAD_CFG: dict[str, dict[str, Any]] = {
     "setr_pup": {"channels": 32},
     "dpt": {"channels": 32},
     "mask_classification": {"channels": 32, "num_queries": 12, "num_layers": 3},
+    "eomt": {"channels": 32, "num_queries": 12, "num_blocks": 2},
 }
 NARROW: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)},

@@ -67,6 +67,12 @@ def test_heads_of_a_pyramid_take_all(backbone: str) -> None:
         check_pair(backbone, head)
 
 
+def test_queries_go_through_the_blocks_of_some_plain_transformers_alone() -> None:
+    check_pair("vit_small_patch16_dinov3.lvd1689m", "eomt")
+    with pytest.raises(ValueError, match="head 'eomt' needs a transformer whose blocks its queries can go through"):
+        check_pair("beitv2_base_patch16_224.in1k_ft_in22k", "eomt")
+
+
 @pytest.mark.parametrize(("crops_px", "fits"), [((512, 640), False), ((512, 448), True), ((672,), True)])
 def test_patches_must_fill_some_crop(crops_px: tuple[int, ...], fits: bool) -> None:
     check_patches("vit_small_patch16_dinov3", crops_px)

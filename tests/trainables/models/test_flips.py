@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS, build_head, features_read
+from trainables.models.open_vit import OpenBlocks
 from trainables.models.segmentor import Segmentor
 from trainables.recipe.recipe import Head
 
@@ -94,6 +95,17 @@ def test_flipped_images_give_flipped_features(small_model: Callable[..., Segment
 OWN_HEADS = ("upernet", "knet", "segformer", "linear", "mask_classification", *sorted(PLAIN_HEADS))
 
 
+def given(cfg: Head, features: list[Tensor]) -> list[Tensor] | OpenBlocks:
+    """The features as the head gets them: as they are, or as tokens before blocks that do nothing."""
+    if not features_read(cfg).open_blocks:
+        return features
+    [feature] = features
+    grid = (feature.shape[2], feature.shape[3])
+    tokens = feature.flatten(2).transpose(1, 2)
+    blocks = [lambda tokens, mask: tokens] * features_read(cfg).open_blocks
+    return OpenBlocks(tokens, 0, grid, blocks, lambda x: x.transpose(1, 2).reshape(1, -1, *grid))
+
+
 @pytest.mark.parametrize(
     "head", [pytest.param(head, marks=() if head in OWN_HEADS else pytest.mark.slow) for head in HEADS]
 )
@@ -105,7 +117,7 @@ def test_flipped_features_give_flipped_logits(head_cfg: Callable[..., Head], hea
     model = symmetric(build_head(cfg, [16] * len(strides), strides, 5))
     features = [torch.randn(1, 16, 256 // stride, 256 // stride) for stride in strides]
     with torch.no_grad():
-        logits, flipped = model(features)[0], model([feature.flip(-1) for feature in features])[0]
+        logits, flipped = model(given(cfg, features))[0], model(given(cfg, [f.flip(-1) for f in features]))[0]
     assert logits.std() > 1e-3
     found = difference(logits, flipped.flip(-1))
     assert found < HEADS_ALLOWED.get(head, EXACT)

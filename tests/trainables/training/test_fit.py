@@ -21,7 +21,7 @@ from trainables.metrics import confusion, miou
 from trainables.models.segmentor import Segmentor, build_segmentor
 from trainables.models.weights_file import load_weights
 from trainables.recipe.augmentation import Augmentation
-from trainables.recipe.recipe import Backbone, Loss, Optimizer, Recipe, SegFormerHead, Train, UPerNetHead
+from trainables.recipe.recipe import Backbone, EomtHead, Loss, Optimizer, Recipe, SegFormerHead, Train, UPerNetHead
 from trainables.training import attempt as attempt_module
 from trainables.training import epoch as epoch_module
 from trainables.training import training_step as step_module
@@ -51,10 +51,10 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def recipe_of(*, head=None, aug=None, loss=None, optimizer=None, seed=3, **train):
+def recipe_of(*, backbone=None, head=None, aug=None, loss=None, optimizer=None, seed=3, **train):
     train = {"num_epochs": 2, "batch_size": 2, "num_workers": 0} | train
     return Recipe(
-        backbone=Backbone(name="test_convnext", pretrained=False, drop_path=0.2),
+        backbone=backbone or Backbone(name="test_convnext", pretrained=False, drop_path=0.2),
         head=head or SegFormerHead(channels=16),
         augmentation=Augmentation(**({"crop_px": 32} | (aug or {}))),
         loss=loss or Loss(),
@@ -119,8 +119,12 @@ def test_val_miou_is_that_of_the_best_weights_view_logits(data, tmp_path):
         {},
         {"ema_decay": None, "optimizer": Optimizer(name="sgd", lr=0.01, layer_decay=0.8), "num_workers": 1},
         {"head": UPerNetHead(channels=8, aux_channels=8), "accumulate": 2, "amp": "bf16"},
+        {
+            "backbone": Backbone(name="test_vit", pretrained=False, lora_rank=4),
+            "head": EomtHead(channels=8, num_queries=11, num_blocks=2),
+        },
     ],
-    ids=["plain", "sgd-worker", "upernet-bf16"],
+    ids=["plain", "sgd-worker", "upernet-bf16", "eomt-lora"],
 )
 def test_a_resumed_trial_ends_as_an_uninterrupted_one(data, tmp_path, variant):
     recipe = recipe_of(**({"num_epochs": 4} | variant))

@@ -20,7 +20,7 @@ from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
 from trainables.ranks import Ranks, joined
 from trainables.recipe.augmentation import Augmentation
-from trainables.recipe.recipe import Backbone, Optimizer, Recipe, Train, UPerNetHead
+from trainables.recipe.recipe import Backbone, LinearHead, Optimizer, Recipe, Train, UPerNetHead
 from trainables.training import launch_ranks
 from trainables.training.attempt import DoesNotFit
 from trainables.training.checkpoint import load_state
@@ -102,6 +102,19 @@ def test_their_checkpoint_is_that_of_one_process(alone, together):
     assert ours["num_updates"] == theirs["num_updates"]
     for name, value in theirs["model"].items():  # running statistics of the batch norms too
         torch.testing.assert_close(ours["model"][name], value, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [{"lora_rank": 4}, {"frozen_stages": 2}, {"frozen": True}])
+def test_ranks_share_what_learns_of_a_backbone_that_keeps_weights(data, tmp_path, part):
+    changes = {
+        "backbone": Backbone(name="test_vit", pretrained=False, **part),
+        "head": LinearHead(dropout=0.0),
+        "augmentation": Augmentation(crop_px=32, num_views=1),  # of the frozen one, features are kept
+    }
+    recipe = recipe_of(num_epochs=2).model_copy(update=changes)
+    curves = [run(data, tmp_path / str(ranks), recipe, num_ranks=ranks) for ranks in (1, 2)]
+    assert_same_curve(*curves)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from trainables.models import segmentor
-from trainables.models.segmentor import build_segmentor
+from trainables.models.lora import num_merged
+from trainables.models.segmentor import adapt_as, build_segmentor
 from trainables.recipe.recipe import Loss, Recipe
 from trainables.training.losses import build_loss
 from trainables.training.memory_estimate import check_views, footprint, num_params
@@ -16,6 +17,8 @@ from trainables.training.training_step import TrainingStep
 
 SEGFORMER, UPERNET = {"name": "segformer"}, {"name": "upernet"}
 MASKS = {"name": "mask_classification", "channels": 64, "num_queries": 200, "num_layers": 1}
+
+EOMT = {"name": "eomt", "channels": 64, "num_queries": 50, "num_blocks": 2}
 
 
 def recipe_of(backbone="test_convnext", head=SEGFORMER, crop_px=64, **train):
@@ -46,12 +49,25 @@ def test_a_frozen_backbone_keeps_weights_and_their_average_alone():
     assert found.image_bytes < 0.8 * plain.image_bytes
 
 
+@pytest.mark.parametrize("kept", [{"frozen_stages": 8}, {"lora_rank": 4}])
+def test_what_keeps_its_weights_has_no_gradients_and_no_moments(kept):
+    recipe = recipe_of("vit_tiny_patch16_224", {"name": "linear"}, crop_px=128)
+    part = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update=kept)})
+    model = build_segmentor(part, 5)
+    adapt_as(model, part.backbone)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found, plain = (footprint(each, 5, low_precision=False) for each in (part, recipe))
+    assert found.fixed_bytes == 4 * (2 * found.num_params + 3 * learning + num_merged(model)) < 0.8 * plain.fixed_bytes
+    assert found.bytes(2) < 0.8 * plain.bytes(2)
+
+
 @pytest.mark.parametrize(
     ("backbone", "head"),
     [
         ("convnext_atto", SEGFORMER),
         ("resnet18", UPERNET),
         ("test_convnext", MASKS),
+        ("test_vit", EOMT),
         ("vit_tiny_patch16_dinov3_qkvb", {"name": "linear"}),
     ],
 )

@@ -35,11 +35,11 @@ class ConsistencySet(TrainSet):
             image, label, drawn, *_ = super().__getitem__(position)
             return image, label, drawn, torch.zeros(NUM_STRONG, *image.shape, dtype=torch.uint8), label < 0
         source = self.cache.image(self.ids[position])
-        reseed(self._weak, self.seed, self.epoch, position)
+        reseed(self._weak, self.seed, self.view, position)
         weak = self._weak(image=source, mask=np.zeros(source.shape[:2], np.uint8))
         views = []
         for view in range(NUM_STRONG):
-            reseed(self._strong, self.seed, self.epoch, position, view + 1)
+            reseed(self._strong, self.seed, self.view, position, view + 1)
             views.append(_as_tensor(self._strong(image=weak["image"])["image"]))
         valid = torch.from_numpy(weak["mask"] != IGNORE_INDEX)
         label = torch.full(valid.shape, IGNORE_INDEX, dtype=torch.int64)

@@ -1,8 +1,9 @@
 """The train set and its loader: batches of augmented images (B,3,h,w) and labels (B,h,w), h = w = crop_px. With soft
 labels, these too: what a teacher says of every SOFT_STRIDE_PX-th pixel of the crop.
 
-Every draw is a function of (seed, epoch, position) alone and the order one of (seed, epoch): neither workers, nor
-earlier batches, nor torch's global generator change anything, and nothing here draws from the latter.
+Every draw is a function of (seed, epoch, position) alone, of the epoch modulo `num_views` where images have that many,
+and the order one of (seed, epoch): neither workers, nor earlier batches, nor torch's global generator change anything,
+and nothing here draws from the latter.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class ExtraImages:
 class Batch:
     """Input of the model and the loss, on their device."""
 
-    image: Tensor  # (B,3,H,W) float32, normalised
+    image: Tensor | tuple[Tensor, ...]  # (B,3,H,W) float32, normalised; or what a frozen backbone says of it
     label: Tensor  # (B,H,W) int64, 255 = ignored
     image_id: Tensor  # (B,) int64: positions in the dataset's ids
     soft: Tensor | None = None  # (B,K,H/4,W/4) float16: a teacher's logits, NaN where it has none
@@ -96,6 +97,7 @@ class TrainSet(Dataset[Item]):
         self.transform = train_transform(augmentation, seed, cache.index.flip_pairs, maps_sources=soft is not None)
         self._soft = soft
         self._swap = swap_table(cache.index.flip_pairs)[: cache.index.num_classes].astype(np.int64)
+        self._num_views = augmentation.num_views
         self._rare = augmentation.rare_class_weight
         self._mixes = augmentation.mixes
         wanted = self._mixes or self._rare > 0
@@ -113,12 +115,17 @@ class TrainSet(Dataset[Item]):
     def epoch(self) -> int:
         return int(self._epoch)
 
+    @property
+    def view(self) -> int:
+        """The epoch whose draws this one has: its own, unless images have only so many views."""
+        return self.epoch % self._num_views if self._num_views else self.epoch
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, position: int) -> Item:
         """The sample at a position: its own image, or one drawn for it where rare classes are to come more often."""
-        reseed(self.transform, self.seed, self.epoch, position)
+        reseed(self.transform, self.seed, self.view, position)
         extra: dict[str, Any] = {}
         if self._sources is not None:
             if self._rare > 0 and position < self.num_own:

@@ -9,12 +9,13 @@ ones after some depths. A new head is one file, one config in `trainables.recipe
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from trainables.models.compatibility import FeatureRequest
 from trainables.models.heads.dpt import Dpt
+from trainables.models.heads.eomt import Eomt
 from trainables.models.heads.knet import KNet
 from trainables.models.heads.linear import Linear
 from trainables.models.heads.mask_classification import MaskClassification
@@ -43,6 +44,16 @@ class OwnLoss(Protocol):
         ...
 
 
+@runtime_checkable
+class Annealed(Protocol):
+    """A head that changes over the training."""
+
+    def anneal(self, progress: float, /) -> None:
+        """Called before each update with the share of the training that is over, 0 to 1: all that it may depend on, so
+        that a resumed trial goes on as it was."""
+        ...
+
+
 HEADS: dict[str, HeadBuilder] = {
     "linear": Linear,
     "upernet": UPerNet,
@@ -53,6 +64,7 @@ HEADS: dict[str, HeadBuilder] = {
     "setr_pup": Setr,
     "dpt": Dpt,
     "mask_classification": MaskClassification,
+    "eomt": Eomt,
     "unet": SmpDecoder,
     "unetplusplus": SmpDecoder,
     "fpn": SmpDecoder,

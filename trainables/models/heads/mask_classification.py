@@ -33,7 +33,30 @@ _COARSEST_FIRST = (3, 2, 1)  # levels that the queries read in turn
 _TINY = torch.finfo(torch.float32).tiny
 
 
-class MaskClassification(nn.Module):
+class QueryPredictor(nn.Module):
+    """What queries say: a class each, or none, and a mask."""
+
+    def add_predictor(self, width: int, mask_width: int, num_classes: int) -> None:
+        """`width` of the queries, `mask_width` of the map that masks are made with."""
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, num_classes + 1)
+        self.mask_kernel = nn.Sequential(
+            nn.Linear(width, width),
+            nn.ReLU(inplace=True),
+            nn.Linear(width, width),
+            nn.ReLU(inplace=True),
+            nn.Linear(width, mask_width),
+        )
+
+    def predict(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B,Q,D), map (B,C,h,w) -> class logits (B,Q,K+1), mask logits (B,Q,h,w)."""
+        with scoring(self, pixels.device.type):
+            queries = self.norm(as_scored(self, queries))
+            masks = torch.einsum("bqd,bdhw->bqhw", self.mask_kernel(queries), as_scored(self, pixels))
+            return self.classifier(queries), masks
+
+
+class MaskClassification(QueryPredictor):
     def __init__(self, cfg: MaskHead, channels: list[int], strides: list[int], num_classes: int) -> None:
         super().__init__()
         cfg.check_classes(num_classes)
@@ -43,15 +66,7 @@ class MaskClassification(nn.Module):
         self.pixels = nn.Conv2d(width, width, 1)
         self.queries = nn.Parameter(torch.randn(cfg.num_queries, width))
         self.layers = nn.ModuleList(DecoderLayer(width) for _ in range(cfg.num_layers))
-        self.norm = nn.LayerNorm(width)
-        self.classifier = nn.Linear(width, num_classes + 1)
-        self.mask_kernel = nn.Sequential(
-            nn.Linear(width, width),
-            nn.ReLU(inplace=True),
-            nn.Linear(width, width),
-            nn.ReLU(inplace=True),
-            nn.Linear(width, width),
-        )
+        self.add_predictor(width, width, num_classes)
 
     @staticmethod
     def reads(cfg: MaskHead) -> FeatureRequest:  # noqa: ARG004
@@ -68,13 +83,6 @@ class MaskClassification(nn.Module):
             queries = layer(queries, maps[_COARSEST_FIRST[i % len(_COARSEST_FIRST)]])
         said.append(self.predict(queries, pixels))
         return log_scores(*said[-1]), [(MaskPredictions(said, self.stride), self.set_weight)] if by_sets else []
-
-    def predict(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (B,Q,D), map (B,D,h,w) -> class logits (B,Q,K+1), mask logits (B,Q,h,w)."""
-        with scoring(self, pixels.device.type):
-            queries = self.norm(as_scored(self, queries))
-            masks = torch.einsum("bqd,bdhw->bqhw", self.mask_kernel(queries), as_scored(self, pixels))
-            return self.classifier(queries), masks
 
 
 class FeaturePyramid(nn.Module):
