@@ -32,6 +32,7 @@ class Search(Config):
     budget_device_hours: Annotated[float, Field(gt=0.0)] | None = None  # then no trial starts; others end as usual
     until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial starts
     until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial starts
+    study: Literal["auto", "sqlite", "journal"] = "auto"  # its file; auto: a journal on a disk that machines share
 
     @property
     def is_limited(self) -> bool:
