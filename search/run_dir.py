@@ -180,13 +180,18 @@ def check_new(root: Path, name: str | None = None) -> None:
         raise ValueError(f"a new run needs a directory of its own, got {name}, which holds one; use --resume {name}")
 
 
-def existing_run_dir(root: Path, option: str = "--resume") -> RunDir:
-    """The directory of a run that has been started, which an option named. Raises ValueError where there is none."""
-    if (uri := uri_of(root)) is not None:
+def check_is_here(path: Path, option: str) -> None:
+    """Raises ValueError for a URI, with the command that downloads what lies there."""
+    if (uri := uri_of(path)) is not None:
         raise ValueError(
             f"{option} needs a folder of this machine, got {uri}; fetch the run first: "
             f"segsearch fetch '{uri}' --out DIR"
         )
+
+
+def existing_run_dir(root: Path, option: str = "--resume") -> RunDir:
+    """The directory of a run that has been started, which an option named. Raises ValueError where there is none."""
+    check_is_here(root, option)
     if not (root / "run.json").is_file():
         raise ValueError(f"{option} needs a run directory with a run.json, got {root}; runs lie under runs/ by default")
     return RunDir(root.resolve())
