@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from analysis import cleanse, convert, eda, ensemble, init, mix, predict, prune, split, submission
-from search import audit, distil, export, portfolio, pseudo, report, run, serve, show_space, table
+from search import audit, distil, export, fetch, portfolio, pseudo, report, run, serve, show_space, table
 from trainables.command import new_app
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app.command("mix")(mix.main)
 app.command("cleanse")(cleanse.main)
 app.command("ensemble")(ensemble.main)
 app.command("predict", context_settings={"obj": joined})(predict.main)
+app.command("fetch")(fetch.main)
 app.command("serve")(serve.main)
 app.command("export")(export.main)
 app.command("report")(report.main)

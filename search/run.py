@@ -35,8 +35,10 @@ def run(
     profile: Annotated[
         str | None, typer.Option(help="A profile of the space; default: 'cpu' where there is no GPU.")
     ] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default: runs/<space>-<time>.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Resume the run in this directory.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's directory, or s3://BUCKET/NAME; default: runs/<space>-<time>.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume the run in this directory, or at this URI.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster ('auto'); default: this machine alone.")] = None,
     cache_dir: Annotated[
         Path, typer.Option(help="Cache of decoded images, shared by runs; on each node.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.cluster.connection import RAY_JOB
+from search.run_dir import uri_of
 from search.stages.stage import Stage
 from trainables.command import DEFAULT_CACHE
 
@@ -43,14 +44,14 @@ class RunArguments:
         }
 
 
-def resume_command(asked: RunArguments, argv: Sequence[str], root: Path) -> str:
-    """The command that goes on with the run in `root`, by the program that the user called."""
+def resume_command(asked: RunArguments, argv: Sequence[str], place: str | Path) -> str:
+    """The command that goes on with the run at `place`, by the program that the user called."""
     program = Path(argv[0])
     if program.suffix == ".py":
         words = ["python", argv[0], *(["run"] if program.stem == "cli" else [])]
     else:
         words = [program.name, "run"]
-    words += ["--resume", str(root)]
+    words += ["--resume", str(place)]
     words += ["--address", asked.address] if asked.address else []
     words += ["--cache-dir", str(asked.cache_dir)] if asked.cache_dir != DEFAULT_CACHE else []
     words += [word for name in asked.trackers for word in ("--tracker", name)]
@@ -68,7 +69,7 @@ def check_storage(asked: RunArguments, environment: Mapping[str, str]) -> None:
             "deleted with the job's files; give --run-dir /shared/runs/NAME"
         )
     root = (kept or Path("runs")).expanduser().resolve()
-    if kept and _is_rays(root):
+    if kept and uri_of(kept) is None and _is_rays(root):
         flag = "--resume" if asked.resume else "--run-dir"
         problems.append(
             f"{flag} must lie outside Ray's own folders, which are deleted, got {root}; give an absolute path on "

@@ -6,6 +6,7 @@ Nothing else in the product joins a run's paths.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any, Literal
 from trainables.files import remove_unfinished, write_text
 from trainables.plain_json import read_object
 
+URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # of two letters and more: C:/ is a drive
+JOURNAL = "study.journal"
 BUNDLE = "bundle"  # the folder of what ships, of a run or of a student
 
 
@@ -43,7 +46,9 @@ class RunDir:
 
     @property
     def study_db(self) -> Path:
-        return self.root / "study.db"
+        """SQLite's file, or the journal where the study is one."""
+        journal = self.root / JOURNAL
+        return journal if journal.exists() else self.root / "study.db"
 
     @property
     def warm_start_json(self) -> Path:
@@ -136,6 +141,15 @@ class RunDir:
         return self.root / "logits" / trial / part
 
 
+def uri_of(path: Path) -> str | None:
+    """The URI that a path was given as, such as s3://bucket/runs/a; None for a folder of this machine."""
+    found = URI.match(str(path))
+    if found is None:
+        return None
+    slashes = "///" if found[1].lower() == "file" else "//"  # a Path keeps but one
+    return f"{found[1]}:{slashes}{str(path)[found.end() :]}"
+
+
 def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
     """Make the directory of a fresh run: `run_dir`, or runs/<space>-<yyyymmdd-hhmmss>.
 
@@ -154,19 +168,30 @@ def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
     return RunDir(root)
 
 
-def check_new(root: Path) -> None:
-    """Raises ValueError where `root` holds a run. One that was ended before its split was known leaves nothing that a
-    new run could spoil, and may be started anew."""
+def check_new(root: Path, name: str | None = None) -> None:
+    """Raises ValueError where `root` holds a run, which the user knows as `name`. One that was ended before its split
+    was known leaves nothing that a new run could spoil, and may be started anew."""
     run = RunDir(root)
     if not run.run_json.exists():
         return
     record = read_json(run.run_json)
     if record.get("stages") != {} or "split_fingerprint" in record or run.study_db.exists():
-        raise ValueError(f"a new run needs a directory of its own, got {root}, which holds one; use --resume {root}")
+        name = name or str(root)
+        raise ValueError(f"a new run needs a directory of its own, got {name}, which holds one; use --resume {name}")
+
+
+def check_is_here(path: Path, option: str) -> None:
+    """Raises ValueError for a URI, with the command that downloads what lies there."""
+    if (uri := uri_of(path)) is not None:
+        raise ValueError(
+            f"{option} needs a folder of this machine, got {uri}; fetch the run first: "
+            f"segsearch fetch '{uri}' --out DIR"
+        )
 
 
 def existing_run_dir(root: Path, option: str = "--resume") -> RunDir:
     """The directory of a run that has been started, which an option named. Raises ValueError where there is none."""
+    check_is_here(root, option)
     if not (root / "run.json").is_file():
         raise ValueError(f"{option} needs a run directory with a run.json, got {root}; runs lie under runs/ by default")
     return RunDir(root.resolve())

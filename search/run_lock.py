@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, LeaseCompromise, SoftFileLease, Timeout
+from filelock import FileLock, SoftFileLease, Timeout
+
+from search.stop_signals import interrupt_this_process
 
 LEASE_S = 120.0  # above BEAT_S + 60 s, for which an NFS client may show a file's old time
 BEAT_S = 10.0
@@ -35,7 +36,7 @@ def hold(root: Path, say: Callable[[str], None]) -> Iterator[SoftFileLease]:
         root / "run.lease",
         lease_duration=LEASE_S,
         heartbeat_interval=BEAT_S,
-        on_compromise=_stop_this_process,
+        on_compromise=lambda _loss: interrupt_this_process(),
         thread_local=False,
     )
     with ExitStack() as held:
@@ -122,9 +123,3 @@ def _holder(lease: SoftFileLease) -> str:
     if owner is None:
         return "another process"
     return f"process {owner.pid} on host {owner.hostname.split('?')[0]}"  # behind '?' stands its process namespace
-
-
-def _stop_this_process(_loss: LeaseCompromise) -> None:
-    # a background job of a shell ignores SIGINT
-    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)

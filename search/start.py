@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.run_arguments import RunArguments, check_storage, resume_command
-from search.run_dir import RunDir, check_new, clear_unfinished, existing_run_dir, new_run_dir
-from search.run_lock import hold
+from search.run_arguments import RunArguments, check_storage
+from search.run_dir import RunDir, clear_unfinished, uri_of
+from search.run_place import Place, hold_existing, hold_new
 from search.run_record import (
     begin,
     changed_versions,
@@ -33,8 +33,6 @@ from search.stages.stage import Stage
 from search.stop_signals import StopSignals, stop_signals
 
 if TYPE_CHECKING:
-    from filelock import SoftFileLease
-
     from search.engine.past_trials import PastRun
     from search.stages.run_data import Data
     from trainables.data.cache import Cache
@@ -58,12 +56,14 @@ class Interrupted(RuntimeError):
 class _Claimed:
     """A run directory that this process holds, and what is known of the run so far."""
 
-    run: RunDir
-    lease: SoftFileLease
+    place: Place
     asked: RunArguments  # of a resumed run: what was asked at first
     record: dict[str, Any] | None  # run.json of a run that has begun, else None
     card: Path | None
-    resume: str  # the command that goes on with it
+
+    @property
+    def run(self) -> RunDir:
+        return self.place.run
 
     def space(self) -> Space | None:
         """The space of a run that has begun, as it was resolved then: the file that it came from may have changed."""
@@ -88,10 +88,13 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
         signals = held.enter_context(_interruptions("stopped before anything was kept; start it again"))
         claimed = _resumed(asked, argv, signals, held, say) if asked.resume else None
         spaces = _spaces(asked, claimed)
+        if asked.run_dir and not claimed and uri_of(asked.run_dir):
+            claimed = _new(asked, argv, now(), signals, held, say)  # may it be written? before data are decoded
         card = (claimed and claimed.card) or _card(asked, say)
 
         say("loading PyTorch and Ray")
         from search.cluster.connection import connected  # heavy imports only now, after the space was checked
+        from search.cluster.nodes import check_one_node
         from search.engine import warm_start
         from search.stages import run_data
 
@@ -100,11 +103,13 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
         if claimed is None:
             claimed = _new(asked, argv, now(), signals, held, say)
         run = claimed.run
-        say(f"run directory: {run.root}")
+        say(f"run directory: {claimed.place}")
         if claimed.record is None:
             claim(run, claimed.asked, card, index.fingerprint, now(), argv)
         with connected(asked.address, dashboard=asked.dashboard, say=say) as num_gpus:
             signals.install()
+            if claimed.place.is_remote:
+                check_one_node(claimed.place.name, asked.address)
             space = claimed.space() or _chosen(claimed.asked, spaces, num_gpus, say)
             if claimed.record is None:
                 warm_start.prepare(run, space, earlier, say)
@@ -122,7 +127,7 @@ def _run_stages(claimed: _Claimed, space: Space, data: Data, now: Callable[[], d
         outcome.tell_trackers(context)
         report.summary(claimed.run, say)
     else:
-        say(f"stopped after {until}, as asked; go on with: {claimed.resume}")
+        say(f"stopped after {until}, as asked; go on with: {claimed.place.resume}")
 
 
 def _checked_data(
@@ -162,16 +167,16 @@ def _interruptions(message: str) -> Iterator[StopSignals]:
 @contextmanager
 def _kept(claimed: _Claimed, signals: StopSignals) -> Iterator[None]:
     """Says how to go on with the run where a signal, a full disk or the loss of its lock ends it."""
-    root, stopped = claimed.run.root, f"stopped; go on with: {claimed.resume}"
+    root, stopped = claimed.run.root, f"stopped; go on with: {claimed.place.resume}"
     signals.last_words = stopped
     try:
         yield
     except (KeyboardInterrupt, SystemExit, Exception) as error:
-        if claimed.lease.compromise is not None:
+        if claimed.place.lease.compromise is not None:
             raise ValueError(
                 f"a run must hold its directory to the end, got {root}, whose lock was lost "
-                f"({claimed.lease.compromise.reason}); see that no other process works on it, then go on with: "
-                f"{claimed.resume}"
+                f"({claimed.place.lease.compromise.reason}); see that no other process works on it, then go on with: "
+                f"{claimed.place.resume}"
             ) from error
         if signals.caused(error):
             raise Interrupted(stopped, signals.exit_code) from None
@@ -180,7 +185,7 @@ def _kept(claimed: _Claimed, signals: StopSignals) -> Iterator[None]:
         free_mib = shutil.disk_usage(root).free / 2**20
         raise ValueError(
             f"the run needs room on the disk of {root}, got {free_mib:.0f} MiB free; free some, then go on with: "
-            f"{claimed.resume}"
+            f"{claimed.place.resume}"
         ) from error
 
 
@@ -253,11 +258,9 @@ def _card(asked: RunArguments, say: Say) -> Path:
 
 def _resumed(asked: RunArguments, argv: tuple[str, ...], signals: StopSignals, held: ExitStack, say: Say) -> _Claimed:
     """The run to go on with; what was typed again must agree with what was asked at first."""
-    assert asked.resume is not None
-    run = existing_run_dir(asked.resume)
-    lease = held.enter_context(hold(run.root, say))
-    clear_unfinished(run)
-    record = read_record(run)
+    place = hold_existing(asked, argv, held, say)
+    clear_unfinished(place.run)
+    record = read_record(place.run)
     check_same_arguments(asked, record)
     changed = changed_versions(record)
     if changed:
@@ -275,7 +278,7 @@ def _resumed(asked: RunArguments, argv: tuple[str, ...], signals: StopSignals, h
         warm_start=tuple(map(Path, first.get("warm_start", ()))),  # earlier versions had none
     )
     begun = record if has_begun(record) else None
-    claimed = _Claimed(run, lease, at_first, begun, Path(record["card"]), resume_command(asked, argv, run.root))
+    claimed = _Claimed(place, at_first, begun, Path(record["card"]))
     held.enter_context(_kept(claimed, signals))
     return claimed
 
@@ -284,9 +287,6 @@ def _new(
     asked: RunArguments, argv: tuple[str, ...], now: datetime, signals: StopSignals, held: ExitStack, say: Say
 ) -> _Claimed:
     """A directory of its own for a new run."""
-    run = new_run_dir(Path(asked.space or "").stem, now, asked.run_dir)
-    lease = held.enter_context(hold(run.root, say))
-    check_new(run.root)  # again: another process may have been quicker
-    claimed = _Claimed(run, lease, asked, None, None, resume_command(asked, argv, run.root))
+    claimed = _Claimed(hold_new(asked, argv, now, held, say), asked, None, None)
     held.enter_context(_kept(claimed, signals))
     return claimed

@@ -69,3 +69,9 @@ def stop_signals(grace_s: float = GRACE_S) -> Iterator[StopSignals]:
         signals.ended.set()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def interrupt_this_process() -> None:
+    """As Ctrl-C does, from any thread."""
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as in a shell's background jobs
+    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.run_dir import check_is_here
 from trainables.command import DebugOption, errors_to_exit, new_app
 from trainables.files import write_atomically
 
@@ -109,6 +110,7 @@ def _roots(paths: Sequence[Path]) -> list[Path]:
     roots: dict[Path, None] = {}
     wrong = []
     for path in paths:
+        check_is_here(path, "RUN")
         inside = [path] if (path / "run.json").is_file() else sorted(one.parent for one in path.glob("*/run.json"))
         if not inside:
             wrong.append(str(path))

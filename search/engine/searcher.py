@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -28,7 +27,7 @@ from typing_extensions import override
 from search.engine.admission import Admission
 from search.engine.asha import is_broken
 from search.engine.budget import why_enough
-from search.engine.study_file import STUDY_NAME, rewind_trial, root_of
+from search.engine.study_file import STUDY_NAME, Storage, rewind_trial, root_of
 from search.engine.warm_start import is_warm
 from search.observers.trial_row import checkpoint_path
 from search.space.options import Options
@@ -81,7 +80,7 @@ class FamilySearch(OptunaSearch):
         self,
         space: SearchSpace,
         *,
-        storage: RDBStorage,
+        storage: Storage,
         metric: str,
         admit: Callable[[Recipe], Admission] | None = None,
         sampler_at: Callable[[int], BaseSampler] | None = None,
@@ -280,8 +279,8 @@ class FamilySearch(OptunaSearch):
     @override
     def save(self, checkpoint_path: str) -> None:
         """Ray asks for a file; the study is the state."""
-        Path(checkpoint_path).write_text(f"{STUDY_NAME}: the state is in study.db\n", encoding="utf-8")
+        Path(checkpoint_path).write_text(f"{STUDY_NAME}: the state is in the run's study\n", encoding="utf-8")
 
     @override
     def restore(self, checkpoint_path: str) -> None:
-        raise RuntimeError("a search resumes from study.db; run it again with --resume, not with Tuner.restore")
+        raise RuntimeError("a search resumes from its study; run it again with --resume, not with Tuner.restore")

@@ -29,7 +29,7 @@ from search.engine.asha import FamilyASHA
 from search.engine.budget import ENDED_EARLY
 from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch, SearchSpace
-from search.engine.study_file import open_storage
+from search.engine.study_file import close_storage, open_storage
 from search.engine.warm_start import join_study
 from search.observers.trial_row import Observer, TrialRow, study_rows
 from search.run_dir import RunDir
@@ -98,7 +98,7 @@ def run_search(
     finally:
         table.tell("end")
         rows = study_rows(search.study, search.root)
-        storage.engine.dispose()  # closing it folds study.db-wal into study.db
+        close_storage(storage)
     if not search.is_done:
         ended = sum(row.state != "RUNNING" for row in rows)
         raise SearchInterrupted(f"{ended} of {num_trials} trials ended before the search was stopped")

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from search.engine.past_trials import PastRun, read_past_runs
-from search.engine.study_file import STUDY_NAME
+from search.engine.study_file import STUDY_NAME, Storage
 from search.run_dir import RunDir, read_json, write_json
 from trainables.recipe.config import Config
 from trainables.recipe.recipe import Recipe
@@ -103,7 +102,7 @@ def _inside(past: PastRun, space: HoldingSpace) -> tuple[list[WarmTrial], Counte
     return inside, reasons
 
 
-def join_study(storage: RDBStorage, suggest: Suggest, run: RunDir) -> None:
+def join_study(storage: Storage, suggest: Suggest, run: RunDir) -> None:
     """Add the trials of warm_start.json to a study that lacks them; without that file nothing is done.
 
     Raises ValueError where the file is broken.

@@ -33,6 +33,7 @@ class Search(Config):
     until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial starts
     sampler_window: Annotated[int, Field(ge=100)] = 1000  # ended trials that TPE learns from: the best and the newest
     until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial starts
+    study: Literal["auto", "sqlite", "journal"] = "auto"  # its file; auto: a journal on a disk that machines share
 
     @property
     def expected_epochs(self) -> float:

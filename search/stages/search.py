@@ -8,7 +8,7 @@ from search.cluster.nodes import gpu_memory_gb, live_nodes
 from search.engine.admission import AdmissionCheck, some_sizes
 from search.engine.budget import ENDED_EARLY
 from search.engine.gauges import TrialGauges
-from search.engine.study_file import open_study
+from search.engine.study_file import begin_study, open_study
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.observers.progress import TimeLeft, build_progress
@@ -22,7 +22,7 @@ from trainables.ray_trainable import make_trainable
 
 
 def run(context: Context) -> None:
-    """Run the trials; writes trials.csv, study.db and events.jsonl."""
+    """Run the trials; writes trials.csv, the study and events.jsonl."""
     folder, space, data, options = context.run, context.space, context.data, context.space.options
 
     def clock() -> float:
@@ -44,6 +44,7 @@ def run(context: Context) -> None:
     snapshots = 0 if no_soups else options.ensemble.soup_epochs
     if snapshots:
         context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB per million parameters")
+    begin_study(folder, options.search.study, context.say)
     trainable = make_trainable(data.index, data.split, data.cache_root, snapshots)
     run_search(space, policy, trainable, folder, observers=observers, resume=folder.study_db.exists())
     early = open_study(folder.study_db).user_attrs.get(ENDED_EARLY)

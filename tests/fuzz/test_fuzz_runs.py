@@ -22,7 +22,7 @@ from search.engine.study_file import STUDY_NAME, open_storage, open_study
 from search.observers.event_log import read_events
 from search.observers.trial_row import study_rows
 from search.run_arguments import RunArguments
-from search.run_dir import RunDir, check_new
+from search.run_dir import JOURNAL, RunDir, check_new
 from search.run_record import changed_versions, check_same_arguments, has_begun, read_record
 from trainables.command import DEFAULT_CACHE
 from trainables.data.index import ImageRecord, SegIndex
@@ -138,4 +138,19 @@ def test_study(folder: Path, study: bytes, data: st.DataObject) -> None:
     for each in (path, path.with_name("study.db-wal"), path.with_name("study.db-shm")):
         each.unlink(missing_ok=True)
     path.write_bytes(whole[:at] if data.draw(st.booleans()) else whole)
+    reads_or_refuses(lambda: study_rows(open_study(path), folder))
+
+
+@settings(max_examples=examples())
+@given(st.data())
+def test_study_journal(folder: Path, data: st.DataObject) -> None:
+    path = folder / JOURNAL
+    path.unlink(missing_ok=True)
+    optuna.create_study(study_name=STUDY_NAME, storage=open_storage(path)).ask().set_user_attr(
+        "identity", {"hash": "x"}
+    )
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    junk = data.draw(st.binary(max_size=64) | st.sampled_from([b"[1]\n", b"[" * 5000 + b"\n", b"9" * 5000 + b"\n"]))
+    path.write_bytes(whole[:at] + junk + whole[at + data.draw(st.integers(0, len(junk))) :])
     reads_or_refuses(lambda: study_rows(open_study(path), folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search.engine.admission import Admission
 from search.engine.searcher import FamilySearch
-from search.engine.study_file import open_storage, rewind_trial
+from search.engine.study_file import close_storage, open_storage, open_study, rewind_trial
+from search.run_dir import JOURNAL
 from trainables.recipe.recipe import Recipe
 
 NUM_TRIALS = 4  # two defaults, one random, one by TPE
@@ -152,8 +155,9 @@ def test_a_trial_that_earlier_code_gave_up_keeps_its_number(open_search: Any, tm
     assert [trial.number for trial in resumed.study.trials if "identity" in trial.user_attrs] == [0, 2, 3]
 
 
-def test_a_rewound_trial_keeps_what_was_enqueued_alone(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path / "study.db")
+@pytest.mark.parametrize("name", ["study.db", JOURNAL])
+def test_a_rewound_trial_keeps_what_was_enqueued_alone(name: str, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / name)
     study = optuna.create_study(storage=storage)
     study.enqueue_trial({"x": 0.5})
     trial = study.ask()
@@ -164,3 +168,64 @@ def test_a_rewound_trial_keeps_what_was_enqueued_alone(tmp_path: Path) -> None:
     [rewound] = study.trials
     assert (rewound.state, rewound.params, rewound.user_attrs) == (TrialState.WAITING, {}, {})
     assert rewound.system_attrs == {"fixed_params": {"x": 0.5}}
+
+
+def kill_before_append(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Writes half of the `number`-th line (from 1) of a journal and raises Killed, its lock left behind; the list holds
+    an item per line."""
+    appends: list[int] = []
+    append = JournalFileBackend.append_logs
+
+    def counted(self: Any, logs: list[dict[str, Any]]) -> None:
+        appends.append(len(appends) + 1)
+        if appends[-1] == number:
+            with Path(self._file_path).open("a") as file:
+                file.write(json.dumps(logs[0])[:20])
+            Path(f"{self._file_path}.lock").symlink_to(self._file_path)
+            raise Killed
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", counted)
+    return appends
+
+
+@pytest.mark.parametrize("num_finished", range(3))
+def test_a_kill_in_the_middle_of_any_line_of_the_journal_changes_nothing(
+    open_search: Any, tmp_path: Path, num_finished: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tmp_path / "start" / JOURNAL
+    start.parent.mkdir()
+    search = open_search(open_storage(start))
+    for trial_id in map(str, range(num_finished)):
+        run_one(search, trial_id)
+
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(start.parent, tmp_path / name)) / JOURNAL
+
+    with monkeypatch.context() as counting:
+        search = open_search(open_storage(copied("whole")))
+        appends = kill_before_append(counting, 0)
+        search.suggest("next")
+    expected = content(search.study)
+    for number in range(1, len(appends) + 1):
+        path = copied(str(number))
+        with monkeypatch.context() as killing:
+            search = open_search(open_storage(path))
+            kill_before_append(killing, number)
+            with pytest.raises(Killed):
+                search.suggest("next")
+        resumed = open_search(open_storage(path))
+        resumed.suggest("next")
+        assert content(resumed.study) == expected, f"killed in line {number} of {len(appends)}"
+
+
+def test_a_journal_and_a_database_hold_the_same_search(open_search: Any, tmp_path: Path) -> None:
+    found = []
+    for name in ("study.db", JOURNAL):
+        storage = open_storage(tmp_path / name)
+        search = open_search(storage)
+        for trial_id in "abc":
+            run_one(search, trial_id)
+        close_storage(storage)
+        found.append(content(open_study(tmp_path / name)))
+    assert found[0] == found[1]

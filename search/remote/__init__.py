@@ -1,0 +1,1 @@
+"""A run at a URI (s3://, gs://, file://): worked on in a folder of this machine, kept complete there."""
