@@ -27,7 +27,7 @@ from analysis.report.palette import palette
 from analysis.report.pareto_chart import UNITS, describe, pareto_figure
 from analysis.report.pseudo import pseudo_markup
 from analysis.report.student import student_markup
-from analysis.search_quality import Audit
+from analysis.search_quality import Audit, Overtuning
 
 MAX_PICTURES = 12
 RULE_LABELS = {
@@ -72,6 +72,7 @@ class ReportFacts:
     families: Sequence[FamilyRow] = ()  # best first
     submissions: Sequence[Mapping[str, Any]] = ()  # the run's lines of the ledger
     audit: Audit | None = None  # of early stopping
+    overtuning: Overtuning | None = None  # what the best candidate owes to chance; None where it cannot be told
     noise: str = ""  # which differences are ties; "" where it was not measured
     search_figures: Mapping[str, str] = field(default_factory=dict)  # "parallel", "slice-<n>"
     checks: SplitChecks | None = None
