@@ -1,9 +1,9 @@
 """From the candidates' logits to the verdict: fits every rule on val, cross-fits it, opens the hold-out once.
 
-Writes `ensemble.json` (see `result`), `confusions.safetensors` (counts (N,K,K) int64 per rule and scoring) and the
-stacker of a stacked rule. This process never holds more than the fitting sample (`sample_mb`), the counts of its V
-votes (4 N V K K bytes, and about as much for the rules' own), the resamples (2 bytes per resample and image), and the
-probabilities of one image. `executor` says where images are read.
+Writes `ensemble.json` (see `result`), `confusions.safetensors` (counts (N,K,K) int64 per rule and scoring, and per
+member) and the stacker of a stacked rule. This process never holds more than the fitting sample (`sample_mb`), the
+counts of its V votes (4 N V K K bytes, and about as much for those of rules and members), the resamples (2 bytes per
+resample and image), and the probabilities of one image. `executor` says where images are read.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def fit_ensemble(
     said += _caveats(val, decided, judged, options.max_sweeps)
     result = _build(val, decided, judged, provenance, said, options.latency_budget_ms, out_dir)
     counts = {"val_fitted": decided.fitted, "val_crossfit": decided.rules.crossfitted, "holdout": judged.counts}
+    counts["members"] = {store.header.trial: decided.plain[m] for m, store in enumerate(val.stores)}
     # last, so that where it is the counts and the stacker are too
     write_confusions(out_dir / "confusions.safetensors", counts, val, judged.holdout, decided.folds)
     result.write(out_dir / "ensemble.json")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.ensembling.bootstrap import Draws, Resampled, bootstrap_draws, resample
 from analysis.ensembling.costs import InferenceCosts, costs_of
@@ -34,7 +35,8 @@ class ValSelection:
     """`order[i]` is the candidate that is member i. Where post-processing was kept, it is the last of the rules."""
 
     order: list[int]
-    val_miou: list[float]  # of each member's plain view
+    plain: Counts  # (M,N,K,K), of each member's plain view
+    val_miou: list[float]  # of the same
     costs: InferenceCosts
     views: SelectedViews
     folds: CrossfitFolds
@@ -61,7 +63,7 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
     latency budget allows no candidate."""
     group_of = dict(zip(candidates.ids, candidates.groups, strict=True))
     folds = make_crossfit_folds(candidates.ids, group_of, candidates.grouped, options.folds, seed)
-    order, val_miou, sample = _read(candidates, options.sample_mb * 2**20, seed, executor)
+    order, plain, sample = _read(candidates, options.sample_mb * 2**20, seed, executor)
     val = candidates.of_members(order)
     costs = costs_of(val.stores, val.views, options.latency_budget_ms)
     images = Images(val.groups, val.grouped, seed)
@@ -86,30 +88,36 @@ def decide_on_val(candidates: LabelledLogits, options: EnsembleOptions, seed: in
         rules.crossfitted[POSTPROCESSED], fitted[POSTPROCESSED] = post.crossfitted, post.fitted
         scores[POSTPROCESSED] = resample(post.crossfitted, draws)
         reasons[POSTPROCESSED] = post.reason
-    return ValSelection(order, val_miou, costs, views, folds, draws, rules, fitted, scores, taken, reasons, post)
+    val_miou = [float(score) for score in _plain_miou(plain)]
+    return ValSelection(order, plain, val_miou, costs, views, folds, draws, rules, fitted, scores, taken, reasons, post)
 
 
 def _read(
     val: LabelledLogits, sample_bytes: int, seed: int, executor: Executor
-) -> tuple[list[int], list[float], FittingSample]:
-    """Members by the mIoU of their plain view on all pixels of val, the best first; those mIoU; the fitting sample with
-    the members in that order."""
+) -> tuple[list[int], Counts, FittingSample]:
+    """Members by the mIoU of their plain view on all pixels of val, the best first; the counts (M,N,K,K) of that, and
+    the fitting sample, with the members in that order."""
     num_members = len(val.stores)
     votes = tuple(Vote("soft", single(num_members, val.num_classes, m)) for m in range(num_members))
-    plain = VoteBatch(ViewConfig.plain(tuple((plain_view(views),) for views in val.views)), votes)
-    scoring = Scoring.of(val, [[plain]], None, executor.device)
+    batch = VoteBatch(ViewConfig.plain(tuple((plain_view(views),) for views in val.views)), votes)
+    scoring = Scoring.of(val, [[batch]], None, executor.device)
     plan, sizes = plan_sample(val, sample_bytes, seed, executor)
-    total = np.zeros((num_members, val.num_classes, val.num_classes), np.int64)
+    counted: list[Counts] = []  # each (n,M,K,K)
 
     def drawn() -> Iterator[DrawnPixels]:
         for part, [counts] in executor(JobGroup((plan, scoring)), val.ids, "candidates on val"):
-            np.add(total, counts.sum(0, dtype=np.int64), out=total)
+            counted.append(counts)
             yield part
 
     sample = gather(plan, sizes, drawn())
-    scores = np.nan_to_num(miou(total), nan=-1.0)  # (M,)
-    order = [int(m) for m in np.argsort(-scores, kind="stable")]
-    return order, [float(scores[m]) for m in order], sample.of_members(order)
+    plain = np.concatenate(counted).swapaxes(0, 1).astype(np.int64)  # (M,N,K,K)
+    order = [int(m) for m in np.argsort(-_plain_miou(plain), kind="stable")]
+    return order, plain[order], sample.of_members(order)
+
+
+def _plain_miou(counts: Counts) -> NDArray[np.float64]:  # (M,N,K,K) -> (M,)
+    """Of all images together; -1 where no class occurs."""
+    return np.nan_to_num(miou(counts.sum(axis=1)), nan=-1.0)
 
 
 def _score_fitted(

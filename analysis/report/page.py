@@ -29,7 +29,7 @@ from analysis.report.pseudo import pseudo_markup
 from analysis.report.student import student_markup
 from analysis.report.trial_table import trial_table
 from analysis.report.work_chart import Span, work_figure, work_rows
-from analysis.search_quality import Audit
+from analysis.search_quality import Audit, Overtuning
 
 MAX_PICTURES = 12
 RULE_LABELS = {
@@ -75,6 +75,7 @@ class ReportFacts:
     families: Sequence[FamilyRow] = ()  # best first
     submissions: Sequence[Mapping[str, Any]] = ()  # the run's lines of the ledger
     audit: Audit | None = None  # of early stopping
+    overtuning: Overtuning | None = None  # what the best candidate owes to chance; None where it cannot be told
     noise: str = ""  # which differences are ties; "" where it was not measured
     search_figures: Mapping[str, str] = field(default_factory=dict)  # "parallel", "slice-<n>"
     work: Sequence[Span] = ()  # when what ran

@@ -2,5 +2,6 @@
 
 from analysis.search_quality.audit import Audit, Curve, audit_curves
 from analysis.search_quality.noise_floor import NoiseFloor
+from analysis.search_quality.overtuning import Overtuning, estimate_overtuning
 
-__all__ = ["Audit", "Curve", "NoiseFloor", "audit_curves"]
+__all__ = ["Audit", "Curve", "NoiseFloor", "Overtuning", "audit_curves", "estimate_overtuning"]

@@ -35,7 +35,7 @@ from search.stages.search_figures import search_figures
 from search.stages.stage import Context
 from search.stages.timeline import Timeline
 from trainables.data.cache import Cache
-from trainables.data.index import Split
+from trainables.data.index import SegIndex, Split
 
 DRAWN = ("event", "trial", "epoch", "val/miou", "val/loss", "train/loss", "diverged")  # of an event
 KEPT_PREDICTIONS = 100  # label maps in memory: an image is shown by several classes
@@ -52,7 +52,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
     ensemble = EnsembleResult.read(run.ensemble_json)
     read = _predicted(run, cache)
     write_pages(run, ensemble, read)
-    facts = _of_search(run, space, ensemble)
+    facts = _of_search(run, space, cache.index, ensemble)
     facts |= {
         "ended": ended,
         "data": cache.index.name,
@@ -73,7 +73,7 @@ def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) 
     write_report(run.report, ReportFacts(title=f"{facts.pop('name')} on {cache.index.name}", **facts))
 
 
-def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str, Any]:
+def _of_search(run: RunDir, space: Space, index: SegIndex, ensemble: EnsembleResult) -> dict[str, Any]:
     """The report's facts of the search: trials, curves, parameters, families, early stopping."""
     record, study = read_json(run.run_json), open_study(run.study_db)
     rows, search = study_rows(study, run.root), space.options.search
@@ -94,6 +94,7 @@ def _of_search(run: RunDir, space: Space, ensemble: EnsembleResult) -> dict[str,
         "top_importances": top_importances(study),
         "notes": why_not,
         "noise": floor.describe(scores_of(rows)) if floor else "",
+        "overtuning": report_facts.overtuning(run, index, ensemble, floor, rows, space.options),
         "exports": record.get("exports", []),
         "licences": (*lines, together),
         "pseudo": PseudoResult.read(run.pseudo_json) if run.pseudo_json.is_file() else None,

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import yaml
 
+from analysis.ensembling.bootstrap import bootstrap_draws, resample
+from analysis.ensembling.read_confusions import read_members
 from analysis.ensembling.result import EnsembleResult
 from analysis.report.data_checks import SuspectsSummary
 from analysis.report.leaderboard import Entry, FamilyRow, leaderboard
 from analysis.report.origin import Origin, Shipped, StageTime, commands
-from analysis.search_quality.noise_floor import NoiseFloor
+from analysis.search_quality import NoiseFloor, Overtuning, estimate_overtuning
 from analysis.submission import read_ledger
 from search.observers.trial_row import TrialRow
 from search.run_dir import RunDir, read_json
+from search.space.options import Options
 from search.stages.stage import Stage
+from trainables.data.index import SegIndex
 
 FOLDS = "folds-"  # before the trial's name, of a member that is the mean of its fold models
 
@@ -77,6 +81,40 @@ def families(rows: Sequence[TrialRow], ensemble: EnsembleResult, floor: NoiseFlo
     }
     ties = floor.ties(scores) if floor and scores else []
     return leaderboard([_entry(row) for row in rows], ties, out_of_fold, shares)
+
+
+def overtuning(
+    run: RunDir,
+    index: SegIndex,
+    ensemble: EnsembleResult,
+    floor: NoiseFloor | None,
+    rows: Sequence[TrialRow],
+    options: Options,
+) -> Overtuning | None:
+    """What the best candidate owes to the images that it was chosen on, and to its seed; None for one candidate, for
+    images of one group, and for a run of an earlier version."""
+    names = [member.trial for member in ensemble.members]
+    found = read_members(run.confusions, names)
+    if found is None or len(names) < 2:
+        return None
+    ids, counts = found
+    group_of = {image.image_id: image.group for image in index.images}
+    groups = [group_of[image_id] for image_id in ids]
+    if index.grouped and len(set(groups)) < 2:
+        return None
+    draws = bootstrap_draws(groups, index.grouped, options.ensemble.resamples, options.seed)
+    scores = [resample(counts[name], draws) for name in names]
+    sizes = {row.trial: row.params_m for row in rows}
+    # an out-of-fold score is of as many trainings as there are folds, each on its own images
+    spread = floor.spread / np.sqrt(max(1, ensemble.fitted_on.folds)) if floor else None
+    return estimate_overtuning(
+        names,
+        np.array([score.miou for score in scores]),
+        np.stack([score.mious for score in scores], axis=1),
+        [sizes.get(trials_behind(ensemble, m)[0]) for m in range(len(names))],
+        seed_spread=spread,
+        seed=options.seed,
+    )
 
 
 def submissions(run: RunDir) -> list[dict[str, Any]]:

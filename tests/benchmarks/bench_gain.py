@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import optuna
 from bench_search import MAX_EPOCHS, NUM_WORKERS, interval, per_family, space_of
+from numpy.typing import NDArray
 from optuna.storages import InMemoryStorage
 from replay.curves import PowerLaws
 from replay.members import Floats, Members, greedy, score
@@ -34,16 +35,18 @@ NUM_CANDIDATES, MAX_PER_FAMILY = 6, 3
 
 
 class Pool:
-    """The trials that reached their last epoch, in that order."""
+    """The trials that reached their last epoch, in that order, and the truth (P,) at the pixels that they predict, of
+    which the first `num_val` are val's."""
 
-    def __init__(self, members: Members) -> None:
-        self.members, self.recipes = members, list[Recipe]()
+    def __init__(self, num_val: int, truth: NDArray[np.uint8]) -> None:
+        self.num_val, self.truth = num_val, truth
+        self.recipes, self.mious = list[Recipe](), list[float]()
         self.q = list[Floats]()  # each (K,P), val and hold-out
-        self.num_val, self.truth = members.num_val_pixels, members.truth
 
-    def add(self, recipe: Recipe) -> None:
+    def add(self, recipe: Recipe, q: Floats, val_miou: float) -> None:
         self.recipes.append(recipe)
-        self.q.append(self.members.probabilities(recipe))
+        self.q.append(q)
+        self.mious.append(val_miou)
 
     def val(self, which: Sequence[int]) -> Floats:
         return np.stack([self.q[n][:, : self.num_val] for n in which])
@@ -60,7 +63,7 @@ class Pool:
         return score(everyone, one_more, truth) - before
 
     def by_miou(self) -> list[int]:
-        order = sorted(range(len(self.recipes)), key=lambda n: -self.members.val_miou(self.recipes[n]))
+        order = sorted(range(len(self.recipes)), key=lambda n: -self.mious[n])
         return self._within(order)
 
     def by_gain(self) -> list[int]:
@@ -92,14 +95,15 @@ class Pool:
 class ObjectiveSearch(FamilySearch):
     """Fills a pool; tells the study the gain in place of the mIoU where `by_gain` is set."""
 
-    def __init__(self, pool: Pool, by_gain: bool) -> None:
-        super().__init__(space_of(pool.members.task.seed), storage=InMemoryStorage(), metric=METRIC)  # type: ignore[arg-type]
-        self.pool, self.by_gain = pool, by_gain
+    def __init__(self, members: Members, pool: Pool, by_gain: bool) -> None:
+        super().__init__(space_of(members.task), storage=InMemoryStorage(), metric=METRIC)  # type: ignore[arg-type]
+        self.members, self.pool, self.by_gain = members, pool, by_gain
 
     @override
     def _tell(self, number: int, outcome: str) -> None:
         if outcome == "COMPLETE":
-            self.pool.add(self._trials[number].user_attrs["identity"]["recipe"])
+            recipe = self._trials[number].user_attrs["identity"]["recipe"]
+            self.pool.add(recipe, self.members.probabilities(recipe), self.members.val_miou(recipe))
         if outcome != "COMPLETE" or not self.by_gain:
             return super()._tell(number, outcome)
         self.study.tell(self._trials.pop(number), self.pool.last_gain())
@@ -109,8 +113,10 @@ class ObjectiveSearch(FamilySearch):
 
 def search(seed: int, budget: int, by_gain: bool) -> dict[str, float]:
     """way of choosing candidates -> hold-out mIoU; of the best single model too."""
-    pool = Pool(Members(PowerLaws("slow_best", seed, MAX_EPOCHS)))
-    run = Replay(ObjectiveSearch(pool, by_gain), per_family(budget), pool.members, num_workers=NUM_WORKERS, num_ahead=1)
+    members = Members(PowerLaws("slow_best", seed, MAX_EPOCHS))
+    pool = Pool(members.num_val_pixels, members.truth)
+    searcher, scheduler = ObjectiveSearch(members, pool, by_gain), per_family(members.task, budget)
+    run = Replay(searcher, scheduler, members, num_workers=NUM_WORKERS, num_ahead=1)
     for _, _ in zip(range(budget), run.epochs(), strict=False):
         pass
     ways = {"by mIoU": pool.by_miou(), "by gain": pool.by_gain()}

@@ -23,25 +23,26 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from ray.tune.schedulers import TrialScheduler
-from replay.curves import KINDS, NOISE, Kind, PowerLaws
+from replay.curves import KINDS, NOISE, PowerLaws
 from replay.samplers import around_at, random_at
-from replay.schedulers import OneEpochThenBest, Pasha, PlainASHA, family_asha
-from replay.simulator import Epoch, Replay
+from replay.schedulers import REDUCTION_FACTOR, OneEpochThenBest, Pasha, PlainASHA, family_asha
+from replay.simulator import Epoch, Replay, Task
 
 from search.engine.asha import FamilyASHA
 from search.engine.searcher import FamilySearch
 from search.space.space import Space, load_space
 from trainables.ray_trainable import METRIC
 
-MAX_EPOCHS, GRACE_EPOCHS, NUM_WORKERS = 27, 3, 4
+MAX_EPOCHS, NUM_WORKERS = 27, 4
 RANDOM, PLAIN, OURS = "random, not stopped", "TPE + ASHA", "TPE + ASHA per family (ours)"
 
 
 @dataclass(frozen=True)
 class Method:
-    """`scheduler` is made for a budget in epochs; `sampler` for a seed and the space's first points, None for ours."""
+    """`scheduler` is made for a task and a budget in epochs; `sampler` for a seed and the space's first points, or None
+    for ours."""
 
-    scheduler: Callable[[int], TrialScheduler]
+    scheduler: Callable[[Task, int], TrialScheduler]
     sampler: Callable[[int, Sequence[Mapping[str, Any]]], Callable[[int], BaseSampler] | None]
     of_budget: bool = False  # a smaller budget is another search
     retrains: bool = False  # its best trial may not have been trained to the end: the rest of that is paid for too
@@ -59,39 +60,43 @@ def around(seed: int, points: Sequence[Mapping[str, Any]]) -> Callable[[int], Ba
     return partial(around_at, points, seed)
 
 
-def plain_asha(budget: int) -> FamilyASHA:
-    return PlainASHA(metric=METRIC, max_epochs=MAX_EPOCHS, grace_epochs=GRACE_EPOCHS, reduction_factor=3)
+def plain_asha(task: Task, budget: int) -> FamilyASHA:
+    return PlainASHA(
+        metric=METRIC, max_epochs=task.max_epochs, grace_epochs=task.grace_epochs, reduction_factor=REDUCTION_FACTOR
+    )
 
 
-def per_family(budget: int) -> FamilyASHA:
-    return family_asha(MAX_EPOCHS, GRACE_EPOCHS)
+def per_family(task: Task, budget: int) -> FamilyASHA:
+    return family_asha(task.max_epochs, task.grace_epochs)
 
 
 METHODS: dict[str, Method] = {
-    RANDOM: Method(lambda budget: family_asha(MAX_EPOCHS, MAX_EPOCHS), randomly),
-    "one epoch, then the best": Method(lambda budget: OneEpochThenBest(MAX_EPOCHS, budget), randomly, of_budget=True),
+    RANDOM: Method(lambda task, budget: family_asha(task.max_epochs, task.max_epochs), randomly),
+    "one epoch, then the best": Method(
+        lambda task, budget: OneEpochThenBest(task.max_epochs, budget), randomly, of_budget=True
+    ),
     "random + ASHA": Method(plain_asha, randomly),
     PLAIN: Method(plain_asha, by_tpe),
-    "PASHA": Method(lambda budget: Pasha(MAX_EPOCHS, GRACE_EPOCHS, 2 * NOISE), randomly, retrains=True),
+    "PASHA": Method(lambda task, budget: Pasha(task.max_epochs, task.grace_epochs, 2 * NOISE), randomly, retrains=True),
     "around points and incumbents": Method(per_family, around),
     "random + ASHA per family": Method(per_family, randomly),
     OURS: Method(per_family, by_tpe),
 }
 
 
-def space_of(seed: int) -> Space:
-    """The shipped space; more trials than any budget holds."""
-    settings = {"num_trials": 100_000, "max_epochs": MAX_EPOCHS, "grace_epochs": GRACE_EPOCHS}
+def space_of(task: Task) -> Space:
+    """The task's space; more trials than any budget holds."""
+    settings = {"num_trials": 100_000, "max_epochs": task.max_epochs, "grace_epochs": task.grace_epochs}
     return load_space(
-        "all.yaml", overrides=[*(f"search.{key}={value}" for key, value in settings.items()), f"seed={seed}"]
+        task.space, overrides=[*(f"search.{key}={value}" for key, value in settings.items()), f"seed={task.seed}"]
     )
 
 
-def replay(method: Method, task: PowerLaws, budget: int) -> list[Epoch]:
-    space = space_of(task.seed)
+def replay(method: Method, task: Task, budget: int) -> list[Epoch]:
+    space = space_of(task)
     sampler_at = method.sampler(task.seed, space.defaults())
     search = FamilySearch(space, storage=InMemoryStorage(), metric=METRIC, sampler_at=sampler_at)  # type: ignore[arg-type]
-    run = Replay(search, method.scheduler(budget), task, num_workers=NUM_WORKERS, num_ahead=1)
+    run = Replay(search, method.scheduler(task, budget), task, num_workers=NUM_WORKERS, num_ahead=1)
     return list(islice(run.epochs(), budget))
 
 
@@ -105,7 +110,7 @@ class Scores:
     slow_whole: float
 
 
-def score(method: Method, task: PowerLaws, budget: int) -> Scores:
+def score(method: Method, task: Task, budget: int) -> Scores:
     whole = replay(method, task, budget)
     third = replay(method, task, budget // 3) if method.of_budget else whole[: budget // 3]
     if method.retrains:
@@ -115,11 +120,11 @@ def score(method: Method, task: PowerLaws, budget: int) -> Scores:
     return Scores(*best, *slow)
 
 
-def finished(epochs: Sequence[Epoch], task: PowerLaws) -> list[Epoch]:
+def finished(epochs: Sequence[Epoch], task: Task) -> list[Epoch]:
     """The same budget, whose last part trains the trial to the end that was best at the highest rung before it."""
-    kept = list(epochs[:-MAX_EPOCHS])
+    kept = list(epochs[: -task.max_epochs])
     last = max(kept, key=lambda one: (one.epoch, one.miou))
-    rest = range(last.epoch + 1, MAX_EPOCHS + 1)
+    rest = range(last.epoch + 1, task.max_epochs + 1)
     return kept + [replace(last, epoch=epoch, miou=task.metrics(last.recipe, epoch)[METRIC]) for epoch in rest]
 
 
@@ -148,12 +153,9 @@ def table(found: Mapping[str, Sequence[Scores]]) -> list[str]:
     return lines
 
 
-def compare(kind: Kind, num_seeds: int, budget: int) -> dict[str, list[Scores]]:
-    """method -> scores by seed."""
-    return {
-        name: [score(method, PowerLaws(kind, seed, MAX_EPOCHS), budget) for seed in range(num_seeds)]
-        for name, method in METHODS.items()
-    }
+def compare(tasks: Sequence[Task], budget: int) -> dict[str, list[Scores]]:
+    """method -> scores by task."""
+    return {name: [score(method, task, budget) for task in tasks] for name, method in METHODS.items()}
 
 
 def run(num_seeds: int = 20, budget: int = 40 * MAX_EPOCHS) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def run(num_seeds: int = 20, budget: int = 40 * MAX_EPOCHS) -> dict[str, Any]:
     tables = {}
     for kind in KINDS:
         begun_s = time.perf_counter()
-        tables[kind] = table(compare(kind, num_seeds, budget))
+        tables[kind] = table(compare([PowerLaws(kind, seed, MAX_EPOCHS) for seed in range(num_seeds)], budget))
         print(f"\n{kind}: {num_seeds} seeds, {budget} epochs, {time.perf_counter() - begun_s:.0f} s\n")
         print("\n".join(tables[kind]), flush=True)
     return tables

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
@@ -23,27 +24,32 @@ from trainables.ray_trainable import METRIC
 sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks are scripts, and import each other as such
 import bench_search
 from replay.curves import PowerLaws
+from replay.folds import FoldScores, fold_effects
+from replay.recorded import RecordedTask, Training
 from replay.samplers import random_at
 from replay.schedulers import Pasha, family_asha
 from replay.simulator import Replay
 
-TASK = PowerLaws("slow_best", seed=1, max_epochs=6)
+TASK = PowerLaws("slow_best", seed=1, max_epochs=6, grace_epochs=1)
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_search, "MAX_EPOCHS", 6)
-    monkeypatch.setattr(bench_search, "GRACE_EPOCHS", 1)
+def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def replay_of(scheduler: Any, num_workers: int) -> Replay:
-    search = FamilySearch(bench_search.space_of(1), storage=InMemoryStorage(), metric=METRIC)  # type: ignore[arg-type]
+    search = FamilySearch(bench_search.space_of(TASK), storage=InMemoryStorage(), metric=METRIC)  # type: ignore[arg-type]
     return Replay(search, scheduler, TASK, num_workers=num_workers)
 
 
+def bench_recipe(position: int) -> dict[str, Any]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=position))
+    return bench_search.space_of(TASK).suggest(study.ask()).model_dump(mode="json")
+
+
 def test_one_worker_without_stopping_is_a_plain_loop() -> None:
-    space, study = bench_search.space_of(1), optuna.create_study(direction="maximize")
+    space, study = bench_search.space_of(TASK), optuna.create_study(direction="maximize")
     expected = []
     for number in range(24):
         if number < len(space.defaults()):
@@ -74,7 +80,7 @@ def test_paused_trials_go_on_where_they_stopped() -> None:
 
 
 def test_the_same_seed_gives_the_same_table() -> None:
-    first, second = (bench_search.table(bench_search.compare("slow_best", 1, 40)) for _ in range(2))
+    first, second = (bench_search.table(bench_search.compare([TASK], 40)) for _ in range(2))
     assert first == second
     assert len(first) == 2 + len(bench_search.METHODS)
 
@@ -111,3 +117,43 @@ def test_the_time_left_of_a_search_is_about_what_was_left_and_does_not_jump(tmp_
     assert max(middle) < 1.7
     for (before_s, left_s), (now_s, then_s) in itertools.pairwise(told):
         assert abs(then_s - (left_s - (now_s - before_s))) < 0.1 * end_s
+
+
+def test_effects_of_folds_are_found_beside_those_of_brackets_and_shrunk_where_they_are_noise() -> None:
+    rng, true = np.random.default_rng(0), np.array([0.05, -0.03, 0.0, -0.02])
+    folds, brackets, noise = rng.integers(0, 4, 60), rng.integers(0, 3, 60), rng.normal(0, 0.002, 60)
+
+    def found(values: np.ndarray) -> np.ndarray:
+        rows = zip(brackets.tolist(), folds.tolist(), values.tolist(), strict=True)
+        return fold_effects([(str(bracket), fold, value) for bracket, fold, value in rows], 4)
+
+    np.testing.assert_allclose(found(0.1 * brackets + true[folds] + noise), true, atol=0.002)
+    left = noise - np.array([noise[brackets == bracket].mean() for bracket in range(3)])[brackets]
+    means = [left[folds == fold].mean() for fold in range(4)]
+    assert np.linalg.norm(found(0.1 * brackets + noise)) < np.linalg.norm(means)
+
+
+def test_one_fold_s_scores_stay_as_they_are() -> None:
+    assert fold_effects([("a", 0, 0.5), ("b", 0, 0.7), ("a", 0, 0.6)], 1).tolist() == [0.0]
+    model = FoldScores(TASK, 0.01, num_folds=3)
+    for position in range(7):
+        model.metrics(bench_recipe(position), 1)
+    assert list(model.fold_of.values()) == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_recorded_curve_is_that_of_the_nearest_recipe() -> None:
+    trainings = {
+        key: Training(curve=curve, holdout=0.5)
+        for key, curve in {
+            "test_resnet/none/0.001": (0.2, 0.4),
+            "test_resnet/none/0.004": (0.3, 0.5),
+            "test_convnext/none/0.002": (0.1, 0.6),
+        }.items()
+    }
+    task = RecordedTask(trainings, seed=0, max_epochs=2)
+    recipe = {"backbone": {"name": "test_resnet"}, "loss": {"class_weights": "none"}, "optimizer": {"lr": 0.0019}}
+    assert [task.metrics(recipe, epoch)[METRIC] for epoch in (1, 2)] == [0.2, 0.4]
+    assert task.metrics({**recipe, "optimizer": {"lr": 0.0021}}, 2) == {METRIC: 0.5}
+    assert task.metrics({**recipe, "loss": {"class_weights": "inverse_sqrt"}}, 1) == {METRIC: 0.2}
+    assert task.slow_family == "convnext"
+    bench_search.space_of(task)  # its space can be searched

@@ -195,6 +195,7 @@ def test_killed_resumed_and_shipped(tmp_path: Path) -> None:
         assert tags == [event["epoch"] for event in epochs]
     assert any((run / "tensorboard" / "search").iterdir())
 
+    assert "What the winner owes to chance" in (run / "report.html").read_text(encoding="utf-8")
     predict = [sys.executable, "analysis/predict.py", "--bundle", str(run / "bundle"), "--images", str(card.parent)]
     subprocess.run([*predict, "--out", str(tmp_path / "out")], cwd=ROOT, check=True, capture_output=True)
     ensemble = json.loads((run / "ensemble.json").read_text())

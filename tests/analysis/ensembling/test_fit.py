@@ -134,6 +134,10 @@ def test_the_file_is_what_was_returned_and_its_scores_are_those_of_the_stored_co
                 assert score.miou == miou(counts.sum(0))
                 assert score.low <= score.miou <= score.high
         shipped = file.get_tensor(f"{answer.verdict.rule}/holdout")
+        for member in answer.members:
+            assert member.val_miou == miou(file.get_tensor(f"{member.trial}/members").sum(0))
+        single = file.get_tensor("best_single/val_fitted")
+        np.testing.assert_array_equal(file.get_tensor(f"{answer.members[0].trial}/members"), single)
     np.testing.assert_array_equal(answer.confusion.counts, shipped.sum(0))
     assert [image.miou_shipped for image in answer.images] == miou(shipped).tolist()
 

@@ -16,10 +16,12 @@ from analysis.ensembling.result import EnsembleResult, FittedOn
 from analysis.report import charts, tables
 from analysis.report.exports import mark_exports
 from analysis.report.gallery import MAX_SIDE_PX, GalleryItem, picture
+from analysis.report.leaderboard import Entry, leaderboard
 from analysis.report.page import ReportFacts, worst_images, write_report
 from analysis.report.palette import palette
 from analysis.report.pareto_chart import pareto_figure
 from analysis.report.work_chart import Span
+from analysis.search_quality.overtuning import Contender, Overtuning
 
 CLASSES = ["Background", "<script>alert(1)</script>", "Glass & co"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -286,3 +288,14 @@ def test_bundles_that_a_user_chose_are_named_now_or_later(facts: ReportFacts, tm
     assert "Shipped by choice" not in out.read_text(encoding="utf-8")
     assert mark_exports(out, [export])
     assert out.read_text(encoding="utf-8") == now
+
+
+def test_the_pick_by_one_standard_error_stands_beside_the_winner(facts: ReportFacts, tmp_path: Path) -> None:
+    families = leaderboard([Entry("0000", "convnext", "tiny", 4, False, "cpu", 1.0, 0.5)], [], {}, {})
+    contenders = (Contender("<b>a</b>", 0.62, 30.0, 0.0, 0.0), Contender("0001", 0.61, 12.5, 0.01, 0.02))
+    found = Overtuning(contenders, expected=0.59, regret=0.004, with_seeds=False)
+    write_report(tmp_path / "report.html", replace(facts, families=families, overtuning=found))
+    text = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "0.5900 is expected on new images: being the best of 2 flatters it by 0.0300" in text
+    assert "The pick by one standard error is 0001" in text
+    assert text.index("<b>a</b> winner") < text.index("0001 pick by one standard error")

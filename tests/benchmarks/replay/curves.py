@@ -45,6 +45,8 @@ class PowerLaws:
     kind: Kind
     seed: int
     max_epochs: int
+    grace_epochs: int = 3
+    space: str = "all.yaml"
 
     @property
     def slow_family(self) -> str:

@@ -36,6 +36,27 @@ class Model(Protocol):
         ...
 
 
+class Task(Model, Protocol):
+    """A model and the search that it is made for."""
+
+    @property
+    def space(self) -> str:
+        """A name or path that `load_space` takes."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def max_epochs(self) -> int: ...
+
+    @property
+    def grace_epochs(self) -> int: ...
+
+    @property
+    def slow_family(self) -> str: ...
+
+
 @dataclass(eq=False)
 class ReplayedTrial:
     """What searcher, scheduler and callbacks read of a Ray trial."""

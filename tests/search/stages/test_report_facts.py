@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from factories import make_ensemble, make_member, make_row
+from safetensors.numpy import save_file
 
 from analysis.report.data_checks import SuspectsSummary
 from analysis.search_quality import NoiseFloor
 from search.run_dir import RunDir
-from search.stages.report_facts import families, origin_of, shares_of, shipped_recipes, submissions, suspects
+from search.space.options import Options
+from search.stages.report_facts import (
+    families,
+    origin_of,
+    overtuning,
+    shares_of,
+    shipped_recipes,
+    submissions,
+    suspects,
+)
+from trainables.data.index import ImageRecord, SegIndex
+from trainables.metrics import miou
 
 MEMBERS = [
     make_member("soup-00001", ingredients=("00001 epoch 8", "00001 epoch 7")),
@@ -63,3 +77,38 @@ def test_suspects_are_told_where_they_were_looked_for(tmp_path: Path) -> None:
     run.suspects.mkdir()
     (run.suspects / "suspects.json").write_text('{"num_images": 4, "counts": {"add": 2}}', encoding="utf-8")
     assert suspects(run) == SuspectsSummary(4, {"add": 2}, "suspects/suspects.html")
+
+
+def index_of(ids: list[str], groups: list[str] | None = None) -> SegIndex:
+    named = groups or ids
+    images = tuple(ImageRecord(i, Path(i), 4, 4, group, "val") for i, group in zip(ids, named, strict=True))
+    return SegIndex("d", images, ("a", "b"), "f", grouped=groups is not None)
+
+
+def write_counts(run: RunDir, counts: dict[str, np.ndarray], ids: list[str]) -> None:
+    save_file(counts, run.confusions, {"val_ids": json.dumps(ids)})
+
+
+def test_what_the_winner_owes_to_chance_is_of_the_members_counts(tmp_path: Path) -> None:
+    run, rng, ids = RunDir(tmp_path), np.random.default_rng(0), [f"{n}.png" for n in range(30)]
+    counts = {f"{one.trial}/members": rng.integers(1, 50, (30, 2, 2)) for one in MEMBERS}
+    write_counts(run, counts, ids)
+    rows = [replace(row, params_m=size) for row, size in zip(ROWS, (5.0, 6.0, 7.0), strict=True)]
+    found = overtuning(run, index_of(ids), ENSEMBLE, None, rows, Options())
+    assert found is not None
+    scores = {name.partition("/")[0]: float(miou(array.sum(0))) for name, array in counts.items()}
+    assert {one.name: one.miou for one in found.contenders} == scores
+    assert {one.name: one.params_m for one in found.contenders} == dict(
+        zip([one.trial for one in MEMBERS], (6.0, 7.0, 5.0), strict=True)
+    )
+    floor = NoiseFloor(trial="00002", seeds=(1, 2), mious=(0.6, 0.7))
+    assert (with_seeds := overtuning(run, index_of(ids), ENSEMBLE, floor, rows, Options())) is not None
+    assert with_seeds.contenders[1].error > found.contenders[1].error
+    assert overtuning(run, index_of(ids, ["one"] * 30), ENSEMBLE, None, rows, Options()) is None
+
+
+def test_earlier_runs_have_no_counts_of_members(tmp_path: Path) -> None:
+    write_counts(RunDir(tmp_path), {"best_single/val_fitted": np.ones((1, 2, 2), np.int64)}, ["0.png"])
+    assert overtuning(RunDir(tmp_path), index_of(["0.png"]), ENSEMBLE, None, ROWS, Options()) is None
+    with pytest.raises(ValueError, match="must hold val's counts"):
+        overtuning(RunDir(tmp_path / "gone"), index_of(["0.png"]), ENSEMBLE, None, ROWS, Options())
