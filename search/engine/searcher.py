@@ -29,16 +29,18 @@ from search.engine.asha import is_broken
 from search.engine.budget import why_enough
 from search.engine.study_file import STUDY_NAME, Storage, rewind_trial, root_of
 from search.engine.warm_start import is_warm
+from search.engine.windowed_sampler import WindowedSampler
 from search.observers.trial_row import checkpoint_path
-from search.space.options import Options
+from search.space.options import Options, Search
 from trainables.recipe.recipe import Recipe
 
 SEARCHED_S = "searched_s"  # the study's attribute: seconds of all sessions, when a trial ended last
 MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
 
 
-def sampler_for(position: int, seed: int, num_random: int) -> BaseSampler:
-    """The sampler of one suggestion: a function of seed and position, never of what was drawn before it.
+def sampler_for(position: int, seed: int, num_random: int, window: int = Search().sampler_window) -> BaseSampler:
+    """The sampler of one suggestion: a function of seed and position, never of what was drawn before it. TPE learns
+    from at most `window` ended trials.
 
     So a resumed run does not draw its first trials again, and the first `num_random` are the same however many run
     at once. Later ones depend on which trials had finished when they were asked for.
@@ -48,7 +50,8 @@ def sampler_for(position: int, seed: int, num_random: int) -> BaseSampler:
         return RandomSampler(seed=draw)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(multivariate=True, group=True, constant_liar=True, n_startup_trials=1, seed=draw)
+        tpe = TPESampler(multivariate=True, group=True, constant_liar=True, n_startup_trials=1, seed=draw)
+    return WindowedSampler(tpe, window)
 
 
 class SearchSpace(Protocol):
@@ -97,7 +100,9 @@ class FamilySearch(OptunaSearch):
         self._num_trials = budget.num_trials
         num_known = sum(is_warm(trial) for trial in self.study.get_trials(deepcopy=False))
         num_random = len(self._defaults) + max(0, min(MAX_STARTUP, budget.num_trials // 4) - num_known)
-        self._sampler_at = sampler_at or partial(sampler_for, seed=space.options.seed, num_random=num_random)
+        self._sampler_at = sampler_at or partial(
+            sampler_for, seed=space.options.seed, num_random=num_random, window=budget.sampler_window
+        )
         self._max_epochs = budget.max_epochs
         self.outcomes: dict[int, str] = {}
         self._trials: dict[int, optuna.Trial] = {}  # number -> a trial that may still be written
@@ -267,7 +272,8 @@ class FamilySearch(OptunaSearch):
 
     def _tell(self, number: int, outcome: str) -> None:
         """End a trial in the study. COMPLETE gets the value of the best epoch, whose weights are kept."""
-        self.study.set_user_attr(SEARCHED_S, round(self._earlier_s + self._clock() - self._begun_s, 3))
+        if self._budget.until_hours is not None:  # a write to disk per trial, for those who ask
+            self.study.set_user_attr(SEARCHED_S, round(self._earlier_s + self._clock() - self._begun_s, 3))
         trial = self._trials.pop(number)
         if outcome == "COMPLETE":
             curve = self.study._storage.get_trial(trial._trial_id).intermediate_values

@@ -24,7 +24,7 @@ from search.stages.stage import Context, Stage
 # Of the ensemble stage nothing is measured beforehand: seconds that it takes at least, and of one core by member, class
 # and pixel of an image that is fitted on or judged, as docs/LOG.md has it for 800 images
 ENSEMBLE_S, ENSEMBLE_VALUE_S = 15.0, 0.5e-6
-PICTURES = 12  # images that the report predicts, and as many again per class
+PICTURES = 12  # images of the hold-out that the report shows, and as many again per class
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class StageForecast(Observer):
             Stage.soups: self._soups(len(scored)),
             Stage.logits: self._logits(len(scored)),
             Stage.ensemble: self._ensemble(len(scored)),
-            Stage.report: PICTURES * (1 + self.sizes.classes) * self._members(len(scored)) * self.predict_s.value,
+            Stage.report: self._predicted(self._pictures()) * self._members(len(scored)),
         }
         return {stage.value: round(took_s, 1) for stage, took_s in found.items() if took_s}
 
@@ -130,6 +130,9 @@ class StageForecast(Observer):
         images = self.sizes.val + self.sizes.holdout + (self.sizes.train if self.options.folds.num else 0)
         values = images * self._members(num_scored) * self.sizes.classes * self.sizes.pixels
         return ENSEMBLE_S + ENSEMBLE_VALUE_S * values / self._width(Stage.ensemble, images)
+
+    def _pictures(self) -> int:
+        return min(self.sizes.holdout, PICTURES * (1 + self.sizes.classes))
 
     def _members(self, num_scored: int) -> int:
         folds = self.options.folds

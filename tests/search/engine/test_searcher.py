@@ -165,7 +165,7 @@ def test_later_trials_are_tpes_and_find_the_better_family(search_at: Any, toy: A
 def test_sampler_is_multivariate_and_grouped() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sampler: Any = sampler_for(9, 0, num_random=9)
+        sampler: Any = sampler_for(9, 0, num_random=9).sampler  # type: ignore[attr-defined]
     assert (sampler._multivariate, sampler._group, sampler._constant_liar) == (True, True, True)
 
 

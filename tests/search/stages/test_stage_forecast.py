@@ -27,6 +27,7 @@ def told(**options: Any) -> StageForecast:
 def test_candidates_are_predicted_side_by_side_in_every_view() -> None:
     found = told(tta={"scales": [1.0, 2.0]}).seconds(ROWS)
     assert found["logits"] == pytest.approx(0.5 * 30 * (1 + 4))  # two candidates, room for four
+    assert found["report"] == pytest.approx(0.5 * 20 * 2)  # the hold-out, each image once, by both
     assert "noise" not in found
     assert "folds" not in found
 

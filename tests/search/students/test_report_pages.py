@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from analysis.report.page import ReportFacts, write_report
 from search.cli import app
+from search.observers.event_log import append_event
 from search.run_dir import RunDir, read_json, write_json
 from search.stages.bundle import facts_of, weights_of
 
@@ -57,6 +59,9 @@ def pages(finished_run: Path, card: Path, tmp_path_factory: pytest.TempPathFacto
         run.run_json,
         record | {"stages": record["stages"] | {"bundle": record["started"]}, "stage_s": {"ensemble": 3.5}},
     )
+    begun_s = datetime.fromisoformat(record["started"]).timestamp()
+    task = {"event": "task", "stage": "logits", "name": "00000", "began": begun_s + 5, "cpu": 1.0, "gpu": 0.0}
+    append_event(run.events, {"at": begun_s + 60, **task})
     for command in (
         ["cleanse", "--run", str(run.root), "--out", str(run.suspects), "--cache-dir", cache],
         ["report", "--run", str(run.root), "--cache-dir", cache],
