@@ -7,12 +7,16 @@ from typing import Any
 
 from trainables.recipe.recipe import Recipe
 
-CROP_PX, NUM_IMAGES = 128, 30
+CROP_PX, NUM_IMAGES = 128, 48  # half of them for training: ten updates of two, and a batch of 16
 BACKBONES = (
     *("convnext_atto", "resnet18", "swin_tiny_patch4_window7_224", "twins_svt_small", "mit_b0"),
     *("vit_tiny_patch16_224", "beit_base_patch16_224"),
 )
 PLAIN = BACKBONES[-2:]
+# those of dino.yaml and edge.yaml, under a head of each kind
+RECENT_PLAIN = ("vit_tiny_patch16_dinov3_qkvb", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224")
+RECENT = ("mobilenetv4_conv_small", "efficientvit_b0", *RECENT_PLAIN)
+RECENT_HEADS = ("segformer", "linear", "mask_classification", "segmenter")
 Train = Callable[..., list[dict[str, Any]]]
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 
 import pytest
+from docs.models_figures import PAGE, memory_gb, params_m, rows
 
 from search.space.space import load_space
 from search.space.space_file import shipped_spaces
@@ -14,15 +13,8 @@ from trainables.models.compatibility import patch_px
 from trainables.models.input_sizes import MULTIPLE_PX
 from trainables.models.licences import SEGFORMER_LICENCE, published_licence
 
-TEXT = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-COLUMNS = ("name", "licence", "multiple", "miou", "source")
-ROWS = {
-    cells[0].strip("`"): dict(zip(COLUMNS, cells, strict=True))
-    for line in TEXT.splitlines()
-    if re.match(r"\| `\w+(\.\w+)?` \|", line)
-    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
-    if len(cells) == len(COLUMNS)
-}
+ROWS = rows(PAGE.read_text(encoding="utf-8"))
+SMALL = [name for name, row in ROWS.items() if row["params"] and float(row["params"]) < 30]
 
 
 def test_every_pretrained_backbone_of_a_shipped_space_has_a_row() -> None:
@@ -40,3 +32,14 @@ def test_licence_and_image_multiple_are_timms(name: str) -> None:
     assert ROWS[name]["licence"].strip("`") == said.get(licence, licence)
     assert int(ROWS[name]["multiple"]) == math.lcm(MULTIPLE_PX, patch_px(name) or 1)
     assert bool(ROWS[name]["miou"]) == bool(ROWS[name]["source"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_parameters_are_those_of_the_backbone(name: str) -> None:
+    """Of the small ones; `models_figures.py --check` builds them all."""
+    assert ROWS[name]["params"] == params_m(name)
+
+
+@pytest.mark.parametrize("name", SMALL[:1])
+def test_memory_is_what_the_gate_of_a_search_estimates(name: str) -> None:
+    assert ROWS[name]["memory"] == memory_gb(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -12,22 +13,26 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from trainables.data.cache import Cache
 from trainables.data.card import read_card
 from trainables.data.reader import read
 from trainables.data.splits.make_split import make_split
 from trainables.data.synthetic.dataset import write_synthetic
+from trainables.models.segmentor import build_segmentor
 from trainables.ranks import Ranks, joined
 from trainables.recipe.augmentation import Augmentation
-from trainables.recipe.recipe import Backbone, LinearHead, Optimizer, Recipe, Train, UPerNetHead
+from trainables.recipe.recipe import Backbone, LinearHead, Loss, Optimizer, Recipe, Train, UPerNetHead
 from trainables.training import launch_ranks
 from trainables.training.attempt import DoesNotFit
 from trainables.training.checkpoint import load_state
 from trainables.training.epoch import Diverged
 from trainables.training.fit import Trial, fit
 from trainables.training.launch_ranks import RankFailed
+from trainables.training.losses import build_loss
 from trainables.training.sync_batch_norm import CpuSyncBatchNorm, synchronise
+from trainables.training.training_step import TrainingStep, compiled
 
 # curves of one and two processes: gradients add in another order
 ROUNDING = 1e-4
@@ -121,6 +126,31 @@ def test_ranks_share_what_learns_of_a_backbone_that_keeps_weights(data, tmp_path
 def test_two_processes_go_on_from_the_checkpoint_of_one(data, alone, tmp_path):
     reports, folder = alone
     assert_same_curve(run(data, tmp_path, num_ranks=2, resume_from=folder / "kept-2"), reports[2:])
+
+
+@pytest.mark.slow
+def test_a_compiled_step_of_a_rank_has_the_gradients_of_the_plain_one(tmp_path, monkeypatch):
+    """A group of one process: what is compiled is torch's data-parallel module, in two micro-batches."""
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda step, **_: compile_with(step, backend="aot_eager", dynamic=False))
+    torch.manual_seed(0)
+    step = TrainingStep(build_segmentor(recipe_of(), 3), build_loss(Loss(), 3)).train()
+    parts = [(torch.randn(2, 3, 64, 64), torch.randint(0, 3, (2, 64, 64)), torch.tensor(2.0 * 2 * 64 * 64))] * 2
+
+    def gradients(module, apart):
+        step.zero_grad()
+        with apart():
+            module(*parts[0]).backward()
+        module(*parts[1]).backward()
+        return {name: parameter.grad.clone() for name, parameter in step.named_parameters()}
+
+    expected = gradients(step, contextlib.nullcontext)
+    with joined(Ranks(), tmp_path / "meeting", "cpu"):
+        shared = compiled(DistributedDataParallel(step, broadcast_buffers=False), "cpu")
+        found = gradients(shared, shared.no_sync)
+    torch._dynamo.reset()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_rank_raises_is_raised_once(data, tmp_path):
