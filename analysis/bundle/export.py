@@ -40,7 +40,7 @@ from trainables.plain_json import parse_json
 from trainables.recipe.recipe import Recipe
 
 README = "README.md"
-STANDALONE = ("load.py", "network.py")  # what others read the bundle with; never run here
+STANDALONE = ("load.py", "network.py", "postprocess.py")  # what others read the bundle with; never run here
 FORMS: Mapping[MemberForm | None, str] = {
     "trial": "single trials",
     "mean": "means of fold models",

@@ -29,28 +29,27 @@ class AsTasks:
 
     setting: Setting
     held: Mapping[str, float]  # {"cpu": ..., "gpu": ...} of a task
+    lines: Queue  # what tasks have to say
+    shared: Any  # reference to the setting as tasks get it
 
     @staticmethod
     def of(finished: FinishedRun, options: PseudoOptions, held: Mapping[str, float]) -> AsTasks:
-        device = "cuda" if held["gpu"] else "cpu"
-        return AsTasks(Setting(finished, options, device, max(1, int(held["gpu"]))), held)
+        device, ranks = "cuda" if held["gpu"] else "cpu", max(1, int(held["gpu"]))
+        lines = Queue(actor_options={"num_cpus": 0})
+        there = replace(finished, context=replace(finished.context, say=lines.put))
+        shared = ray.put(Setting(there, options, device, ranks))
+        return AsTasks(Setting(finished, options, device, ranks), held, lines, shared)
 
     def __call__(self, steps: Sequence[Callable[[Setting], R]]) -> list[R]:
         context, cpu, gpu = self.setting.finished.context, self.held["cpu"], self.held["gpu"]
-        lines = Queue(actor_options={"num_cpus": 0})
-        there = replace(self.setting.finished, context=replace(context, say=lines.put))
-        shared = ray.put(replace(self.setting, finished=there))
         retries = context.space.options.search.max_failures
         task: Any = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=retries)(run_step)
 
         def start(number: int) -> Any:
-            return task.remote(shared, steps[number], cpu, gpu)
+            return task.remote(self.shared, steps[number], cpu, gpu)
 
         room = num_holders(self.held, live_nodes())
-        try:
-            found = results_in_turn(range(len(steps)), start, room, lines, context.say)
-        finally:
-            lines.shutdown()
+        found = results_in_turn(range(len(steps)), start, room, self.lines, context.say)
         return [found[number] for number in range(len(steps))]
 
 

@@ -17,6 +17,7 @@ import torch
 from network import Network, mean_logits, resize, unreadable
 from numpy.typing import NDArray
 from PIL import Image
+from postprocess import postprocess
 
 HERE = Path(__file__).parent
 
@@ -40,6 +41,10 @@ class Bundle:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 (H,W,3) -> uint8 (H,W)."""
+        label, steps = self._vote(rgb), self.manifest.get("postprocess")
+        return postprocess(label, steps["min_component"], steps["max_hole"]) if steps else label
+
+    def _vote(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         q = np.stack([self._probabilities(m, rgb) for m in range(len(self.networks))])  # (M,K,H,W)
         weights = np.array(self.manifest["weights"], np.float32)[:, :, None, None]  # (M,K,1,1)
         if self.manifest["vote"] != "hard":
@@ -50,9 +55,7 @@ class Bundle:
         return np.asarray(np.take_along_axis(ballots, support.argmax(0)[None], 0)[0], np.uint8)
 
     @torch.no_grad()
-    def _probabilities(
-        self, m: int, rgb: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:  # (K,H,W), the mean over the member's views
+    def _probabilities(self, m: int, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:  # (K,H,W), mean over views
         member, total = self.manifest["members"][m], np.float32(0)
         mean, std = (torch.tensor(member[key], device=self.device).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(member["recipe"]["train"]["amp"])

@@ -28,8 +28,7 @@ DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1.0)  # shares of a plain transformer's blocks, a
 
 def unreadable(manifest: dict[str, Any]) -> list[str]:
     """What of a bundle.json load.py cannot do, in words; empty where it can do all."""
-    found = ["its post-processing"] if manifest.get("postprocess") else []
-    found += [] if manifest["vote"] in ("soft", "hard", "geometric") else [f"a {manifest['vote']} vote"]
+    found = [] if manifest["vote"] in ("soft", "hard", "geometric") else [f"a {manifest['vote']} vote"]
     if any("-t" in view for member in manifest["members"] for view in member.get("views", ())):
         found.append("a view in tiles")
     for member in manifest["members"]:

@@ -33,7 +33,7 @@ def test_a_bundle_is_safetensors_and_json_and_what_others_read_it_with(tiny_run:
     folder = export(FACTS, tiny_run.ensemble, tiny_run.weights, tmp_path / "bundle")
     names = sorted(path.name for path in folder.iterdir())
     weights = ["member-0.safetensors", "member-1.safetensors"]
-    assert names == ["README.md", "bundle.json", "load.py", *weights, "network.py"]
+    assert names == ["README.md", "bundle.json", "load.py", *weights, "network.py", "postprocess.py"]
     for name in weights:
         with safe_open(folder / name, framework="np") as file:
             assert len(list(file.keys())) > 10

@@ -94,15 +94,32 @@ def test_the_command_writes_a_palette_png(
         assert png.getpalette()[:9] == [value for colour in manifest.palette for value in colour]
 
 
-def test_post_processing_is_refused_and_the_readme_says_so(tiny_run: Any, load_py: Any, tmp_path: Path) -> None:
-    of = tiny_run.ensemble.rule("best_single")
-    sizes = Postprocess(min_component=(0.1, 0.0, 0.0), max_hole=(0.0, 0.0, 0.0))
+def post_processed(ensemble: Any) -> Any:
+    """The best single model with removed components and filled holes, which ships."""
+    of = ensemble.rule("best_single")
+    sizes = Postprocess(min_component=(0.01, 0.02, 0.01), max_hole=(0.0, 0.02, 0.01))
     row = of.model_copy(update={"name": "postprocessed", "of": of.name, "postprocess": sizes})
-    ensemble = tiny_run.ensemble.model_copy(update={"rules": (*tiny_run.ensemble.rules, row)})
-    folder = export(FACTS, with_shipped(ensemble, "postprocessed"), tiny_run.weights, tmp_path / "bundle")
-    with pytest.raises(ValueError, match=r"load.py lacks its post-processing; use `segsearch predict"):
+    return with_shipped(ensemble.model_copy(update={"rules": (*ensemble.rules, row)}), "postprocessed")
+
+
+def test_label_maps_are_post_processed(tiny_run: Any, load_py: Any, tmp_path: Path) -> None:
+    folder = export(FACTS, post_processed(tiny_run.ensemble), tiny_run.weights, tmp_path / "bundle")
+    predictor, alone = Predictor(read_bundle(folder), device="cpu", batch_size=1), load_py["load"](folder)
+    plain = export(FACTS, with_shipped(tiny_run.ensemble, "best_single"), tiny_run.weights, tmp_path / "plain")
+    before = load_py["load"](plain)
+    labels = [(alone(image), predictor.predict(image), before(image)) for image in tiny_run.images.values()]
+    assert all((found == expected).mean() > 0.9995 for found, expected, _ in labels)
+    assert any((found != raw).any() for found, _, raw in labels)
+
+
+def test_what_it_lacks_is_refused_and_the_readme_says_so(tiny_run: Any, load_py: Any, tmp_path: Path) -> None:
+    tiles = (("s1.00-t64o25-none",),) * 3
+    rules = tuple(rule.model_copy(update={"views": tiles}) for rule in tiny_run.ensemble.rules)
+    ensemble = with_shipped(tiny_run.ensemble.model_copy(update={"rules": rules}), "best_single")
+    folder = export(FACTS, ensemble, tiny_run.weights, tmp_path / "bundle")
+    with pytest.raises(ValueError, match=r"load.py lacks a view in tiles; use `segsearch predict"):
         load_py["load"](folder)
-    assert "cannot read this bundle: it lacks its post-processing" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "cannot read this bundle: it lacks a view in tiles" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("size", [(64, 96), (128, 160), (32, 64), (320, 352)])
