@@ -14,6 +14,7 @@ from analysis.report.charts import GREY, MAX_CURVES, axis_title, hue, plain_layo
 
 TOP_SHARE = 0.25  # of the trials, whose lines are coloured
 AXIS_CHARACTERS = 20
+VALUE_CHARACTERS = 13  # beside an axis, as eight of them leave room for on 800 px; the whole is under the pointer
 
 
 def slice_figure(plotted: go.Figure, parameter: str) -> str:
@@ -56,7 +57,7 @@ def parallel_figure(plotted: go.Figure) -> str:
     for note in plotted.layout.annotations:
         kept = {key: note[key] for key in ("x", "y", "xref", "yref", "xanchor", "yanchor", "xshift", "yshift")}
         figure.add_annotation(kept | {
-            "text": html.escape(shorten(str(note.text), AXIS_CHARACTERS)), "showarrow": False, "font": {"size": 11},
+            "text": html.escape(shorten(str(note.text), VALUE_CHARACTERS)), "showarrow": False, "font": {"size": 11},
         })  # fmt: skip
     figure.update_xaxes(
         tickvals=list(plotted.layout.xaxis.tickvals), ticktext=names, tickangle=-30, showgrid=False,

@@ -7,6 +7,8 @@ optuna-dashboard shows; the dashboard had once computed it of the worst tenth wh
 
 from __future__ import annotations
 
+import warnings
+
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
@@ -33,7 +35,9 @@ def top_importances(study: optuna.Study) -> dict[str, float]:
     """
     if _num_finished(study) < MIN_FOR_IMPORTANCE:
         return {}
-    return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of few trials, which the report says in its own words
+        return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
 
 
 def _num_finished(study: optuna.Study) -> int:
