@@ -1,11 +1,13 @@
 """Forward and backward images a second of whole networks, against timm's backbone alone or the device's peak.
 
-    python tests/benchmarks/bench_models.py [cpu|cuda] [PARTS OF NAMES ...]     # torch and timm; no Ray, no network
+    python tests/benchmarks/bench_models.py [cpu|cuda|rehearsal] [PARTS OF NAMES ...]   # no Ray, no network
 
 On the CPU: each family's tiny member under its heads at 128 x 128, one thread, fp32; `head_share` is the head's part
-of a step. On a GPU: the first users' networks at 512 x 512 in bf16, with the largest batch of 1 to 16 that fits: images
-a second of a plain eager loop, with channels-last, and compiled too; peak memory; the share of the device's matrix
-peak (operations of both passes as torch counts them, over the peak that one large bf16 product reaches here).
+of a step. On a GPU: the first users' networks, and DINOv3-L under the mask head, at 512 x 512 in bf16, with the largest
+batch of 1 to 16 that fits: images a second of a plain eager loop, with channels-last, compiled, and both; peak memory;
+the share of the device's matrix peak (operations of both passes as torch counts them, over the peak that one large
+bf16 product reaches here); and how many cores it takes to load what the quickest eats: first come the samples a second
+that one core loads. `rehearsal` runs the GPU's script on a CPU, at tiny sizes.
 A head or backbone that this checkout lacks is named and left out.
 """
 
@@ -15,9 +17,13 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +33,21 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainables.data.augment.train_set import TrainSet
+from trainables.data.cache import Cache
+from trainables.data.card import read_card
+from trainables.data.reader import read
+from trainables.data.synthetic.dataset import write_synthetic
 from trainables.models.segmentor import build_segmentor
+from trainables.recipe.augmentation import Augmentation
 from trainables.recipe.recipe import Loss, Recipe
 from trainables.training.losses import build_loss
 from trainables.training.training_step import TrainingStep
 
 NUM_CLASSES = 19
-TINY = [
+VARIANTS = ("eager", "channels_last", "compiled", "both")
+Case = tuple[str, str, dict[str, Any]]
+TINY: list[Case] = [
     ("convnext_atto", "upernet", {"channels": 48, "aux_channels": 32}),
     ("convnext_atto", "knet", {"channels": 64, "aux_channels": 32}),
     ("swin_tiny_patch4_window7_224", "knet", {"channels": 64, "aux_channels": 32}),
@@ -51,13 +65,37 @@ LARGE_BACKBONES = (
     "beit_large_patch16_512",
     "twins_svt_large",
 )
-LARGE = [(backbone, head, {}) for backbone in LARGE_BACKBONES for head in ("upernet", "knet")]
+LARGE: list[Case] = [(backbone, head, {}) for backbone in LARGE_BACKBONES for head in ("upernet", "knet")]
+LARGE.append(("vit_large_patch16_dinov3", "mask_classification", {}))
+REHEARSED = [TINY[0], ("vit_tiny_patch16_dinov3_qkvb", "mask_classification", {"channels": 32, "num_queries": 20})]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the benchmark on a GPU, or of its rehearsal."""
+
+    device: str = "cuda"
+    px: int = 512
+    batches: tuple[int, ...] = (16, 8, 4, 2, 1)
+    repeats: int = 10
+    product_side: int = 8192  # of the matrices whose product shows the device's peak
+    back_end: str = "inductor"  # of torch.compile
+
+
+REHEARSAL = Size("cpu", 64, (2,), 1, 256, "eager")
 
 
 def run(device: str = "cpu", *wanted: str) -> dict[str, Any]:
     """Rows for every network whose name or head contains one of `wanted`, or for all."""
-    cases = TINY if device == "cpu" else LARGE
-    measure = _on_cpu if device == "cpu" else _on_gpu
+    cases = {"cpu": TINY, "cuda": LARGE, "rehearsal": REHEARSED}[device]
+    size = REHEARSAL if device == "rehearsal" else Size()
+    loaded = {} if device == "cpu" else _loaded_per_s(size.px)
+    for name, rate in loaded.items():
+        print(f"one core loads {rate:.4g} samples a second with the augmentation {name}")
+
+    def measure(recipe: Recipe) -> dict[str, Any]:
+        return _on_cpu(recipe) if device == "cpu" else _on_gpu(recipe, size, loaded)
+
     rows = []
     for backbone, head, changes in cases:
         if wanted and not any(part in f"{backbone}+{head}" for part in wanted):
@@ -71,7 +109,7 @@ def run(device: str = "cpu", *wanted: str) -> dict[str, Any]:
         rows.append(row)
         print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
         sys.stdout.flush()
-    return {"device": device, "rows": rows}
+    return {"device": device, "loaded_per_s": loaded, "rows": rows}
 
 
 def _on_cpu(recipe: Recipe, px: int = 128, batch: int = 2, repeats: int = 5) -> dict[str, Any]:
@@ -93,64 +131,98 @@ def _on_cpu(recipe: Recipe, px: int = 128, batch: int = 2, repeats: int = 5) -> 
     }
 
 
-def _on_gpu(recipe: Recipe, px: int = 512) -> dict[str, Any]:
+def _on_gpu(recipe: Recipe, size: Size, loaded: dict[str, float]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for batch in (16, 8, 4, 2, 1):
+    for batch in size.batches:
         try:
-            row = {"batch": batch, **_variants(recipe, px, batch)}
+            row = {"batch": batch, **_variants(recipe, size, batch)}
             break
         except torch.OutOfMemoryError:
             pass  # the frames that fill the device go with the handler
         torch.cuda.empty_cache()
     if not row:
         raise ValueError("not one image fits the device")
-    return row
+    fastest = max(row[name] for name in VARIANTS)
+    return row | {f"cores_to_load_{name}": fastest / rate for name, rate in loaded.items()}
 
 
-def _variants(recipe: Recipe, px: int, batch: int) -> dict[str, Any]:
-    image, label = _data(batch, px, "cuda")
-    step = _step(recipe, "cuda")
+def _variants(recipe: Recipe, size: Size, batch: int) -> dict[str, Any]:
+    image, label = _data(batch, size.px, size.device)
+    step = _step(recipe, size.device)
     with FlopCounterMode(display=False) as counted:
         _pass(step, image, label)
     step.zero_grad(set_to_none=True)
-    torch.cuda.reset_peak_memory_stats()
+    on_cuda = size.device == "cuda"
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    eager = _images_per_s(step, image, label, size)
     row: dict[str, Any] = {
         "params_m": sum(p.numel() for p in step.parameters()) / 1e6,
-        "eager": _images_per_s(step, image, label),
-        "peak_gb": torch.cuda.max_memory_allocated() / 2**30,
+        "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if on_cuda else float("nan"),
+        "eager": eager,
+        "compiled": _compiled_images_per_s(step, image, label, size),
     }
     step = step.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = image.contiguous(memory_format=torch.channels_last)
-    row["channels_last"] = _images_per_s(step, image, label)
-    row["compiled"] = _images_per_s(torch.compile(step, dynamic=False), image, label)  # type: ignore[arg-type]
-    torch.compiler.reset()
+    row["channels_last"] = _images_per_s(step, image, label, size)
+    row["both"] = _compiled_images_per_s(step, image, label, size)
     per_image = counted.get_total_flops() / batch  # forward and backward
-    fastest = max(row["eager"], row["channels_last"], row["compiled"])
-    row["share_of_peak"] = per_image * fastest / _peak_flops()
+    row["share_of_peak"] = per_image * max(row[name] for name in VARIANTS) / _peak_flops(size)
     return row
 
 
-def _peak_flops(side: int = 8192, repeats: int = 20) -> float:
-    a = torch.randn(side, side, device="cuda", dtype=torch.bfloat16)
-    return 2.0 * side**3 / _cuda_seconds(lambda: a @ a, repeats)
+def _compiled_images_per_s(step: nn.Module, image: Tensor, label: Tensor, size: Size) -> float:
+    torch.compiler.reset()
+    return _images_per_s(torch.compile(step, dynamic=False, backend=size.back_end), image, label, size)  # type: ignore[arg-type]
 
 
-def _images_per_s(step: nn.Module, image: Tensor, label: Tensor, repeats: int = 10) -> float:
-    return len(image) / _cuda_seconds(lambda: _pass(step, image, label), repeats)
+def _peak_flops(size: Size) -> float:
+    side = size.product_side
+    a = torch.randn(side, side, device=size.device, dtype=torch.bfloat16)
+    return 2.0 * side**3 / _mean_seconds(lambda: a @ a, size.device, 2 * size.repeats)
+
+
+def _images_per_s(step: nn.Module, image: Tensor, label: Tensor, size: Size) -> float:
+    return len(image) / _mean_seconds(lambda: _pass(step, image, label), size.device, size.repeats)
 
 
 def _pass(step: nn.Module, image: Tensor, label: Tensor) -> None:
-    with torch.autocast("cuda", dtype=torch.bfloat16):
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
         loss = step(image, label, None)
     loss.backward()
     step.zero_grad(set_to_none=True)
 
 
-def _cuda_seconds(work: Callable[[], Any], repeats: int) -> float:
+def _mean_seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     for _ in range(3):
         work()
-    torch.cuda.synchronize()
-    return _seconds(lambda: ([work() for _ in range(repeats)], torch.cuda.synchronize())) / repeats
+    wait()
+    return _seconds(lambda: ([work() for _ in range(repeats)], wait())) / repeats
+
+
+def _loaded_per_s(px: int, num_images: int = 18, repeats: int = 3) -> dict[str, float]:
+    """Crops of `px` that one process makes a second of images of 1.5 times that, decoded already, by augmentation."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        card = write_synthetic(Path(folder) / "set", num_images=num_images, image_px=px * 3 // 2, seed=0)
+        cache = Cache.open(read(read_card(card)), Path(folder) / "cache")
+        ids = [image.image_id for image in cache.index.images]
+        for preset in ("none", "convnext_knet"):
+            cfg = Augmentation.model_validate({"preset": preset, "crop_px": px, "short_px": px})
+            made = TrainSet(cache, ids, cfg, seed=0)
+            samples = [i % len(ids) for i in range(repeats * len(ids))]
+            made[0]  # the first compiles and decodes
+            found[preset] = len(samples) / _seconds(functools.partial(_read_all, made, samples))
+    return found
+
+
+def _read_all(made: TrainSet, samples: Sequence[int]) -> None:
+    for position in samples:
+        made[position]
 
 
 def _seconds(work: Callable[[], Any]) -> float:
