@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -73,7 +73,7 @@ def measure(space: Space, card: Path) -> Iterator[str]:
     """Seconds per training image of each recipe that is tried first, and the time of the search that follow from
     their mean. Raises ValueError for a wrong card."""
     import torch
-    from optuna.trial import FixedTrial
+    from optuna.trial import FixedTrial, Trial
 
     from search.observers.progress import duration
     from trainables.data.card import read_card
@@ -87,7 +87,7 @@ def measure(space: Space, card: Path) -> Iterator[str]:
         torch.set_num_threads(1)  # as a trial has it
     found = []
     for params in space.defaults():
-        recipe = space.suggest(FixedTrial(params))  # type: ignore[arg-type]
+        recipe = space.suggest(cast(Trial, FixedTrial(params)))  # it answers to the same calls
         found.append(train_image_s(recipe, index.num_classes, "cuda" if on_gpu else "cpu", time.perf_counter))
         yield f"  {recipe.backbone.name} + {recipe.head.name}: {1000 * found[-1]:.3g} ms per training image"
     search = space.options.search
