@@ -85,8 +85,9 @@ def test_work_runs_on_each_node_and_raises_what_it_raised(local_ray: None) -> No
 
 
 SHARES = """
-import json, sys
+import json, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import ray
 from ray.cluster_utils import Cluster
 from search.cluster.connection import connected
@@ -107,15 +108,27 @@ def place():
     names = {package.name for folder in sent for package in folder.iterdir()}
     return ray.get_runtime_context().get_node_id(), sorted(names)
 
+def half():
+    # a torch that writes down which share of its device's memory a holder may take
+    asked = []
+    cuda = SimpleNamespace(is_available=lambda: True, set_per_process_memory_fraction=asked.append)
+    sys.modules["torch"] = SimpleNamespace(cuda=cuda, set_num_threads=lambda count: None)
+    from trainables.worker_process import prepare_worker
+    began_s = time.time()
+    prepare_worker(1, 0.5)
+    time.sleep(3)
+    return [ray.get_runtime_context().get_node_id(), ray.get_gpu_ids(), asked, began_s, time.time()]
+
 found = {}
 with connected(cluster.address, say=print):
     for share in (0.4, 0.6):
         pool = RayExecutor(gpus_per_task=share, images_per_task=1)
         found[share] = sum(pool(Job(), ["a", "b", "c", "d", "e", "f"]))
     places = on_each(live_nodes(), place)
+    halves = ray.get([ray.remote(num_cpus=1, num_gpus=0.5)(half).remote() for _ in range(4)])
 own = all(node.node_id == node_id for node, (node_id, _) in places.items())
 [shipped] = {tuple(names) for _, names in places.values()}
-print(json.dumps({"found": found, "own": own, "nodes": len(places), "shipped": shipped}))
+print(json.dumps({"found": found, "own": own, "nodes": len(places), "shipped": shipped, "halves": halves}))
 cluster.shutdown()
 """
 
@@ -132,6 +145,10 @@ def test_actors_of_every_share_end_on_two_nodes_of_one_faked_gpu() -> None:
     assert said["found"] == {"0.4": 6, "0.6": 6}
     assert (said["own"], said["nodes"]) == (True, 2)
     assert said["shipped"] == ["analysis", "search", "trainables"]
+    for node, devices, asked, began_s, _ in said["halves"]:
+        assert (devices, asked) == ([0], [0.5])
+        beside = [other for other in said["halves"] if other[0] == node and other[3] <= began_s < other[4]]
+        assert sum(other[2][0] for other in beside) <= 1.0
 
 
 @pytest.mark.parametrize(

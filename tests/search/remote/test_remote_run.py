@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -23,6 +25,7 @@ from search.remote.working_copy import WorkingCopy, working_copy
 from search.run_dir import RunDir
 from trainables.data.synthetic.dataset import write_synthetic
 
+ROOT = Path(__file__).parents[3]
 TINY = (
     *("--space", "convnext.yaml", "--profile", "cpu", "--no-dashboard", "--set", "search.num_trials=1"),
     *("--set", "model.backbone={choice: [test_convnext, test_convnext2]}", "--set", "search.max_concurrent=1"),
@@ -117,9 +120,11 @@ def test_other_commands_say_how_to_get_the_run(command: list[str]) -> None:
 
 
 def finished(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["run", *arguments, "--until", "search"])
-    assert result.exit_code == 0, result.output
-    return result.output
+    """What a run prints that has a process, and a Ray, of its own."""
+    command = [sys.executable, "search/run.py", *arguments, "--until", "search"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
