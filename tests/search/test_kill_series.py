@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
 import json
+import operator
 import os
 import shutil
 import signal
@@ -72,7 +74,7 @@ MOMENTS = (
     Moment("in val logits", "trainables.logits.store:LogitWriter._write_shard", nth=3),
     Moment("in hold-out logits", "trainables.logits.store:LogitWriter._write_shard", nth=2),
     Moment("while the ensemble is fitted", "analysis.ensembling.select_on_val:crossfit_rules"),
-    Moment("between the opened hold-out and ensemble.json", "analysis.ensembling.fit:_count_holdout"),
+    Moment("between the opened hold-out and ensemble.json", "analysis.ensembling.judge_on_holdout:_count"),
     Moment("between confusions and ensemble.json", "analysis.ensembling.fit:write_confusions", "after"),
     Moment("while the bundle is copied", "analysis.bundle.export:sha256_of"),
     Moment("between the whole bundle and run.json", "analysis.bundle.export:replace_folder", "after"),
@@ -161,6 +163,12 @@ class Drivers:
 
 def _fields(moment: Moment) -> dict[str, Any]:
     return {key: value for key, value in vars(moment).items() if key != "name"}
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, *SOUP_MOMENTS], ids=lambda moment: moment.name)
+def test_a_moment_names_what_exists(moment: Moment) -> None:
+    module, _, attribute = moment.call.partition(":")
+    assert callable(operator.attrgetter(attribute)(importlib.import_module(module)))
 
 
 @pytest.fixture

@@ -69,4 +69,5 @@ def test_every_trial_arrives_and_no_epoch_is_lost(tmp_path: Path) -> None:
     assert found["went_on_s"].keys() >= {"0", "1"}  # both ran when the node was killed
     assert max(found["went_on_s"].values()) > 1.5  # the lost one had to be missed and started again
     for epochs in found["epochs"].values():
-        assert epochs == list(range(1, len(epochs) + 1))
+        assert sorted(set(epochs)) == list(range(1, epochs[-1] + 1))
+        assert len(epochs) <= epochs[-1] + 1  # what was under way as the node died is done again
