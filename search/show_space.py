@@ -70,11 +70,12 @@ def describe(space: Space) -> Iterator[str]:
 
 
 def measure(space: Space, card: Path) -> Iterator[str]:
-    """Seconds per training image of each recipe that is tried first, and the time of the search that follow from
+    """Seconds per training image of each recipe that is tried first, and the time of the search that follows from
     their mean. Raises ValueError for a wrong card."""
     import torch
     from optuna.trial import FixedTrial, Trial
 
+    from analysis.bundle.predictor import resolve_device
     from search.observers.progress import duration
     from trainables.data.card import read_card
     from trainables.data.reader import read
@@ -82,17 +83,17 @@ def measure(space: Space, card: Path) -> Iterator[str]:
 
     index = read(read_card(card))
     num_images = len(index.ids("train"))
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
+    device = resolve_device("auto")
+    if device == "cpu":
         torch.set_num_threads(1)  # as a trial has it
     found = []
     for params in space.defaults():
         recipe = space.suggest(cast(Trial, FixedTrial(params)))  # it answers to the same calls
-        found.append(train_image_s(recipe, index.num_classes, "cuda" if on_gpu else "cpu", time.perf_counter))
+        found.append(train_image_s(recipe, index.num_classes, device, time.perf_counter))
         yield f"  {recipe.backbone.name} + {recipe.head.name}: {1000 * found[-1]:.3g} ms per training image"
     search = space.options.search
     seconds = search.num_trials * search.expected_epochs * num_images * mean(found)
-    where = torch.cuda.get_device_name() if on_gpu else "one core"
+    where = "one core" if device == "cpu" else torch.cuda.get_device_name()
     yield (
         f"so about {duration(seconds)} of {where} for the search on {num_images} images, without loading, "
         "validation and the later stages"

@@ -175,15 +175,6 @@ def caveats(
     return tuple(words)
 
 
-def open_holdout(out_dir: Path, opening: HoldoutOpening) -> tuple[HoldoutOpening, ...]:
-    """Writes this opening down before any label of the hold-out is read; returns all openings, oldest first."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "holdout_opened.jsonl"
-    with path.open("a") as file:
-        file.write(opening.model_dump_json() + "\n")
-    return tuple(HoldoutOpening.model_validate_json(line) for line in path.read_text().splitlines())
-
-
 def write_confusions(
     path: Path,
     counts: Mapping[str, Mapping[str, Counts]],

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from analysis.ensembling.bootstrap import Draws, Resampled, bootstrap_draws, gain, resample, summary
-from analysis.ensembling.build_result import open_holdout
 from analysis.ensembling.costs import costs_of
 from analysis.ensembling.crossfit_rules import Counts
 from analysis.ensembling.fit_postprocess import POSTPROCESSED, count
@@ -79,6 +78,15 @@ def judge_on_holdout(
     for one in forms:
         executor.say(describe_form(one, cost))
     return replace(judged, other_forms=forms)
+
+
+def open_holdout(out_dir: Path, opening: HoldoutOpening) -> tuple[HoldoutOpening, ...]:
+    """Writes this opening down before any label of the hold-out is read; returns all openings, oldest first."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    path = out_dir / "holdout_opened.jsonl"
+    with path.open("a") as file:
+        file.write(opening.model_dump_json() + "\n")
+    return tuple(HoldoutOpening.model_validate_json(line) for line in path.read_text().splitlines())
 
 
 def _form_result(

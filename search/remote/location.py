@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from trainables.files import write_atomically
+from trainables.files import can_name_file, write_atomically
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -40,13 +40,18 @@ class Location:
     path: str
 
     def sizes(self) -> dict[str, int]:
-        """Name, relative to the folder -> bytes, of all files in it and below."""
+        """Name, relative to the folder -> bytes, of all files in it and below. StorageError where a name, which anybody
+        who writes there can choose, would lead out of a folder of this machine."""
         from pyarrow.fs import FileSelector, FileType
 
         with self._failures():
             selector = FileSelector(self.path, recursive=True, allow_not_found=True)
             found = [info for info in self.filesystem.get_file_info(selector) if info.type is FileType.File]
-        return {info.path.removeprefix(self.path).lstrip("/"): info.size for info in found}
+        sizes = {info.path.removeprefix(self.path).lstrip("/"): info.size for info in found}
+        outside = [name for name in sizes if ".." in PurePosixPath(name).parts or not can_name_file(name)]
+        if outside:
+            raise StorageError(f"files must have names that lie inside {self.uri}, got {outside[0]!r:.80}; delete it")
+        return sizes
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""

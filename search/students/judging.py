@@ -18,7 +18,6 @@ from analysis.bundle.predictor import Predictor
 from analysis.distillation.latency import NUM_IMAGES, measure_ms
 from analysis.distillation.verdict import compare, sentence_of
 from analysis.ensembling.bootstrap import bootstrap_draws
-from analysis.ensembling.build_result import open_holdout
 from analysis.ensembling.distilled_result import (
     FORMAT,
     DistilledResult,
@@ -27,6 +26,7 @@ from analysis.ensembling.distilled_result import (
     StudentFacts,
     TeacherFacts,
 )
+from analysis.ensembling.judge_on_holdout import open_holdout
 from analysis.ensembling.read_confusions import read_confusions
 from analysis.ensembling.result import FAIR_RIVAL, HoldoutOpening, RuleResult
 from analysis.voting.labelled_logits import LabelledLogits

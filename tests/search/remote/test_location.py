@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pyarrow.fs import FileInfo, FileType
 
+from search.remote.keep import fetch_into
 from search.remote.location import Location, StorageError, open_location
 
 
@@ -30,6 +34,16 @@ def test_files_come_back_as_they_were(location: Location, tmp_path: Path) -> Non
     location.delete("small")
     assert location.read("small") is None
     assert location.sizes() == {"deep/er/big": len(content)}
+
+
+@pytest.mark.parametrize("name", ["../out", "deep/../../out"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    """pyarrow's client writes no such name, others do: here the listing is made up."""
+    listed = [FileInfo(f"runs/a/{one}", FileType.File, size=2) for one in ("run.json", name)]
+    filesystem: Any = SimpleNamespace(get_file_info=lambda selector: listed)
+    with pytest.raises(StorageError, match="names that lie inside"):
+        fetch_into(Location("s3://runs/a", filesystem, "runs/a"), tmp_path / "run", print)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
