@@ -47,7 +47,7 @@ def main(
 ) -> None:
     """Fit and judge every way to combine these members."""
     with errors_to_exit(debug=debug):
-        from analysis.ensembling.external_members import collect, judge_members, read_labels
+        from analysis.external.members import collect, judge_members, read_labels
 
         options = EnsembleOptions(folds=folds, sample_mb=sample_mb, postprocess=postprocess)
         card = read_labels(labels)

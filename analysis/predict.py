@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.bundle.job import CsvLayout, Execution, Format, Job, csv_layout, given_inputs, given_tile
-from analysis.bundle.outcome import report
+from analysis.prediction.job import CsvLayout, Execution, Format, Job, csv_layout, given_inputs, given_tile
+from analysis.prediction.outcome import report
 from trainables.command import DebugOption, errors_to_exit, new_app
 
 if TYPE_CHECKING:
-    from analysis.bundle.run_batches import BatchRunner
+    from analysis.prediction.run_batches import BatchRunner
 
 Cluster = Callable[[str], AbstractContextManager["BatchRunner"]]  # by its address
 app = new_app()
@@ -100,7 +100,7 @@ def main(
             )
         how = Execution(device, batch_size, workers, half, compiled, given_tile(tile, overlap))
         job = Job(bundle, given, out, output_format, how, coco_images, layout, expected, overwrite)
-        from analysis.bundle.predict_images import predict_images
+        from analysis.prediction.predict_images import predict_images
 
         with _runner(address, context.obj) as runner:
             outcome = predict_images(job if address is None else job.absolute(), runner)
@@ -109,7 +109,7 @@ def main(
 
 def _runner(address: str | None, cluster: Cluster | None) -> AbstractContextManager[BatchRunner]:
     """Where batches are run. `cluster` is handed over by `search.cli`: nothing here knows Ray."""
-    from analysis.bundle.run_batches import LOCAL
+    from analysis.prediction.run_batches import LOCAL
 
     if address is None:
         return nullcontext(LOCAL)

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.bundle.job import Execution, Format, Job, csv_layout, given_inputs
-from analysis.bundle.outcome import report
+from analysis.prediction.job import Execution, Format, Job, csv_layout, given_inputs
+from analysis.prediction.outcome import report
 from trainables.command import DebugOption, errors_to_exit, new_app
 from trainables.plain_json import parse_json
 
@@ -164,14 +164,14 @@ def write_command(
                     f"--predictions goes with --expected, which names the rows, and without inputs, got {predictions} "
                     "otherwise; correct the command"
                 )
-            from analysis.bundle.join_predictions import submission_of_folder
+            from analysis.prediction.join_predictions import submission_of_folder
 
             typer.echo(f"written: {submission_of_folder(predictions, bundle, out, layout, expected)}")
             return
         given, coco_images = given_inputs(inputs or [], images)
         how = Execution(device, batch_size, workers)
         job = Job(bundle, given, out, Format.csv, how, coco_images, layout, expected, overwrite)
-        from analysis.bundle.predict_images import predict_images
+        from analysis.prediction.predict_images import predict_images
 
         outcome = predict_images(job)
     report(outcome, out)

@@ -16,7 +16,7 @@ from search import audit, distil, export, fetch, portfolio, pseudo, report, run,
 from trainables.command import new_app
 
 if TYPE_CHECKING:
-    from analysis.bundle.run_batches import BatchRunner
+    from analysis.prediction.run_batches import BatchRunner
 
 
 def joined(address: str) -> AbstractContextManager[BatchRunner]:

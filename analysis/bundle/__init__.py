@@ -1,5 +1,5 @@
-"""What ships: export, and prediction from it. `load` is the way in from Python."""
+"""What ships: the bundle, its export, and its networks. `load` is the way in from Python."""
 
 from analysis.bundle.model import Model, load
 
-__all__ = ["Model", "export", "json_schemas", "load", "manifest", "predictor", "writers"]
+__all__ = ["Model", "export", "json_schemas", "load", "manifest", "predictor"]

@@ -23,10 +23,10 @@ import typer
 from numpy.typing import NDArray
 from ray.util.annotations import RayDeprecationWarning
 
-from analysis.bundle.batches import Batch, DecodedBatch
 from analysis.bundle.manifest import MANIFEST
-from analysis.bundle.restart import STAMP
-from analysis.bundle.run_batches import BatchOutcome, BatchWorker, Task
+from analysis.prediction.batches import Batch, DecodedBatch
+from analysis.prediction.restart import STAMP
+from analysis.prediction.run_batches import BatchOutcome, BatchWorker, Task
 from search.cluster.connection import connected_until_stopped
 from search.cluster.nodes import Node, live_nodes, num_holders, on_each
 from trainables.worker_process import prepare_worker

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from analysis import cleanse, eda, mix, split
-from analysis.ensembling.external_members import read_labels
+from analysis.external.members import read_labels
 from trainables.data.card import read_card
 from trainables.data.image_file import read_image
 from trainables.data.label_sources import label_source

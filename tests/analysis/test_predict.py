@@ -18,11 +18,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from analysis.bundle.export import BundleFacts, export
-from analysis.bundle.inputs import NO_IMAGE
 from analysis.bundle.manifest import read_bundle
-from analysis.bundle.predict_images import refuse_shared_targets
 from analysis.bundle.predictor import Predictor
-from analysis.bundle.restart import LOCK, STAMP
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
@@ -30,6 +27,9 @@ from analysis.ensembling.result import FittedOn, HoldoutOpening
 from analysis.postprocess.label_map import postprocess
 from analysis.postprocess.options import Postprocess
 from analysis.predict import app
+from analysis.prediction.inputs import NO_IMAGE
+from analysis.prediction.predict_images import refuse_shared_targets
+from analysis.prediction.restart import LOCK, STAMP
 from analysis.report.palette import palette, png_palette
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.probabilities import probabilities
@@ -355,8 +355,10 @@ def test_all_formats_of_training_are_labelled_as_stored_and_other_files_named(
 
 def test_a_run_without_ray(bundles: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from analysis.bundle.job import Job; from analysis.bundle.predict_images import predict_images\n"
+        "import sys\n"
         "from pathlib import Path\n"
+        "from analysis.prediction.job import Job\n"
+        "from analysis.prediction.predict_images import predict_images\n"
         "assert 'torch' not in sys.modules, 'heavy imports must come late'\n"
         "predict_images(Job(Path(sys.argv[1]), (sys.argv[2],), Path(sys.argv[3])))\n"
         "assert 'ray' not in sys.modules and 'optuna' not in sys.modules"

@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from factories import make_ensemble, make_member
 
 from analysis.bundle.export import BundleFacts, export
-from analysis.bundle.job import Execution, Job
 from analysis.bundle.manifest import read_bundle
-from analysis.bundle.predict_images import predict_images
+from analysis.prediction.job import Execution, Job
+from analysis.prediction.predict_images import predict_images
 from trainables.models.load import load_model
 from trainables.models.segmentor import build_segmentor
 from trainables.models.weights_file import save_weights
@@ -56,8 +56,8 @@ print(imported_s - began_s, time.perf_counter() - imported_s)
 PEAK = """
 import resource, sys
 from pathlib import Path
-from analysis.bundle.job import Execution, Job
-from analysis.bundle.predict_images import predict_images
+from analysis.prediction.job import Execution, Job
+from analysis.prediction.predict_images import predict_images
 how = Execution("cpu", tile=(512, 0.25) if sys.argv[4] == "tiles" else None)
 predict_images(Job(Path(sys.argv[1]), (sys.argv[2],), Path(sys.argv[3]), execution=how))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.bundle.manifest import Scores, read_bundle, sha256_of
-from analysis.ensembling.external_predictions import read_folder
+from analysis.external.predictions import read_folder
 from analysis.report.palette import palette
 from trainables.logits.store import LogitStore
 from trainables.models.weights_file import load_weights

@@ -14,15 +14,15 @@ from factories import files_of, make_tiny_run
 from PIL import Image
 from typer.testing import CliRunner
 
-from analysis.bundle.batches import Batch
 from analysis.bundle.export import BundleFacts, export
-from analysis.bundle.inputs import NamedImage
-from analysis.bundle.job import Execution, Format
 from analysis.bundle.manifest import read_bundle
-from analysis.bundle.restart import LOCK, STAMP
-from analysis.bundle.run_batches import Task
-from analysis.bundle.writers import Labelling
 from analysis.predict import app
+from analysis.prediction.batches import Batch
+from analysis.prediction.inputs import NamedImage
+from analysis.prediction.job import Execution, Format
+from analysis.prediction.restart import LOCK, STAMP
+from analysis.prediction.run_batches import Task
+from analysis.prediction.writers import Labelling
 from search.cluster import predict_batches
 from search.cluster.nodes import Node
 from search.cluster.predict_batches import ClusterBatches, check_shared_files, stats_of

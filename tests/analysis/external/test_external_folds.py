@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.ensembling.external_folds import MemberReader, fold_folders
-from analysis.ensembling.external_members import RasterLabels, collect, judge_members
-from analysis.ensembling.external_predictions import names_of
 from analysis.ensembling.options import EnsembleOptions
+from analysis.external.folds import MemberReader, fold_folders
+from analysis.external.members import RasterLabels, collect, judge_members
+from analysis.external.predictions import names_of
 from trainables.data.card import read_card
 from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic

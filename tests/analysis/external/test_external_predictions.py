@@ -12,7 +12,7 @@ import pytest
 from factories import make_header, make_store
 from safetensors.numpy import save_file
 
-from analysis.ensembling.external_predictions import ExternalPrediction, names_of, read_folder
+from analysis.external.predictions import ExternalPrediction, names_of, read_folder
 
 CLASSES = ("Background", "road", "car")
 SIZE_PX = (60, 100)

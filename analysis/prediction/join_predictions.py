@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.bundle.competition_csv import expected_names, write_submission
-from analysis.bundle.job import CsvLayout, Format
 from analysis.bundle.manifest import MANIFEST, read_manifest, sha256_of
-from analysis.bundle.restart import STAMP, read_stamp
-from analysis.bundle.writers import CSV_NAME, Label, mirrored, read_png, writable
+from analysis.prediction.competition_csv import expected_names, write_submission
+from analysis.prediction.job import CsvLayout, Format
+from analysis.prediction.restart import STAMP, read_stamp
+from analysis.prediction.writers import CSV_NAME, Label, mirrored, read_png, writable
 
 
 def submission_of_folder(predictions: Path, bundle: Path, out: Path, layout: CsvLayout, expected: Path) -> Path:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.bundle import archive as archives
-from analysis.bundle.inputs import open_inputs
+from analysis.prediction import archive as archives
+from analysis.prediction.inputs import open_inputs
 from trainables.data.card import DataProblems
 
 

@@ -12,10 +12,10 @@ from factories import TinyRun
 from PIL import Image
 from typer.testing import CliRunner
 
-from analysis.bundle.competition_csv import check_file, nearest, write_submission
-from analysis.bundle.job import CsvLayout, csv_layout
 from analysis.bundle.manifest import read_bundle
 from analysis.bundle.predictor import Predictor
+from analysis.prediction.competition_csv import check_file, nearest, write_submission
+from analysis.prediction.job import CsvLayout, csv_layout
 from search.cli import app
 from trainables.data.card import DataProblems
 

@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.numpy import load_file
 
-from analysis.bundle.job import CsvLayout, Format
-from analysis.bundle.writers import JPEG_QUALITY, WRITERS, Labelling, Writer, overlay
+from analysis.prediction.job import CsvLayout, Format
+from analysis.prediction.writers import JPEG_QUALITY, WRITERS, Labelling, Writer, overlay
 from analysis.report.palette import palette
 
 CLASSES = ("Background", "Paper", "Glass", "Ünused <b>")

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.bundle.inputs import file_names
-from analysis.bundle.job import CsvLayout
+from analysis.prediction.inputs import file_names
+from analysis.prediction.job import CsvLayout
 from trainables.data.card import CocoPart, DataProblems, read_card
 from trainables.data.image_folder import images_under
 from trainables.files import write_atomically

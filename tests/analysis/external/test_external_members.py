@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from analysis.ensemble import app
-from analysis.ensembling.external_members import RasterLabels, collect, judge_members, read_labels
-from analysis.ensembling.external_predictions import names_of, read_folder
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult
+from analysis.external.members import RasterLabels, collect, judge_members, read_labels
+from analysis.external.predictions import names_of, read_folder
 from trainables.data.card import read_card
 from trainables.data.reader import read
 from trainables.data.synthetic.dataset import write_synthetic

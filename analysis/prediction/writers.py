@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.numpy import save
 
-from analysis.bundle.competition_csv import write_submission
-from analysis.bundle.job import CsvLayout
+from analysis.prediction.competition_csv import write_submission
+from analysis.prediction.job import CsvLayout
 from analysis.report.palette import Colours, paint, png_palette
 from trainables.data.coco_writer import CocoWriter
 from trainables.files import write_atomically
@@ -231,7 +231,7 @@ def writable(out: Path) -> Iterator[None]:
         ) from error
 
 
-# by the name of the format, `analysis.bundle.job.Format`
+# by the name of the format, `analysis.prediction.job.Format`
 WRITERS: dict[str, Callable[[Path, Labelling], Writer]] = {
     "png": LabelPngs,
     "rle": CocoFile,

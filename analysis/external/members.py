@@ -5,7 +5,7 @@
     result = judge_members(members, Path("out"), EnsembleOptions(), opened_at="2026-01-31T12:00:00+00:00")
 
 Writes ensemble.json, confusions.safetensors and the members' logits as shards. The card's val fits and its hold-out
-judges; with members of folds (`external_folds`) all images outside the hold-out fit. Where members predicted images of
+judges; with members of folds (`folds`) all images outside the hold-out fit. Where members predicted images of
 one part only, half of these (whole groups) are set aside as the hold-out.
 """
 
@@ -21,12 +21,12 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.ensembling.external_folds import MemberReader, fold_folders
-from analysis.ensembling.external_predictions import ExternalPrediction, names_of
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.options import EnsembleOptions
 from analysis.ensembling.result import EnsembleResult, HoldoutOpening
+from analysis.external.folds import MemberReader, fold_folders
+from analysis.external.predictions import ExternalPrediction, names_of
 from analysis.voting.executor import LocalExecutor, Say, silent
 from analysis.voting.labelled_logits import LabelledLogits
 from analysis.voting.votes import Labels

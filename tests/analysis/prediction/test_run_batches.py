@@ -15,18 +15,18 @@ from factories import TinyRun, files_of, with_shipped
 from rich.console import Console
 from typer.testing import CliRunner
 
-from analysis.bundle import batches
-from analysis.bundle.batches import plan_batches
 from analysis.bundle.export import BundleFacts, export
-from analysis.bundle.inputs import open_inputs
-from analysis.bundle.job import Execution, Format, Job
 from analysis.bundle.manifest import read_bundle
-from analysis.bundle.predict_images import predict_images
 from analysis.bundle.predictor import Predictor
-from analysis.bundle.progress import progress_line
-from analysis.bundle.run_batches import LOCAL, Task
-from analysis.bundle.writers import Labelling
 from analysis.predict import app
+from analysis.prediction import batches
+from analysis.prediction.batches import plan_batches
+from analysis.prediction.inputs import open_inputs
+from analysis.prediction.job import Execution, Format, Job
+from analysis.prediction.predict_images import predict_images
+from analysis.prediction.progress import progress_line
+from analysis.prediction.run_batches import LOCAL, Task
+from analysis.prediction.writers import Labelling
 from trainables.logits.view import Tile
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.ensembling.external_predictions import ExternalPrediction, SizeOf, for_float16, read_folder
+from analysis.external.predictions import ExternalPrediction, SizeOf, for_float16, read_folder
 
 FOLD = re.compile(r"fold_(\d+)")
 
@@ -30,7 +30,7 @@ class MemberReader:
     """Reads members' folders: with `fold_<k>` in them or without."""
 
     classes: Sequence[str]
-    names: Mapping[str, str]  # see `external_predictions.names_of`
+    names: Mapping[str, str]  # see `predictions.names_of`
     size_of: SizeOf
     holdout: Collection[str]  # image_ids that the data card seals
     allow_missing: bool = False

@@ -18,10 +18,10 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Protocol
 
-from analysis.bundle.batches import Batch, DecodedBatch
-from analysis.bundle.job import Execution, Format
 from analysis.bundle.manifest import Bundle
-from analysis.bundle.writers import WRITERS, Labelling, writable
+from analysis.prediction.batches import Batch, DecodedBatch
+from analysis.prediction.job import Execution, Format
+from analysis.prediction.writers import WRITERS, Labelling, writable
 from trainables.worker_process import is_out_of_memory, prepare_worker
 
 

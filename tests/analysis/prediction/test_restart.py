@@ -15,9 +15,9 @@ from factories import files_of
 from filelock import FileLock
 from PIL import Image
 
-from analysis.bundle.job import CsvLayout, Execution, Format, Job
-from analysis.bundle.predict_images import predict_images
-from analysis.bundle.restart import LOCK, STAMP
+from analysis.prediction.job import CsvLayout, Execution, Format, Job
+from analysis.prediction.predict_images import predict_images
+from analysis.prediction.restart import LOCK, STAMP
 
 ONE_BY_ONE = Execution(device="cpu", batch_size=1)
 

@@ -16,10 +16,10 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from analysis.bundle.inputs import NamedImage
-from analysis.bundle.job import CsvLayout, Format
 from analysis.bundle.manifest import MANIFEST, Bundle, sha256_of
-from analysis.bundle.writers import Writer, writable
+from analysis.prediction.inputs import NamedImage
+from analysis.prediction.job import CsvLayout, Format
+from analysis.prediction.writers import Writer, writable
 from trainables.files import remove_unfinished, write_text
 from trainables.plain_json import read_object
 from trainables.recipe.config import Config

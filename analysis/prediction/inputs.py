@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from analysis.bundle.archive import Archive, faults, is_hidden
+from analysis.prediction.archive import Archive, faults, is_hidden
 from trainables.data.card import DataProblems
 from trainables.data.image_file import SUFFIXES, decode_opened, size_of_opened
 from trainables.data.image_folder import ImageFolder, images_under

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from analysis.bundle.inputs import NamedImage
+from analysis.prediction.inputs import NamedImage
 from trainables.files import can_name_file
 
 if TYPE_CHECKING:

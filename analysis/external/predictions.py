@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from analysis.ensembling.external_classes import checked_names, class_names, class_order
+from analysis.external.classes import checked_names, class_names, class_order
 from trainables.logits.shard_format import FORMAT
 from trainables.logits.store import LogitStore
 from trainables.plain_json import parse_json

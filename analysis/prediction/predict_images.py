@@ -9,16 +9,16 @@ from time import perf_counter
 
 import numpy as np
 
-from analysis.bundle.batches import plan_batches
-from analysis.bundle.competition_csv import check_names, expected_names
-from analysis.bundle.inputs import NO_IMAGE, NamedImage, open_inputs
-from analysis.bundle.job import ONE_FILE, Format, Job
 from analysis.bundle.manifest import read_bundle
-from analysis.bundle.outcome import Outcome
-from analysis.bundle.progress import progress_line
-from analysis.bundle.restart import OpenedFolder, Settings, bundle_sha256, opened_folder
-from analysis.bundle.run_batches import LOCAL, BatchRunner, Task
-from analysis.bundle.writers import CSV_NAME, WRITERS, Labelling, Writer, writable
+from analysis.prediction.batches import plan_batches
+from analysis.prediction.competition_csv import check_names, expected_names
+from analysis.prediction.inputs import NO_IMAGE, NamedImage, open_inputs
+from analysis.prediction.job import ONE_FILE, Format, Job
+from analysis.prediction.outcome import Outcome
+from analysis.prediction.progress import progress_line
+from analysis.prediction.restart import OpenedFolder, Settings, bundle_sha256, opened_folder
+from analysis.prediction.run_batches import LOCAL, BatchRunner, Task
+from analysis.prediction.writers import CSV_NAME, WRITERS, Labelling, Writer, writable
 
 
 def predict_images(job: Job, runner: BatchRunner = LOCAL, clock: Callable[[], float] = perf_counter) -> Outcome:

@@ -1,0 +1,3 @@
+"""Predictions of other tools as members of an ensemble."""
+
+__all__ = ["members", "predictions"]
