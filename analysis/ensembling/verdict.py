@@ -139,13 +139,11 @@ def too_few_groups(num_groups: int, split: str, step: Gain | None = None) -> str
 def absent_classes(classes: Sequence[str], val: NDArray[np.int64], holdout: NDArray[np.int64]) -> list[str]:
     """What has to be known of classes that do not occur in val or in the hold-out, by their counts (N,K,K)."""
     said = []
-    for counts, text in (
-        (val, "of val: mIoU on val leaves them out, and weights per class keep the plainer rule's for them"),
-        (holdout, "of the hold-out: its mIoU leaves them out"),
-    ):
-        missing = [classes[k] for k in np.flatnonzero(counts.sum((0, 2)) == 0).tolist()]
+    for split, counts in (("val", val), ("the hold-out", holdout)):
+        missing = ", ".join(classes[k] for k in np.flatnonzero(counts.sum((0, 2)) == 0).tolist())
         if missing:
-            said.append(f"{', '.join(missing)} {'occurs' if len(missing) == 1 else 'occur'} in no image {text}")
+            kept = f", and rules with weights per class keep the plainer rule's for {missing}" if split == "val" else ""
+            said.append(f"no image of {split} has {missing}: its mIoU is the mean over the other classes{kept}")
     return said
 
 
