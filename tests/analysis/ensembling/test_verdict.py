@@ -9,7 +9,7 @@ from scipy.stats import t as student_t
 
 from analysis.ensembling.bootstrap import Resampled, bootstrap_draws, class_gains, gain, resample, summary, widening
 from analysis.ensembling.result import NO_GAIN, Gain
-from analysis.ensembling.verdict import climb, make_verdict, select_rule, too_few_groups
+from analysis.ensembling.verdict import absent_classes, climb, make_verdict, select_rule, too_few_groups
 from trainables.metrics import miou
 
 K = 4
@@ -170,6 +170,18 @@ def test_false_pixels_of_a_class_that_does_not_occur_ship_nothing() -> None:
 def test_equal_rules_have_no_gain() -> None:
     scores = resampled(images(np.random.default_rng(4), 30))
     assert gain(scores, scores) == NO_GAIN
+
+
+def test_absent_classes_are_named_with_what_their_absence_means() -> None:
+    with_all, without_two = np.eye(3, dtype=np.int64)[None], np.diag([5, 0, 0]).astype(np.int64)[None]
+    assert absent_classes("abc", with_all, with_all) == []
+    assert absent_classes("abc", without_two, with_all) == [
+        "no image of val has b, c: its mIoU is the mean over the other classes, "
+        "and rules with weights per class keep the plainer rule's for b, c"
+    ]
+    assert absent_classes("abc", with_all, without_two) == [
+        "no image of the hold-out has b, c: its mIoU is the mean over the other classes"
+    ]
 
 
 def test_an_absent_class_has_no_iou() -> None:
