@@ -277,10 +277,11 @@ class FamilySearch(OptunaSearch):
         if self._budget.until_hours is not None:  # a write to disk per trial, for those who ask
             self.study.set_user_attr(SEARCHED_S, round(self._earlier_s + self._clock() - self._begun_s, 3))
         curve, trial_id = self._curves.pop(number), self._trials.pop(number)._trial_id
+        values: list[float] | None = None
         if outcome == "COMPLETE":
             values = [max(curve.values())]
-        else:
-            values = [curve[max(curve)]] if outcome == "PRUNED" and curve else None
+        elif outcome == "PRUNED" and curve:
+            values = [curve[max(curve)]]
         self.study._storage.set_trial_state_values(trial_id, STATE_OF.get(outcome, TrialState.FAIL), values)
         self.outcomes[number] = outcome
 
