@@ -3,7 +3,6 @@ trials than in one of a thousand."""
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -11,6 +10,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
+
+from search.engine.study_window import StudyWindow
 
 BEST_SHARE = 0.25  # of the window, which the best whole trials have; the newest ones have the rest
 
@@ -45,21 +46,6 @@ class WindowedSampler(BaseSampler):
     ) -> Any:
         assert self._window is not None
         return self.sampler.sample_independent(self._window, trial, param_name, param_distribution)
-
-
-class StudyWindow(Study):
-    """A study as it was at one moment, of which samplers see some trials."""
-
-    def __init__(self, study: Study, seen: list[FrozenTrial]) -> None:
-        self.__dict__.update(study.__dict__)  # Study's own constructor would read the storage
-        self._seen = seen
-
-    @override
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        assert not deepcopy  # samplers never ask for it
-        return [one for one in self._seen if states is None or one.state in states]
 
 
 def window(trials: list[FrozenTrial], num_seen: int) -> list[FrozenTrial]:
