@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -32,11 +33,11 @@ class Curve:
     known: bool
     mious: Mapping[int, float]
 
-    @property
+    @cached_property
     def final(self) -> float:
         return max(self.mious.values())
 
-    @property
+    @cached_property
     def last_epoch(self) -> int:
         return max(self.mious)
 
@@ -82,9 +83,13 @@ def audit_curves(curves: Sequence[Curve], milestones: Sequence[int], max_epochs:
     brackets = sorted({curve.bracket for curve in curves})
     known = {bracket: [c for c in curves if c.bracket == bracket and c.known] for bracket in brackets}
     grace, advice = advise_grace(list(known.values()), max_epochs, reduction_factor)
+    stops = {(curve.bracket, curve.last_epoch) for curve in curves if not curve.known}
+    outlooks = {(bracket, epoch): outlook(known[bracket], epoch) for bracket, epoch in stops}
     return Audit(
         rungs=tuple(_agreement(bracket, epoch, known[bracket]) for bracket in brackets for epoch in milestones),
-        stopped=tuple(_stopped(curve, known[curve.bracket]) for curve in curves if not curve.known),
+        stopped=tuple(
+            _stopped(curve, outlooks[curve.bracket, curve.last_epoch]) for curve in curves if not curve.known
+        ),
         epochs_run=sum(curve.last_epoch for curve in curves),
         epochs_saved=sum(max_epochs - curve.last_epoch for curve in curves if not curve.known),
         grace_epochs=grace,
@@ -100,17 +105,38 @@ def _agreement(bracket: str, epoch: int, known: Sequence[Curve]) -> RungAgreemen
     return RungAgreement(bracket=bracket, epoch=epoch, num_known=len(pairs), rank_correlation=found)
 
 
-def _stopped(curve: Curve, known: Sequence[Curve]) -> StoppedTrial:
-    epoch = curve.last_epoch
-    gains = np.array([other.final - other.mious[epoch] for other in known if epoch in other.mious])
-    probability = None
-    if len(gains) >= MIN_KNOWN:
-        needed = max(other.final for other in known) - curve.mious[epoch]
-        spread = float(gains.std(ddof=1)) * math.sqrt(1 + 1 / len(gains))
-        distance = (needed - float(gains.mean())) / max(spread, 1e-12)
-        probability = round(float(student.sf(distance, len(gains) - 1)), 4)
+@dataclass(frozen=True)
+class Outlook:
+    """What the known trials of a bracket foretell of a trial that was stopped at an epoch."""
+
+    best: float  # of the known trials, at their end
+    mean: float  # gain that was still to come
+    spread: float  # standard deviation of one more gain
+    num_known: int
+
+    def win_probability(self, miou: float) -> float:
+        """That a trial with this score at the epoch would have become the best."""
+        distance = (self.best - miou - self.mean) / max(self.spread, 1e-12)
+        return round(float(student.sf(distance, self.num_known - 1)), 4)
+
+
+def outlook(known: Sequence[Curve], epoch: int) -> Outlook | None:
+    """None where fewer than MIN_KNOWN trials reported the epoch. It serves all trials that were stopped there."""
+    gains = np.array([curve.final - curve.mious[epoch] for curve in known if epoch in curve.mious])
+    if len(gains) < MIN_KNOWN:
+        return None
+    spread = float(gains.std(ddof=1)) * math.sqrt(1 + 1 / len(gains))
+    return Outlook(max(curve.final for curve in known), float(gains.mean()), spread, len(gains))
+
+
+def _stopped(curve: Curve, found: Outlook | None) -> StoppedTrial:
+    miou = curve.mious[curve.last_epoch]
     return StoppedTrial(
-        trial=curve.trial, bracket=curve.bracket, epoch=epoch, miou=curve.mious[epoch], win_probability=probability
+        trial=curve.trial,
+        bracket=curve.bracket,
+        epoch=curve.last_epoch,
+        miou=miou,
+        win_probability=found.win_probability(miou) if found else None,
     )
 
 

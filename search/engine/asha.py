@@ -72,10 +72,16 @@ class FamilyASHA(ASHAScheduler):
         }
 
     def replay(self, recipe: Mapping[str, Any], number: int, curve: Mapping[int, float]) -> None:
-        """Records one earlier learning curve (epoch -> metric). The order of replayed trials does not matter."""
-        bracket = self.bracket(bracket_in(recipe))
+        """Records one earlier learning curve (epoch -> metric). The order of replayed trials does not matter.
+
+        As a bracket's `on_result` does, but for the cutoff, which looks at all records of a rung.
+        """
+        rungs = self.bracket(bracket_in(recipe))._rungs  # the highest first
         for epoch in sorted(curve):
-            bracket.on_result(SimpleNamespace(trial_id=number), epoch, curve[epoch])
+            for milestone, recorded in rungs:
+                if epoch >= milestone and number not in recorded:
+                    recorded[number] = curve[epoch]
+                    break
 
     @override
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

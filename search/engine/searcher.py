@@ -35,6 +35,7 @@ from search.space.options import Options, Search
 from trainables.recipe.recipe import Recipe
 
 SEARCHED_S = "searched_s"  # the study's attribute: seconds of all sessions, when a trial ended last
+STATE_OF = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED}  # other outcomes: FAIL
 MAX_STARTUP = 10  # TPE's own default of random trials before its model is trusted
 
 
@@ -106,7 +107,7 @@ class FamilySearch(OptunaSearch):
         self._max_epochs = budget.max_epochs
         self.outcomes: dict[int, str] = {}
         self._trials: dict[int, optuna.Trial] = {}  # number -> a trial that may still be written
-        self._reported: dict[int, set[int]] = {}  # number -> epochs in the study
+        self._curves: dict[int, dict[int, float]] = {}  # number -> epoch -> metric, as the study has them
         self._live: dict[str, int] = {}  # Ray's trial id -> number
         self._waiting: deque[int] = deque()
         self.refused: deque[int] = deque()  # numbers that failed before Ray heard of them; emptied by the table
@@ -155,7 +156,7 @@ class FamilySearch(OptunaSearch):
             else:
                 self.study.sampler = RandomSampler(seed=0)  # a Trial object tells its sampler; nothing is drawn here
                 self._trials[number] = optuna.Trial(self.study, frozen._trial_id)
-                self._reported[number] = set(frozen.intermediate_values)
+                self._curves[number] = dict(frozen.intermediate_values)
                 checkpoint = frozen.user_attrs.get("checkpoint")
                 if attrs.get(f"error/{number}"):
                     self._tell(number, "FAIL")  # died between a refusal and the last word
@@ -184,7 +185,7 @@ class FamilySearch(OptunaSearch):
         identity = {"recipe": recipe.model_dump(mode="json"), "hash": recipe.hash, "family": recipe.family}
         trial.set_user_attr("identity", identity)
         self._position += 1
-        self._trials[trial.number], self._reported[trial.number] = trial, set()
+        self._trials[trial.number], self._curves[trial.number] = trial, {}
         return int(trial.number)
 
     def _note_admission(self, trial: optuna.Trial, recipe: Recipe) -> None:
@@ -227,8 +228,8 @@ class FamilySearch(OptunaSearch):
         return trial_id in self._live
 
     def frozen(self, number: int) -> FrozenTrial:
-        """A running trial as the study stores it."""
-        return self.study._storage.get_trial(self._trials[number]._trial_id)
+        """A running trial as the study stores it, without reading it: Optuna keeps what it has written."""
+        return self._trials[number]._cached_frozen_trial
 
     def give_back(self, trial_id: str) -> None:
         """Queue a trial that never started, to start it later under its number."""
@@ -241,10 +242,10 @@ class FamilySearch(OptunaSearch):
     @override
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         number, epoch = self._live[trial_id], result.get("epoch")
-        if is_broken(result, self.metric) or epoch is None or epoch in self._reported[number]:
+        if is_broken(result, self.metric) or epoch is None or epoch in self._curves[number]:
             return
         self._trials[number].report(result[self.metric], epoch)
-        self._reported[number].add(epoch)
+        self._curves[number][epoch] = float(result[self.metric])
 
     @override
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -271,15 +272,17 @@ class FamilySearch(OptunaSearch):
         return min(self._max_epochs, int(recipe["train"]["num_epochs"]))
 
     def _tell(self, number: int, outcome: str) -> None:
-        """End a trial in the study. COMPLETE gets the value of the best epoch, whose weights are kept."""
+        """End a trial in the study. COMPLETE gets the value of the best epoch, whose weights are kept, PRUNED that of
+        the last one, as Optuna has it. `Study.tell` would read the whole trial twice for it."""
         if self._budget.until_hours is not None:  # a write to disk per trial, for those who ask
             self.study.set_user_attr(SEARCHED_S, round(self._earlier_s + self._clock() - self._begun_s, 3))
-        trial = self._trials.pop(number)
+        curve, trial_id = self._curves.pop(number), self._trials.pop(number)._trial_id
+        values: list[float] | None = None
         if outcome == "COMPLETE":
-            curve = self.study._storage.get_trial(trial._trial_id).intermediate_values
-            self.study.tell(trial, max(curve.values()))
-        else:
-            self.study.tell(trial, state=TrialState.PRUNED if outcome == "PRUNED" else TrialState.FAIL)
+            values = [max(curve.values())]
+        elif outcome == "PRUNED" and curve:
+            values = [curve[max(curve)]]
+        self.study._storage.set_trial_state_values(trial_id, STATE_OF.get(outcome, TrialState.FAIL), values)
         self.outcomes[number] = outcome
 
     @override

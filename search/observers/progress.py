@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -57,11 +58,16 @@ class Progress(Observer, ABC):
         self.signs_s: dict[int, float] = {}  # number of a running trial -> when it started or last ended an epoch
         self.last_sign_s = self.longest_s = 0.0
         self.waits = True  # for the first sign of a trial
+        self.best: TrialRow | None = None
+        self.after_s: float | None = None  # of the stages after the search, as asked for at `asked_s`
+        self.asked_s = -math.inf
 
     @override
     def begin(self, rows: Mapping[int, TrialRow], num_trials: int) -> None:
         self.rows, self.num_trials = rows, num_trials
         self.left.search.begin(rows, num_trials)
+        for row in rows.values():
+            self._compare(row)
         self.started_s = self.shown_s = self.last_sign_s = self.clock()
 
     @override
@@ -76,6 +82,12 @@ class Progress(Observer, ABC):
         self.longest_s = max(self.longest_s, now_s - self.signs_s.get(row.number, now_s))
         self.signs_s[row.number] = self.last_sign_s = now_s
         self.left.search.epoch(row.number, now_s)
+        self._compare(row)
+
+    def _compare(self, row: TrialRow) -> None:
+        """Keeps the best trial: looking for it among thousands at each one's end would take longer than the rest."""
+        if row.best_miou is not None and (self.best is None or row.best_miou > (self.best.best_miou or 0.0)):
+            self.best = row
 
     @override
     def trial_ended(self, row: TrialRow) -> None:
@@ -96,13 +108,12 @@ class Progress(Observer, ABC):
 
     def summary(self) -> str:
         """'3/8 trials, 2 running, best 0.4120 (00002), 1m10s, about 2m00s left'."""
-        ended = sum(row.state != "RUNNING" for row in self.rows.values())
-        parts = [f"{ended}/{self.num_trials} trials", f"{len(self.rows) - ended} running"]
+        running = self.left.search.num_running
+        ended = len(self.rows) - running
+        parts = [f"{ended}/{self.num_trials} trials", f"{running} running"]
         parts += ["waiting for the first worker to start"] if self.waits else []
-        scored = [row for row in self.rows.values() if row.best_miou is not None]
-        if scored:
-            best = max(scored, key=lambda row: row.best_miou or 0.0)
-            parts.append(f"best mIoU {score(best.best_miou)} ({best.trial})")
+        if self.best:
+            parts.append(f"best mIoU {score(self.best.best_miou)} ({self.best.trial})")
         parts.append(duration(self.clock() - self.started_s))
         if ended < self.num_trials:
             parts += [text for text in [self.stall() or self.time_left()] if text]
@@ -110,11 +121,13 @@ class Progress(Observer, ABC):
 
     def time_left(self) -> str:
         """'about 6m00s left, then about 4m00s of other stages'; empty before the first epoch's end."""
-        left_s = self.left.search.left_s(self.clock())
+        now_s = self.clock()
+        left_s = self.left.search.left_s(now_s)
         if left_s is None:
             return ""
-        after_s = self.left.after_s(self.rows)
-        then = f", then about {duration(after_s)} of other stages" if after_s else ""
+        if now_s - self.asked_s >= self.every_s:  # it looks at every trial that there ever was
+            self.asked_s, self.after_s = now_s, self.left.after_s(self.rows)
+        then = f", then about {duration(self.after_s)} of other stages" if self.after_s else ""
         return f"about {duration(left_s)} left{then}"
 
     def stall(self) -> str:

@@ -47,6 +47,11 @@ class SearchForecast:
         self._num_ended = len(rows) - len(self._running)
         self._epochs_ended = sum(row.epochs for number, row in rows.items() if number not in self._running)
 
+    @property
+    def num_running(self) -> int:
+        """How many trials run, or wait to go on."""
+        return len(self._running)
+
     def started(self, number: int, now_s: float) -> None:
         """A trial starts or goes on."""
         self._running.add(number)

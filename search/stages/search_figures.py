@@ -6,13 +6,15 @@ had: few trials of a search with early stopping run to the end, and the others s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import plot_parallel_coordinate, plot_slice
 
 from analysis.report.search_charts import parallel_figure, slice_figure
+from search.engine.study_window import StudyWindow
 
 MAX_SLICES, MAX_AXES = 6, 7
 MIN_TRIALS = 3  # a plot of fewer shows nothing that the table does not
@@ -44,11 +46,12 @@ def parameters(trials: Sequence[FrozenTrial], importances: Mapping[str, float]) 
 
 
 def _with_stopped(study: optuna.Study) -> optuna.Study:
-    """A study in memory of every trial that has a score: the best of its epochs."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
-    scored = optuna.create_study(direction="maximize")
+    """Every trial that has a score, as one that ran to the end: with the best of its epochs."""
+    scored = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         best = trial.user_attrs.get("progress", {}).get("best_miou")
         if best is not None:
-            scored.add_trial(create_trial(value=best, params=trial.params, distributions=trial.distributions))
-    return scored
+            shown = copy.copy(trial)
+            shown.state, shown.value = TrialState.COMPLETE, best
+            scored.append(shown)
+    return StudyWindow(study, scored)

@@ -15,14 +15,17 @@ from optuna.storages import InMemoryStorage
 
 from search.engine.ray_callback import TrialTable
 from search.engine.searcher import FamilySearch, sampler_for
-from search.engine.study_file import open_storage
+from search.engine.study_file import STUDY_NAME, close_storage, open_storage, open_study
+from search.observers.event_log import append_event, curves, read_events
 from search.observers.search_forecast import Lengths, SearchForecast
 from search.observers.trial_row import Observer, TrialRow
+from search.run_dir import RunDir
 from search.space.space import load_space
 from trainables.ray_trainable import METRIC
 
 sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks are scripts, and import each other as such
 import bench_search
+from replay.copies import copy_trials
 from replay.curves import PowerLaws
 from replay.folds import FoldScores, fold_effects
 from replay.recorded import RecordedTask, Training
@@ -83,6 +86,28 @@ def test_the_same_seed_gives_the_same_table() -> None:
     first, second = (bench_search.table(bench_search.compare([TASK], 40)) for _ in range(2))
     assert first == second
     assert len(first) == 2 + len(bench_search.METHODS)
+
+
+def test_copied_trials_are_those_of_the_search_under_later_numbers(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    storage = open_storage(run.study_db)
+    study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
+    for number in range(2):
+        trial = study.ask()
+        trial.suggest_float("lr", 0.0, 1.0)
+        trial.report(0.1 * number, 1)
+        trial.set_user_attr("identity", {"number": number})
+        study.tell(trial, 0.5)
+        append_event(run.events, {"at": 0.0, "event": "epoch", "trial": f"{number:05d}", "epoch": 1})
+    close_storage(storage)
+    copy_trials(run, 5)
+    copied = open_study(run.study_db).trials
+    assert [trial.number for trial in copied] == list(range(5))
+    for trial in copied:
+        own = copied[trial.number % 2]
+        assert (trial.params, trial.intermediate_values) == (own.params, own.intermediate_values)
+        assert (trial.value, trial.user_attrs["identity"]) == (0.5, {"number": trial.number % 2})
+    assert sorted(curves(read_events(run.events))) == [f"{number:05d}" for number in range(5)]
 
 
 class Watch(Observer):

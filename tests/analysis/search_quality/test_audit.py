@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.search_quality import Curve, audit_curves
+from analysis.search_quality import Curve, audit, audit_curves
 
 EPOCHS = 9
 
@@ -67,3 +67,15 @@ def test_the_expected_number_of_missed_wins_is_the_true_one(spread: float) -> No
         expected += told
         missed += float((final[8:] > final[:8].max()).sum())
     assert expected == pytest.approx(missed, rel=0.15)
+
+
+def test_the_known_trials_are_looked_at_once_per_bracket_and_rung_however_many_were_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, outlook = [], audit.outlook
+    monkeypatch.setattr(audit, "outlook", lambda known, epoch: looks.append(epoch) or outlook(known, epoch))
+    known = [curve(f"k{n}", rising(0.1 * n)) for n in range(1, 7)]
+    stopped = [curve(f"s{n}", rising(0.005 * n, last=(1, 3)[n % 2]), known=False) for n in range(100)]
+    found = audit_curves([*known, *stopped], [1, 3], EPOCHS, 3)
+    assert len(found.stopped) == 100
+    assert sorted(looks) == [1, 3]

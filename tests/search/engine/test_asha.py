@@ -94,6 +94,19 @@ def test_replayed_curves_give_the_rungs_back() -> None:
     assert list(asha.rungs()["convnext"]) == milestones(27, 1, 3) == [1, 3, 9, 27]
 
 
+@pytest.mark.parametrize("epochs", [[1, 2, 3, 9, 27], [3, 4, 12], [2], [27, 28, 29, 30], [1, 4, 10]])
+def test_a_replay_records_as_rays_bracket_does_without_its_cutoffs(
+    epochs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asha, restored = family_asha(), family_asha()
+    bracket = asha.bracket("convnext")
+    for epoch in epochs:
+        bracket.on_result(SimpleNamespace(trial_id=0), epoch, epoch / 100)
+    monkeypatch.setattr(type(bracket), "cutoff", lambda *args: pytest.fail("a cutoff looks at a whole rung"))
+    restored.replay(recipe("convnext_atto"), 0, {epoch: epoch / 100 for epoch in epochs})
+    assert restored.rungs() == asha.rungs()
+
+
 def test_trial_that_goes_on_under_a_new_ray_id_is_counted_once() -> None:
     asha = family_asha()
     asha.replay(recipe("convnext_atto"), 0, {1: 0.5, 2: 0.5})

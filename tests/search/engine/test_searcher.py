@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from ray.tune.search import Searcher
+from sqlalchemy import event
 
 from search.engine.searcher import FamilySearch, sampler_for
 from search.engine.study_file import open_storage, open_study
@@ -77,6 +78,21 @@ def test_complete_trial_has_its_best_epochs_value(search_at: Any) -> None:
     search.on_trial_result("a", {"epoch": 8, "val/miou": 0.7})
     search.on_trial_complete("a", {"epoch": 9, "val/miou": 0.6})
     assert search.study.trials[0].value == 0.7
+
+
+def test_a_trial_s_end_is_one_write_and_no_read(search_at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, calls = search_at(), []
+    for trial_id in "abc":
+        search.suggest(trial_id)
+    event.listen(search._rdb.engine, "commit", lambda connection: calls.append("commit"))
+    for name in ("get_trial", "get_all_trials"):
+        monkeypatch.setattr(search.study._storage, name, lambda *args, **kwargs: pytest.fail("the study was read"))
+    search.frozen(0)
+    search.on_trial_complete("a", error=True)
+    finish(search, "b")
+    finish(search, "c", num_epochs=3)
+    assert search.outcomes == {0: "FAIL", 1: "COMPLETE", 2: "PRUNED"}
+    assert len(calls) == 3 + 2 * 2  # and two reports each of those that ran
 
 
 def test_running_trials_of_a_dead_driver_are_adopted(search_at: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from search.engine.windowed_sampler import WindowedSampler
+from search.engine.windowed_sampler import WindowedSampler, window
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -55,12 +55,30 @@ def test_a_longer_study_counts_as_its_best_and_newest_trials(monkeypatch: pytest
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("num_seen", [10, 1000])
+def test_a_suggestion_reads_the_study_once(monkeypatch: pytest.MonkeyPatch, num_seen: int) -> None:
+    study = study_of(range(30))
+    reads, read = [], study._storage.get_all_trials
+    monkeypatch.setattr(
+        study._storage, "get_all_trials", lambda *args, **kwargs: reads.append(args) or read(*args, **kwargs)
+    )
+    study.sampler = RandomSampler(seed=0)
+    study.ask()
+    by_ask = len(reads)
+    suggestion(study, num_seen)
+    assert len(reads) == 2 * by_ask + 1
+
+
 def test_the_best_trial_stays_however_old_it_is() -> None:
-    study = study_of(range(60))
-    best = max(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value or 0.0)
-    sampler = WindowedSampler(TPESampler(seed=0), 8)
-    window, twin = sampler._window(study, study.trials[-1])
-    kept = [trial.params for trial in window.get_trials(deepcopy=False)[:-1]]
-    assert best.params in kept
+    trials = study_of(range(60)).trials
+    best = max((trial for trial in trials if trial.state is TrialState.COMPLETE), key=lambda trial: trial.value or 0.0)
+    kept = window(trials, 8)
+    assert best in kept
     assert len(kept) == 8
-    assert twin.params == study.trials[-1].params
+    assert kept == sorted(kept, key=lambda trial: trial.number)
+
+
+def test_trials_that_run_are_always_seen() -> None:
+    study = study_of(range(60))
+    running = study.ask()
+    assert running.number in {trial.number for trial in window(study.trials, 8)}

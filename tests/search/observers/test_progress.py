@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,3 +116,28 @@ def test_a_pipe_gets_lines_and_a_terminal_the_table() -> None:
 
     assert isinstance(build_progress(make_time_left(), io.StringIO(), clock=Clock()), PlainLines)
     assert isinstance(build_progress(make_time_left(), Terminal(), clock=Clock()), LiveTable)
+
+
+class Watched(dict[int, TrialRow]):
+    """Rows that count how often all of them are looked at."""
+
+    num_scans = 0
+
+    def values(self) -> Any:
+        self.num_scans += 1
+        return super().values()
+
+
+def test_a_trial_s_end_looks_at_no_other_trial() -> None:
+    rows, clock = Watched({number: row(number, "COMPLETE", 0.4) for number in range(3)}), Clock()
+    left = replace(make_time_left(), after_s=lambda rows: float(len(rows.values())))
+    lines = PlainLines(left, clock=clock, stream=io.StringIO())
+    lines.begin(rows, 40)
+    begun = rows.num_scans
+    for number in range(3, 33):
+        rows[number] = row(number, "COMPLETE", number / 100)
+        lines.trial_started(rows[number])
+        lines.epoch(rows[number], {})
+        lines.trial_ended(rows[number])
+    assert rows.num_scans == begun + 1  # the later stages' time, once in `every_s`
+    assert lines.summary().startswith("33/40 trials, 0 running, best mIoU 0.4000 (00000)")

@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 
 import optuna
+import pytest
 from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.stages.search_figures import search_figures
 
@@ -31,3 +32,11 @@ def test_trials_that_were_stopped_early_are_drawn_too() -> None:
 
 def test_two_trials_are_no_plot() -> None:
     assert search_figures(study_of(TrialState.COMPLETE, TrialState.COMPLETE), {}) == {}
+
+
+def test_plots_copy_no_trial_and_leave_the_study_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of(TrialState.COMPLETE, *[TrialState.PRUNED] * 3)
+    monkeypatch.setattr(FrozenTrial, "__deepcopy__", lambda *args: pytest.fail("a trial was copied"), raising=False)
+    assert search_figures(study, {})
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    assert states == [TrialState.COMPLETE, *[TrialState.PRUNED] * 3]
