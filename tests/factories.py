@@ -26,9 +26,6 @@ from analysis.ensembling.result import (
     Score,
     Verdict,
 )
-from search.observers.progress import TimeLeft
-from search.observers.search_forecast import Lengths, SearchForecast
-from search.observers.trial_row import TrialRow
 from trainables.logits.shard_format import LogitHeader
 from trainables.logits.store import LogitStore, LogitWriter
 
@@ -37,6 +34,8 @@ if TYPE_CHECKING:
     from analysis.voting.executor import Executor
     from analysis.voting.labelled_logits import LabelledLogits
     from analysis.voting.votes import Vote
+    from search.observers.progress import TimeLeft
+    from search.observers.trial_row import TrialRow
 
 TINY_CLASSES = ["Background", "Paper", "Glass"]
 PLAIN_VIEW = "s1.00-none"
@@ -210,6 +209,8 @@ def as_json(ensemble: EnsembleResult) -> dict[str, Any]:
 
 
 def make_row(number: int = 0, state: str = "RUNNING", **changes: Any) -> TrialRow:
+    from search.observers.trial_row import TrialRow  # a search's requirements, which the GPU suite does without
+
     values: dict[str, Any] = {"recipe_hash": f"abc{number}", "family": "convnext", "backbone": "convnext_atto"}
     values |= {"head": "segformer", "recipe": {"optimizer": {"lr": 1e-3}}}
     return TrialRow(trial=f"{number:05d}", number=number, state=state, **(values | changes))
@@ -217,6 +218,9 @@ def make_row(number: int = 0, state: str = "RUNNING", **changes: Any) -> TrialRo
 
 def make_time_left(after_s: float | None = None) -> TimeLeft:
     """Of trials of about 3 epochs, 9 at most; the stages after the search take `after_s`."""
+    from search.observers.progress import TimeLeft
+    from search.observers.search_forecast import Lengths, SearchForecast
+
     return TimeLeft(SearchForecast(Lengths(expected=3.0, most=9)), lambda rows: after_s)
 
 

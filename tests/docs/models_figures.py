@@ -1,13 +1,14 @@
 """The computed columns of docs/models.md: parameters, and the memory that the product's own gate estimates.
 
-python tests/docs/models_figures.py             # writes both columns anew; minutes
-python tests/docs/models_figures.py --check     # says which rows are not what is computed
+python tests/docs/models_figures.py [WEIGHTS ...]   # writes both columns anew, of all rows or these; minutes
+python tests/docs/models_figures.py --check         # says which rows are not what is computed
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -55,23 +56,31 @@ def memory_gb(name: str) -> str:
     return f"{found.fixed_bytes / GIB:.1f} + {found.image_bytes / GIB:.2f}"
 
 
-def computed(text: str) -> str:
-    """The page with both columns as they are computed today."""
-    lines = text.splitlines()
-    found = rows(text)
+def with_figures(line: str) -> str:
+    """A line of the page, both columns as they are computed today where it is a row of weights."""
+    for name, cells in rows(line).items():
+        found = cells | {"params": params_m(name), "memory": memory_gb(name)}
+        line = "| " + " | ".join(found[column] for column in COLUMNS) + " |"
+        print(line, flush=True)
+    return line
+
+
+def main(names: Sequence[str], *, check: bool) -> None:
+    """Each row is written as soon as it is there."""
+    lines, wrong = PAGE.read_text(encoding="utf-8").splitlines(), []
+    unknown = set(names) - set(rows("\n".join(lines)))
+    if unknown:
+        sys.exit(f"rows of {PAGE.name} must be asked for by their weights, got {', '.join(sorted(unknown))}")
     for n, line in enumerate(lines):
-        [name] = [name for name in found if line.startswith(f"| `{name}` |")] or [""]
-        if name:
-            cells = found[name] | {"params": params_m(name), "memory": memory_gb(name)}
-            lines[n] = "| " + " | ".join(cells[column] for column in COLUMNS) + " |"
-            print(lines[n], flush=True)
-    return "\n".join(lines) + "\n"
+        if not names or rows(line).keys() & set(names):
+            lines[n] = with_figures(line)
+            wrong += [lines[n]] if lines[n] != line else []
+            if lines[n] != line and not check:
+                PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if wrong and check:
+        sys.exit("\n".join([f"{PAGE.name} differs from what is computed:", *wrong]))
 
 
 if __name__ == "__main__":
-    before = PAGE.read_text(encoding="utf-8")
-    after = computed(before)
-    if "--check" in sys.argv:
-        wrong = [line for line in after.splitlines() if line not in before.splitlines()]
-        sys.exit("\n".join(["docs/models.md differs from what is computed:", *wrong]) if wrong else 0)
-    PAGE.write_text(after, encoding="utf-8")
+    options = sys.argv[1:]
+    main([name for name in options if name != "--check"], check="--check" in options)

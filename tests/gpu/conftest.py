@@ -1,11 +1,14 @@
 """The suite of the GPU's code paths: `make gpu`, in under ten minutes, without Ray and without a network.
 
-Without a GPU all of it is skipped; SEGSEARCH_GPU_SUITE=cpu rehearses on a CPU what a CPU can do.
+Without a GPU all of it is skipped; SEGSEARCH_GPU_SUITE=cpu rehearses it on a CPU with narrow networks and small crops.
+What asks for the fixture `gpu` cannot be rehearsed: an allocator with a limit, the peak of the device's memory, pinned
+pages and half precision in prediction. Of the rest a CPU shows neither whether a step waits for the device nor
+TensorFloat-32, and two ranks talk by Gloo instead of NCCL.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_recipes import NUM_IMAGES, Train
+from gpu_recipes import NUM_IMAGES, TOY, Train
+from narrow_models import narrowed
 
 from trainables.data.augment.train_set import train_loader
 from trainables.data.cache import Cache
@@ -37,11 +41,24 @@ Steps = Callable[[Recipe], tuple[float, Scores]]
 
 @pytest.fixture(scope="session")
 def device() -> str:
+    if TOY:
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
-    if os.environ.get("SEGSEARCH_GPU_SUITE") == "cpu":
-        return "cpu"
     pytest.skip("needs a GPU (SEGSEARCH_GPU_SUITE=cpu rehearses on a CPU what it can do)")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _toys(device: str) -> Iterator[None]:
+    with narrowed() if device == "cpu" else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """For what does not depend on the width: making a network takes longer than ten updates of it."""
+    with narrowed():
+        yield
 
 
 @pytest.fixture

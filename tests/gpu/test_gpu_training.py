@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_recipes import BACKBONES, PLAIN, RECENT, RECENT_HEADS, RECENT_PLAIN, Train, recipe_of
+from gpu_recipes import BACKBONES, RECENT, RECENT_HEADS, Train, pairs, recipe_of, with_crop
 from torch.nn.functional import conv2d
 
 from trainables.data.augment.train_set import TrainSet, stop_workers, to_batch, train_loader
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.device import float32_products
-from trainables.models.compatibility import PLAIN_HEADS
 from trainables.models.heads import HEADS
 from trainables.recipe.recipe import Loss
 from trainables.training.attempt import train_set
@@ -29,11 +28,13 @@ from trainables.training.memory_estimate import footprint
 from trainables.training.state import prepare
 from trainables.worker_process import is_out_of_memory, prepare_worker, release_memory
 
-PAIRS = [(b, h) for b in BACKBONES for h in HEADS if h not in PLAIN_HEADS or b in PLAIN]
-PAIRS += [(b, h) for b in RECENT for h in RECENT_HEADS if h not in PLAIN_HEADS or b in RECENT_PLAIN]
+PAIRS = pairs(BACKBONES, HEADS) + pairs(RECENT, RECENT_HEADS)
+# EoMT's masks change from update to update; its matching, as any set loss, looks at the device's costs once an update
+MASKED_EOMT = {"name": "eomt", "set_weight": 0.0}
 KEYS = ("train/loss", "val/loss", "val/miou")
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 @pytest.mark.parametrize(("backbone", "head"), PAIRS)
 def test_ten_steps_in_low_precision(steps: Callable[..., Any], backbone: str, head: str, amp: str) -> None:
@@ -43,16 +44,39 @@ def test_ten_steps_in_low_precision(steps: Callable[..., Any], backbone: str, he
     assert 0 <= scores.miou <= 1
 
 
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    "part",
+    [{"lora_rank": 4}, {"frozen_stages": 1}, {"frozen": True}, {"grad_checkpointing": True}],
+    ids=lambda part: next(iter(part)),
+)
+@pytest.mark.parametrize("head", ["segformer", "eomt"])
+def test_ten_steps_of_a_backbone_that_keeps_weights_or_no_activations(
+    steps: Callable[..., Any], part: dict[str, Any], head: str
+) -> None:
+    train = {key: value for key, value in part.items() if key == "grad_checkpointing"}
+    recipe = recipe_of("vit_tiny_patch16_224", head, amp="bf16", **train)
+    kept = {key: value for key, value in part.items() if key not in train}
+    recipe = recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update=kept)})
+    train_loss, scores = steps(recipe)
+    assert math.isfinite(train_loss)
+    assert 0 <= scores.miou <= 1
+
+
 LOSSES = ("cross_entropy", "focal", "ce_dice", "ce_lovasz")
 
 
 @pytest.mark.parametrize(
-    ("backbone", "loss"),
-    [*((b, "cross_entropy") for b in (*BACKBONES, *RECENT)), *(("convnext_atto", name) for name in LOSSES[1:])],
+    ("backbone", "head", "loss"),
+    [
+        *((b, "segformer", "cross_entropy") for b in (*BACKBONES, *RECENT)),
+        *(("convnext_atto", "segformer", name) for name in LOSSES[1:]),
+        pytest.param("vit_tiny_patch16_224", MASKED_EOMT, "cross_entropy", id="eomt"),
+    ],
 )
-def test_a_step_waits_for_nothing(data: tuple[Cache, Split], device: str, backbone: str, loss: str) -> None:
+def test_a_step_waits_for_nothing(data: tuple[Cache, Split], device: str, backbone: str, head: Any, loss: str) -> None:
     """CUDA's own watch raises where the host waits for the device; on a CPU the steps run unwatched."""
-    recipe = recipe_of(backbone, amp="bf16")
+    recipe = recipe_of(backbone, head, amp="bf16")
     recipe = recipe.model_copy(update={"loss": Loss(name=loss)})
     trial = Trial(recipe, *data, Path(), device)
     state, criterion = prepare(trial, torch.bfloat16, resume_from=None)
@@ -71,7 +95,9 @@ def test_a_step_waits_for_nothing(data: tuple[Cache, Split], device: str, backbo
 
 @pytest.mark.parametrize("backbone", [*BACKBONES, *RECENT])
 def test_bf16_learns_as_float32_does(train: Train, backbone: str) -> None:
-    low, full = (train(recipe_of(backbone, num_epochs=4, amp=amp), amp) for amp in ("bf16", "off"))
+    """Without dropout, whose masks on a GPU are others for other types."""
+    head = {"name": "segformer", "dropout": 0.0}
+    low, full = (train(recipe_of(backbone, head, num_epochs=4, amp=amp), amp) for amp in ("bf16", "off"))
     curves = np.array([[epoch["train/loss"] for epoch in run] for run in (low, full)])
     np.testing.assert_allclose(curves[0], curves[1], rtol=0.05)
 
@@ -130,17 +156,19 @@ def test_float32_is_rounded_to_ten_bits_where_asked_for_alone(device: str) -> No
         exact = a.double() @ a.double(), conv2d(image.double(), filters.double())
         pairs = zip((product, convolved), exact, strict=True)
         found[amp] = [float((one.cpu() - two).norm() / two.norm()) for one, two in pairs]
-    assert max(found["off"]) < 1e-5
+    assert max(found["off"]) < 5e-5
     assert max(found["tf32"]) < 2e-3
     if device == "cuda" and torch.cuda.get_device_capability()[0] >= 8:
-        assert min(found["tf32"]) > 1e-5
+        assert found["tf32"][0] > 5e-5  # for its convolutions cuDNN may, but need not, round
 
 
 def test_a_batch_that_does_not_fit_is_halved_to_the_same_result(train: Train, gpu: str) -> None:
     """A real allocator that refuses: the process may take little more than the half batch needs."""
-    recipe = recipe_of("convnext_atto", batch_size=16, num_epochs=2, amp="off")
+    recipe = with_crop(recipe_of("convnext_atto", batch_size=16, num_epochs=2, amp="off"), 256)
     halves = recipe.model_copy(update={"train": recipe.train.model_copy(update={"accumulate": 2})})
+    release_memory()
     small = train(halves, "small")[-1]
+    release_memory()
     whole = train(recipe, "whole")[-1]
     assert small["peak_gb"] < 0.8 * whole["peak_gb"]
     between = (small["peak_gb"] + whole["peak_gb"]) / 2 * 2**30 / torch.cuda.get_device_properties(0).total_memory
@@ -171,20 +199,25 @@ def test_batches_for_a_gpu_lie_in_pinned_memory(data: tuple[Cache, Split], gpu: 
 def test_memory_is_within_15_percent_of_the_estimate(
     train: Train, data: tuple[Cache, Split], gpu: str, backbone: str
 ) -> None:
-    """With crops large enough that the activations are most of it."""
-    recipe = recipe_of(backbone, batch_size=8, amp="bf16")
-    recipe = recipe.model_copy(
-        update={"augmentation": recipe.augmentation.model_copy(update={"crop_px": 512, "short_px": 512})}
-    )
+    recipe = with_crop(recipe_of(backbone, batch_size=8, amp="bf16"), 512)
+    release_memory()  # what an earlier test left would count as the trial's
     estimate = footprint(recipe, data[0].index.num_classes, low_precision=True).bytes(8)
     peak = train(recipe)[-1]["peak_gb"] * 2**30
     assert peak == pytest.approx(estimate, rel=0.15)
 
 
-def test_a_compiled_trial_is_the_same_but_for_rounding(train: Train) -> None:
-    eager, quick = (train(recipe_of(num_epochs=2, amp="off", compile=on), str(on))[-1] for on in (False, True))
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("convnext_atto", "segformer"), ("vit_tiny_patch16_224", MASKED_EOMT | {"masked_until": 0.5})],
+    ids=["dense", "eomt"],
+)
+def test_a_compiled_trial_is_the_same_but_for_rounding(train: Train, backbone: str, head: Any) -> None:
+    eager, quick = (
+        train(recipe_of(backbone, head, num_epochs=2, amp="off", compile=on), str(on))[-1] for on in (False, True)
+    )
     for key in KEYS:
-        assert quick[key] == pytest.approx(eager[key], abs=5e-3)
+        assert quick[key] == pytest.approx(eager[key], abs=1e-2)
 
 
 def test_equal_seeds_give_equal_curves_but_for_the_order_of_sums(train: Train) -> None:

@@ -56,9 +56,9 @@ def whole_model(cfg: Backbone, options: Mapping[str, Any], in_chans: int) -> tup
         whole = timm.create_model(cfg.name)
         accepted = _accepted(type(whole))
         args = {key: value for key, value in options.items() if key in accepted}
-        if cfg.drop_path:
-            if "drop_path_rate" not in accepted:
-                raise ValueError(no_drop_path(cfg))
+        if cfg.drop_path and "drop_path_rate" not in accepted:
+            raise ValueError(no_drop_path(cfg))
+        if cfg.drop_path or ("drop_path_rate" in accepted and _drops_paths(whole)):  # timm's Swin does by default
             args["drop_path_rate"] = cfg.drop_path
         if in_chans != 3:
             args["in_chans"] = in_chans
@@ -85,8 +85,12 @@ def shaping(model_args: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 def check_drop_path(body: nn.Module, cfg: Backbone) -> None:
     """Raise ValueError where drop_path was asked for and reached no block."""
-    if cfg.drop_path and not any(isinstance(m, DropPath) and m.drop_prob for m in body.modules()):
+    if cfg.drop_path and not _drops_paths(body):
         raise ValueError(no_drop_path(cfg))
+
+
+def _drops_paths(model: nn.Module) -> bool:
+    return any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
 
 
 def no_drop_path(cfg: Backbone) -> str:

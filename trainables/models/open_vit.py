@@ -68,7 +68,7 @@ class OpenTransformer(nn.Module):
             tokens = step(tokens, None)
 
         def as_map(patches: Tensor) -> Tensor:
-            return self._resample(patches.transpose(1, 2).reshape(len(patches), -1, *grid), height, width)
+            return self._resample(patches.transpose(1, 2).reshape(patches.shape[0], -1, *grid), height, width)
 
         return OpenBlocks(tokens, model.num_prefix_tokens, grid, steps[-self._num_open :], as_map)
 

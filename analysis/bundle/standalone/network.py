@@ -24,6 +24,7 @@ STRIDES = (4, 8, 16, 32)
 ANY_SIZE = {"strict_img_size": False, "always_partition": True}  # of Swin: images of any size, windows everywhere
 ANY_GRID = "dynamic_img_size"  # of plain transformers: position embeddings resized to the image
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1.0)  # shares of a plain transformer's blocks, after which its features are read
+AS_IT_IS = {"linear": (1.0,)}  # the same, of heads that read them without a pyramid
 
 
 def unreadable(manifest: dict[str, Any]) -> list[str]:
@@ -39,21 +40,22 @@ def unreadable(manifest: dict[str, Any]) -> list[str]:
 
 
 class Network(nn.Module):
-    """Normalised images (B,3,H,W), sides multiples of 32 px -> logits (B,K,H/4,W/4)."""
+    """Normalised images (B,3,H,W), sides multiples of 32 px -> logits (B,K,H/s,W/s) at the head's stride s."""
 
     def __init__(self, recipe: dict[str, Any], num_classes: int, weights: Path) -> None:
         super().__init__()
-        name, state = recipe["backbone"]["name"], load_file(weights)
+        name, head, state = recipe["backbone"]["name"], recipe["head"]["name"], load_file(weights)
         plain = _is_plain(name)
-        body: Any = PlainTransformer(name) if plain else _hierarchy(name)
+        body: Any = PlainTransformer(name, AS_IT_IS.get(head, DEPTHS)) if plain else _hierarchy(name)
         channels = body.channels if plain else body.feature_info.channels()
         norms = (
             LayerNorm2d(width) if f"backbone.norms.{level}.weight" in state else nn.Identity()
             for level, width in enumerate(channels)
         )
         self.backbone = nn.ModuleDict({"body": body, "norms": nn.ModuleList(norms)})
-        self.backbone["pyramid"] = SimplePyramid(channels[0], body.stride) if plain else nn.Identity()
-        self.head = HEADS[recipe["head"]["name"]](recipe["head"], channels, num_classes)
+        pyramid = plain and head not in AS_IT_IS
+        self.backbone["pyramid"] = SimplePyramid(channels[0], body.stride) if pyramid else nn.Identity()
+        self.head = HEADS[head](recipe["head"], channels, num_classes)
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
         self.load_state_dict({key: value for key, value in state.items() if ".aux_head." not in key})
 
@@ -68,12 +70,12 @@ class Network(nn.Module):
 
 
 class PlainTransformer(nn.Module):
-    """Images -> a feature (B,D,H/s,W/s) for each of DEPTHS, at the stride s of 8, 16 or 32 px nearest to a patch."""
+    """Images -> a feature (B,D,H/s,W/s) for each of `depths`, at the stride s of 8, 16 or 32 px nearest to a patch."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, depths: Sequence[float]) -> None:
         super().__init__()
         info = _whole(name).feature_info
-        self.blocks = [max(0, round(depth * len(info)) - 1) for depth in DEPTHS]
+        self.blocks = [max(0, round(depth * len(info)) - 1) for depth in depths]
         self.channels, self.patch_px = [info[block]["num_chs"] for block in self.blocks], info[0]["reduction"]
         self.stride = min(STRIDES[1:], key=lambda stride: max(stride / self.patch_px, self.patch_px / stride))
         args: dict[str, Any] = {"out_indices": sorted(set(self.blocks)), ANY_GRID: True}

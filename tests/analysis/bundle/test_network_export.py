@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from narrow_models import narrowed
 from torch import nn
 
 from analysis.bundle import network_export, onnx_export
@@ -24,6 +25,7 @@ FACTS = BundleFacts("trash", "data", "split", licences=("CC BY 4.0",))
 SEGFORMER, UPERNET = {"name": "segformer", "channels": 16}, {"name": "upernet", "channels": 16, "aux_channels": 8}
 KNET = {"name": "knet", "channels": 16, "num_stages": 2, "aux_channels": 8}
 MASKS = {"name": "mask_classification", "channels": 16, "num_queries": 6, "num_layers": 3}
+EOMT = {"name": "eomt", "channels": 16, "num_queries": 6, "num_blocks": 2}
 SLOW = pytest.mark.slow
 CROP_PX = 64
 
@@ -67,6 +69,23 @@ def test_onnx_gives_the_logits_at_any_size(backbone: str, head: dict[str, Any], 
     assert len({size[1:] for size in found.sizes}) == 3
 
 
+def test_onnx_gives_the_logits_of_queries_among_patches(tmp_path: Path) -> None:
+    """EoMT over rotary positions, as DINOv3 has them."""
+    with narrowed():
+        network = trained("vit_tiny_patch16_dinov3_qkvb", EOMT)
+    found = agreement(network, "onnx", tmp_path, offered_sizes(network, CROP_PX)[0])
+    assert found.within(FLOAT32), found
+    assert {size[0] for size in found.sizes} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("size", [0, 1], ids=["free", "fixed"])
+def test_learnt_positions_are_refused_by_onnx_with_the_format_that_works(size: int, tmp_path: Path) -> None:
+    network = trained("test_vit", EOMT)
+    sizes = offered_sizes(network, CROP_PX)[size]
+    with pytest.raises(ValueError, match=r"got aten::_upsample_bicubic2d_aa with test_vit.*use --format torch_export"):
+        onnx_export.write_onnx(Graph(network), tmp_path / "a.onnx", sizes)
+
+
 def test_half_precision_is_near(tmp_path: Path) -> None:
     found = agreement(trained("test_convnext", SEGFORMER), "half", tmp_path, Sizes(32))
     assert found.within(FLOAT16), found
@@ -74,7 +93,10 @@ def test_half_precision_is_near(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "head"), [("test_convnext", SEGFORMER), ("test_resnet", UPERNET)])
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("test_convnext", SEGFORMER), ("test_resnet", UPERNET), ("test_vit", EOMT), ("test_vit", {"name": "segmenter"})],
+)
 def test_torch_export_gives_the_logits_at_any_size(backbone: str, head: dict[str, Any], tmp_path: Path) -> None:
     found = agreement(trained(backbone, head), "torch_export", tmp_path, Sizes(32))
     assert found.within(FLOAT32), found

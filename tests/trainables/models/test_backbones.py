@@ -80,6 +80,12 @@ def test_drop_path_reaches_the_blocks(name: str) -> None:
     assert max(rates) == pytest.approx(0.3)
 
 
+def test_no_drop_path_is_none_where_timm_has_some_by_default() -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(scratch("swin_tiny_patch4_window7_224"))
+    assert not any(isinstance(m, DropPath) and m.drop_prob for m in backbone.modules())
+
+
 @pytest.mark.parametrize("name", ["vgg11", "hrnet_w18_small"])  # refuses the argument; swallows it
 def test_drop_path_is_refused_where_the_model_has_none(name: str) -> None:
     with pytest.raises(ValueError, match=f"drop_path must be 0 for '{name}'.*got 0.1; use 0"):

@@ -56,11 +56,12 @@ class Eomt(QueryPredictor):
     def anneal(self, progress: float) -> None:
         """Set the probabilities of masking for the share of the training that is over, 0 to 1."""
         chances = mask_probabilities(progress, self.masked_until, len(self.mask_probability))
-        self.mask_probability.copy_(torch.tensor(chances))
+        for block, chance in enumerate(chances):
+            self.mask_probability[block].fill_(chance)  # a copy from the host's memory would wait for the device
 
     def forward(self, features: OpenBlocks) -> tuple[Tensor, list[tuple[MaskPredictions, float]]]:
         before, patches = features.tokens[:, : features.num_prefix], features.tokens[:, features.num_prefix :]
-        tokens = torch.cat([before, self.queries.expand(len(before), -1, -1), patches], dim=1)
+        tokens = torch.cat([before, self.queries.expand(before.shape[0], -1, -1), patches], dim=1)
         by_sets = self.training and self.set_weight > 0
         masked = self.training and self.masked_until > 0
         said = []

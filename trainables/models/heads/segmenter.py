@@ -56,7 +56,7 @@ class Segmenter(nn.Module):
         grid = feature.shape[2:]
         patches = self.project(feature.flatten(2).transpose(1, 2))  # (B,hw,D)
         num_patches = patches.shape[1]
-        tokens = torch.cat([patches, self.classes.expand(len(patches), -1, -1)], dim=1)
+        tokens = torch.cat([patches, self.classes.expand(patches.shape[0], -1, -1)], dim=1)
         tokens = self.norm(self.layers(tokens))  # (B,hw+K,D)
         masks = self.masks(tokens[:, :num_patches], tokens[:, num_patches:])
         return masks.reshape(*masks.shape[:2], *grid), []

@@ -32,6 +32,7 @@ def recipe_of(backbone: str, head: dict[str, Any]) -> Recipe:
         ("test_convnext", KNET),
         ("mobilenetv4_conv_small", UPERNET),
         ("vit_tiny_patch16_224", UPERNET),
+        ("test_vit", {"name": "linear"}),  # of a plain transformer it reads no pyramid
         pytest.param("vit_small_patch14_dinov2", SEGFORMER, marks=pytest.mark.slow),  # patches that divide no stride
         pytest.param(SWIN, KNET, marks=pytest.mark.slow),
         pytest.param("twins_svt_small", SEGFORMER, marks=pytest.mark.slow),
