@@ -4,7 +4,8 @@ A trial's final score is the best of its epochs; a trial is known where it ran t
 gain that was still to come is foretold from the known trials of its bracket which had the same epoch behind them: the
 mean and spread of their gains give Student's predictive distribution of one more gain (Gelman et al. 2013, Bayesian
 Data Analysis, section 3.2, with its reference prior). Trials that were let run to the end were chosen by their score,
-which luck had raised: their gains tend to be the smaller ones, so the number of missed wins is a lower bound.
+which luck had raised: their gains tend to be the smaller ones, so the number of missed wins is a lower bound. Stopped
+trials that were trained on afterwards, drawn at random, have no such bias: they are known too, and counted apart.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 from scipy.stats import t as student
 
 from trainables.recipe.config import Config
@@ -25,20 +26,33 @@ TOLERANCE = 0.005  # mIoU that the best trial kept may lie below the best one, f
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial's validation mIoU by epoch; `known` where it ran to the end."""
+    """A trial's validation mIoU by epoch of the search, which it `survived` where it ran to the end.
+
+    `more` has the epochs that a stopped trial was trained on for afterwards: to the end, or until it diverged.
+    """
 
     trial: str
     bracket: str
-    known: bool
+    survived: bool
     mious: Mapping[int, float]
+    more: Mapping[int, float] | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.survived or self.more is not None
 
     @property
     def final(self) -> float:
-        return max(self.mious.values())
+        return max([*self.mious.values(), *(self.more or {}).values()])
 
     @property
     def last_epoch(self) -> int:
+        """Of the search."""
         return max(self.mious)
+
+    def at(self, epoch: int) -> float | None:
+        """mIoU after an epoch, None where it had none."""
+        return self.mious.get(epoch, (self.more or {}).get(epoch))
 
 
 class RungAgreement(Config):
@@ -58,6 +72,7 @@ class StoppedTrial(Config):
     epoch: int
     miou: float
     win_probability: float | None  # None where too few trials of its bracket are known
+    final: float | None = None  # mIoU that it came to where it was trained on; the probability is then 0 or 1
 
 
 class Audit(Config):
@@ -76,24 +91,39 @@ class Audit(Config):
         told = [one.win_probability for one in self.stopped if one.win_probability is not None]
         return sum(told) if told else None
 
+    @property
+    def trained_on(self) -> str:
+        """A sentence on the stopped trials that were trained on, and what follows for all of them (Clopper and Pearson
+        1934); empty where none was."""
+        tried = [one for one in self.stopped if one.final is not None]
+        if not tried:
+            return ""
+        wins = sum(one.win_probability == 1.0 for one in tried)
+        low, high = binomtest(wins, len(tried)).proportion_ci(method="exact")
+        every = len(self.stopped)
+        return (
+            f"{len(tried)} of {every} stopped trials, drawn at random, were trained on: {wins} became the best of "
+            f"their bracket, so {max(wins, low * every):.1f} to {high * every:.1f} of all would have (95%)"
+        )
+
 
 def audit_curves(curves: Sequence[Curve], milestones: Sequence[int], max_epochs: int, reduction_factor: float) -> Audit:
     """`curves` are of all trials that reported an epoch, `milestones` the epochs at which trials were compared."""
     brackets = sorted({curve.bracket for curve in curves})
-    known = {bracket: [c for c in curves if c.bracket == bracket and c.known] for bracket in brackets}
+    known = {bracket: [curve for curve in curves if curve.bracket == bracket and curve.known] for bracket in brackets}
     grace, advice = advise_grace(list(known.values()), max_epochs, reduction_factor)
     return Audit(
         rungs=tuple(_agreement(bracket, epoch, known[bracket]) for bracket in brackets for epoch in milestones),
-        stopped=tuple(_stopped(curve, known[curve.bracket]) for curve in curves if not curve.known),
+        stopped=tuple(_stopped(curve, known[curve.bracket]) for curve in curves if not curve.survived),
         epochs_run=sum(curve.last_epoch for curve in curves),
-        epochs_saved=sum(max_epochs - curve.last_epoch for curve in curves if not curve.known),
+        epochs_saved=sum(max_epochs - curve.last_epoch for curve in curves if not curve.survived),
         grace_epochs=grace,
         advice=advice,
     )
 
 
 def _agreement(bracket: str, epoch: int, known: Sequence[Curve]) -> RungAgreement:
-    pairs = [(curve.mious[epoch], curve.final) for curve in known if epoch in curve.mious]
+    pairs = [(miou, curve.final) for curve in known if (miou := curve.at(epoch)) is not None]
     found = None
     if len(pairs) >= MIN_KNOWN and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
         found = round(float(spearmanr(*zip(*pairs, strict=True)).statistic), 4)
@@ -102,15 +132,24 @@ def _agreement(bracket: str, epoch: int, known: Sequence[Curve]) -> RungAgreemen
 
 def _stopped(curve: Curve, known: Sequence[Curve]) -> StoppedTrial:
     epoch = curve.last_epoch
-    gains = np.array([other.final - other.mious[epoch] for other in known if epoch in other.mious])
-    probability = None
-    if len(gains) >= MIN_KNOWN:
-        needed = max(other.final for other in known) - curve.mious[epoch]
+    gains = np.array([other.final - miou for other in known if (miou := other.at(epoch)) is not None])
+    to_beat = max((other.final for other in known if other.survived), default=None)
+    final, probability = None, None
+    if curve.more is not None:
+        final = curve.final
+        probability = None if to_beat is None else float(final > to_beat)
+    elif to_beat is not None and len(gains) >= MIN_KNOWN:
+        needed = to_beat - curve.mious[epoch]
         spread = float(gains.std(ddof=1)) * math.sqrt(1 + 1 / len(gains))
         distance = (needed - float(gains.mean())) / max(spread, 1e-12)
         probability = round(float(student.sf(distance, len(gains) - 1)), 4)
     return StoppedTrial(
-        trial=curve.trial, bracket=curve.bracket, epoch=epoch, miou=curve.mious[epoch], win_probability=probability
+        trial=curve.trial,
+        bracket=curve.bracket,
+        epoch=epoch,
+        miou=curve.mious[epoch],
+        win_probability=probability,
+        final=final,
     )
 
 
@@ -139,8 +178,8 @@ def advise_grace(
 
 def _regret(known: Sequence[Curve], epoch: int, reduction_factor: float) -> float:
     """How far the best of those that would be kept at an epoch ends below the best of all."""
-    reached = [curve for curve in known if epoch in curve.mious]
+    reached = [(miou, curve.final) for curve in known if (miou := curve.at(epoch)) is not None]
     if not reached:
         return 0.0
-    kept = sorted(reached, key=lambda curve: -curve.mious[epoch])[: max(1, int(len(reached) / reduction_factor))]
-    return max(curve.final for curve in reached) - max(curve.final for curve in kept)
+    kept = sorted(reached, key=lambda pair: -pair[0])[: max(1, int(len(reached) / reduction_factor))]
+    return max(final for _, final in reached) - max(final for _, final in kept)

@@ -67,3 +67,22 @@ def test_the_expected_number_of_missed_wins_is_the_true_one(spread: float) -> No
         expected += told
         missed += float((final[8:] > final[:8].max()).sum())
     assert expected == pytest.approx(missed, rel=0.15)
+
+
+def test_trials_that_were_trained_on_are_known_and_speak_for_all() -> None:
+    whole = [curve(str(n), rising(0.1 * n)) for n in range(1, 5)]
+    late = Curve("late", "a", False, {1: 0.01}, dict.fromkeys(range(2, 10), 0.9))
+    lost = Curve("lost", "a", False, {1: 0.02}, {})  # diverged at once
+    found = audit_curves([*whole, late, lost, curve("left", [0.03], False)], [1, 3], EPOCHS, 3)
+    assert [(one.trial, one.final, one.win_probability) for one in found.stopped[:2]] == [
+        ("late", 0.9, 1.0),
+        ("lost", 0.02, 0.0),
+    ]
+    assert found.rungs[0].num_known == 6
+    assert found.rungs[1].num_known == 5
+    assert found.grace_epochs == 2  # at the first epoch the late one was not among the best third
+    assert (found.epochs_run, found.epochs_saved) == (4 * EPOCHS + 3, 3 * (EPOCHS - 1))
+    assert found.trained_on == (
+        "2 of 3 stopped trials, drawn at random, were trained on: 1 became the best of their bracket, so 1.0 to 3.0 of "
+        "all would have (95%)"
+    )
