@@ -68,6 +68,16 @@ class RunDir:
         return self.root / "noise.json"
 
     @property
+    def audit_json(self) -> Path:
+        """The epochs of stopped trials that were trained on."""
+        return self.root / "audit.json"
+
+    @property
+    def audit(self) -> Path:
+        """The folder of stopped trials that are being trained on."""
+        return self.root / "audit"
+
+    @property
     def folds_json(self) -> Path:
         return self.root / "folds.json"
 

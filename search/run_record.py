@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -144,14 +144,14 @@ def check_same_arguments(asked: RunArguments, record: Mapping[str, Any]) -> None
         )
 
 
-def check_same_data(record: Mapping[str, Any], data: Data) -> None:
-    """Raises ValueError where the data or their split are not those of the run."""
-    for what, found in (("data", data.index.fingerprint), ("split", data.split.fingerprint)):
-        if record[f"{what}_fingerprint"] != found:
-            raise ValueError(
-                f"a resumed run needs the {what} that it began with ({record[f'{what}_fingerprint']}), got {found}; "
-                "restore the files or start a new run"
-            )
+def check_same(record: Mapping[str, Any], what: Literal["data", "split"], fingerprint: str) -> None:
+    """Raises ValueError where the data, or their split, are not those of the run."""
+    began_with = record[f"{what}_fingerprint"]
+    if began_with != fingerprint:
+        raise ValueError(
+            f"a resumed run needs the {what} that it began with ({began_with}), got {fingerprint}; restore the files "
+            "or start a new run"
+        )
 
 
 def package_versions() -> dict[str, str | None]:

@@ -21,8 +21,8 @@ from search.run_place import Place, hold_existing, hold_new
 from search.run_record import (
     begin,
     changed_versions,
+    check_same,
     check_same_arguments,
-    check_same_data,
     claim,
     has_begun,
     read_record,
@@ -99,6 +99,8 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
         from search.stages import run_data
 
         index, cache = run_data.read_data(card, asked.cache_dir, say)
+        if claimed is not None and claimed.record is not None:
+            check_same(claimed.record, "data", index.fingerprint)
         earlier = _earlier_runs(asked, claimed, index.fingerprint)
         if claimed is None:
             claimed = _new(asked, argv, now(), signals, held, say)
@@ -149,7 +151,7 @@ def _checked_data(
         pseudo_stage.check(space, data)
         begin(claimed.run, space, data, run_data.describe_data(data, card))
     else:
-        check_same_data(claimed.record, data)
+        check_same(claimed.record, "split", data.split.fingerprint)
     return data
 
 

@@ -4,7 +4,8 @@ A trial's final score is the best of its epochs; a trial is known where it ran t
 gain that was still to come is foretold from the known trials of its bracket which had the same epoch behind them: the
 mean and spread of their gains give Student's predictive distribution of one more gain (Gelman et al. 2013, Bayesian
 Data Analysis, section 3.2, with its reference prior). Trials that were let run to the end were chosen by their score,
-which luck had raised: their gains tend to be the smaller ones, so the number of missed wins is a lower bound.
+which luck had raised: their gains tend to be the smaller ones, so the number of missed wins is a lower bound. Stopped
+trials that were trained on afterwards, drawn at random, have no such bias: they are known too, and counted apart.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 from scipy.stats import t as student
 
 from trainables.recipe.config import Config
@@ -26,20 +27,33 @@ TOLERANCE = 0.005  # mIoU that the best trial kept may lie below the best one, f
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial's validation mIoU by epoch; `known` where it ran to the end."""
+    """A trial's validation mIoU by epoch of the search, which it `survived` where it ran to the end.
+
+    `more` has the epochs that a stopped trial was trained on for afterwards: to the end, or until it diverged.
+    """
 
     trial: str
     bracket: str
-    known: bool
+    survived: bool
     mious: Mapping[int, float]
+    more: Mapping[int, float] | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.survived or self.more is not None
 
     @cached_property
     def final(self) -> float:
-        return max(self.mious.values())
+        return max([*self.mious.values(), *(self.more or {}).values()])
 
     @cached_property
     def last_epoch(self) -> int:
+        """Of the search."""
         return max(self.mious)
+
+    def at(self, epoch: int) -> float | None:
+        """mIoU after an epoch, None where it had none."""
+        return self.mious.get(epoch, (self.more or {}).get(epoch))
 
 
 class RungAgreement(Config):
@@ -59,6 +73,7 @@ class StoppedTrial(Config):
     epoch: int
     miou: float
     win_probability: float | None  # None where too few trials of its bracket are known
+    final: float | None = None  # mIoU that it came to where it was trained on; the probability is then 0 or 1
 
 
 class Audit(Config):
@@ -77,28 +92,48 @@ class Audit(Config):
         told = [one.win_probability for one in self.stopped if one.win_probability is not None]
         return sum(told) if told else None
 
+    @property
+    def trained_on(self) -> str:
+        """A sentence on the stopped trials that were trained on, and what follows for all of them (Clopper and Pearson
+        1934); empty where none was."""
+        tried = [one for one in self.stopped if one.final is not None]
+        if not tried:
+            return ""
+        wins = sum(one.win_probability == 1.0 for one in tried)
+        low, high = binomtest(wins, len(tried)).proportion_ci(method="exact")
+        every = len(self.stopped)
+        return (
+            f"{len(tried)} of {every} stopped trials, drawn at random, were trained on: {wins} became the best of "
+            f"their bracket, so {max(wins, low * every):.1f} to {high * every:.1f} of all would have (95%)"
+        )
+
 
 def audit_curves(curves: Sequence[Curve], milestones: Sequence[int], max_epochs: int, reduction_factor: float) -> Audit:
     """`curves` are of all trials that reported an epoch, `milestones` the epochs at which trials were compared."""
     brackets = sorted({curve.bracket for curve in curves})
-    known = {bracket: [c for c in curves if c.bracket == bracket and c.known] for bracket in brackets}
+    known = {bracket: [curve for curve in curves if curve.bracket == bracket and curve.known] for bracket in brackets}
     grace, advice = advise_grace(list(known.values()), max_epochs, reduction_factor)
     stops = {(curve.bracket, curve.last_epoch) for curve in curves if not curve.known}
-    outlooks = {(bracket, epoch): outlook(known[bracket], epoch) for bracket, epoch in stops}
+    bests = {
+        bracket: max((curve.final for curve in known[bracket] if curve.survived), default=None) for bracket in known
+    }
+    outlooks = {(bracket, epoch): outlook(known[bracket], bests[bracket], epoch) for bracket, epoch in stops}
     return Audit(
         rungs=tuple(_agreement(bracket, epoch, known[bracket]) for bracket in brackets for epoch in milestones),
         stopped=tuple(
-            _stopped(curve, outlooks[curve.bracket, curve.last_epoch]) for curve in curves if not curve.known
+            _stopped(curve, bests[curve.bracket], outlooks.get((curve.bracket, curve.last_epoch)))
+            for curve in curves
+            if not curve.survived
         ),
         epochs_run=sum(curve.last_epoch for curve in curves),
-        epochs_saved=sum(max_epochs - curve.last_epoch for curve in curves if not curve.known),
+        epochs_saved=sum(max_epochs - curve.last_epoch for curve in curves if not curve.survived),
         grace_epochs=grace,
         advice=advice,
     )
 
 
 def _agreement(bracket: str, epoch: int, known: Sequence[Curve]) -> RungAgreement:
-    pairs = [(curve.mious[epoch], curve.final) for curve in known if epoch in curve.mious]
+    pairs = [(miou, curve.final) for curve in known if (miou := curve.at(epoch)) is not None]
     found = None
     if len(pairs) >= MIN_KNOWN and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
         found = round(float(spearmanr(*zip(*pairs, strict=True)).statistic), 4)
@@ -109,7 +144,7 @@ def _agreement(bracket: str, epoch: int, known: Sequence[Curve]) -> RungAgreemen
 class Outlook:
     """What the known trials of a bracket foretell of a trial that was stopped at an epoch."""
 
-    best: float  # of the known trials, at their end
+    best: float  # of the trials that were not stopped, at their end
     mean: float  # gain that was still to come
     spread: float  # standard deviation of one more gain
     num_known: int
@@ -120,23 +155,29 @@ class Outlook:
         return round(float(student.sf(distance, self.num_known - 1)), 4)
 
 
-def outlook(known: Sequence[Curve], epoch: int) -> Outlook | None:
-    """None where fewer than MIN_KNOWN trials reported the epoch. It serves all trials that were stopped there."""
-    gains = np.array([curve.final - curve.mious[epoch] for curve in known if epoch in curve.mious])
-    if len(gains) < MIN_KNOWN:
+def outlook(known: Sequence[Curve], best: float | None, epoch: int) -> Outlook | None:
+    """None where fewer than MIN_KNOWN trials reported the epoch, or every trial was stopped. It serves all trials that
+    were stopped there."""
+    gains = np.array([curve.final - miou for curve in known if (miou := curve.at(epoch)) is not None])
+    if best is None or len(gains) < MIN_KNOWN:
         return None
     spread = float(gains.std(ddof=1)) * math.sqrt(1 + 1 / len(gains))
-    return Outlook(max(curve.final for curve in known), float(gains.mean()), spread, len(gains))
+    return Outlook(best, float(gains.mean()), spread, len(gains))
 
 
-def _stopped(curve: Curve, found: Outlook | None) -> StoppedTrial:
+def _stopped(curve: Curve, best: float | None, found: Outlook | None) -> StoppedTrial:
     miou = curve.mious[curve.last_epoch]
+    if curve.known:
+        probability = None if best is None else float(curve.final > best)
+    else:
+        probability = found.win_probability(miou) if found else None
     return StoppedTrial(
         trial=curve.trial,
         bracket=curve.bracket,
         epoch=curve.last_epoch,
         miou=miou,
-        win_probability=found.win_probability(miou) if found else None,
+        win_probability=probability,
+        final=curve.final if curve.known else None,
     )
 
 
@@ -165,8 +206,8 @@ def advise_grace(
 
 def _regret(known: Sequence[Curve], epoch: int, reduction_factor: float) -> float:
     """How far the best of those that would be kept at an epoch ends below the best of all."""
-    reached = [curve for curve in known if epoch in curve.mious]
+    reached = [(miou, curve.final) for curve in known if (miou := curve.at(epoch)) is not None]
     if not reached:
         return 0.0
-    kept = sorted(reached, key=lambda curve: -curve.mious[epoch])[: max(1, int(len(reached) / reduction_factor))]
-    return max(curve.final for curve in reached) - max(curve.final for curve in kept)
+    kept = sorted(reached, key=lambda pair: -pair[0])[: max(1, int(len(reached) / reduction_factor))]
+    return max(final for _, final in reached) - max(final for _, final in kept)

@@ -102,7 +102,8 @@ def connected_until_stopped(address: str | None, say: Say) -> Iterator[float]:
 
 
 def _check_answers(address: str) -> None:
-    """Raises ConnectionError where nobody takes a connection at the address that Ray makes of `address`."""
+    """Raises ConnectionError where no Ray answers at the address that Ray makes of `address`, and ValueError where it
+    does not take this user's token."""
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
     place = address.removeprefix(CLIENT)
@@ -116,6 +117,31 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError, OverflowError) as error:  # ValueError, OverflowError: no port
         raise ConnectionError(f"{place}: {error}") from error
+    if not address.startswith(CLIENT):
+        _check_token(place)
+
+
+def _check_token(place: str) -> None:
+    """Asks a head node for its cluster's id, as Ray's own first call does. Ray would try for a minute, whatever the
+    answer, and then say that it could not connect."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    from ray.exceptions import AuthenticationError
+
+    refused = grpc.StatusCode.UNAUTHENTICATED
+    try:
+        with init_grpc_channel(place) as channel:
+            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=ANSWER_S)
+    except (grpc.RpcError, AuthenticationError) as error:  # AuthenticationError: there is no token to send
+        if isinstance(error, grpc.RpcError) and error.code() is not refused:
+            raise ConnectionError(f"{place}: {error.code().name.lower()}: {error.details()}") from error
+        raise ValueError(
+            f"the cluster at {place} must be given its own token, got none or another (RAY_AUTH_MODE is "
+            f"{os.environ.get('RAY_AUTH_MODE') or 'not set'}); copy its ~/.ray/auth_token here with mode 0600, or name "
+            "the file by RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token"
+        ) from error
 
 
 def _own_code() -> dict[str, Any]:

@@ -12,7 +12,7 @@ ENDED_EARLY = "ended_early"  # the study's attribute: why it ended before search
 
 
 def why_enough(options: Search, trials: Iterable[FrozenTrial], searched_s: float) -> str | None:
-    """Why no further trial is to start, None where one may. Trials that run already go on to their own end.
+    """Why no further trial is to be added, None where one may. Those that run or wait go on to their end.
 
     `searched_s` is what all sessions of the search have taken so far.
     """

@@ -194,9 +194,9 @@ DESCRIPTIONS = {
     "max_failures": "restarts of a trial from its last checkpoint after a lost node",
     "noise_repeats": "of the best recipe under other seeds, for a noise floor; 0: off",
     "trial_timeout_s": "seconds without the end of an epoch after which a trial is killed and restarted; null: off",
-    "budget_device_hours": "after them no trial starts; null: no limit",
-    "until_hours": "of the search's sessions; then no trial starts; null: no limit",
-    "until_miou": "of a trial on val; then no trial starts; null: no limit",
+    "budget_device_hours": "after them no trial is added; those that run or wait end as usual; null: no limit",
+    "until_hours": "of the search's sessions; then no trial is added; null: no limit",
+    "until_miou": "of a trial on val; then no trial is added; null: no limit",
     # ensemble
     "candidates": "trials and soups that may become members",
     "max_per_family": "candidates of one family of backbones",

@@ -29,10 +29,10 @@ class Search(Config):
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the last checkpoint after a lost node
     noise_repeats: Annotated[int, Field(ge=0)] = 0  # of the best recipe under other seeds, for a noise floor; 0: off
     trial_timeout_s: Annotated[float, Field(gt=0.0)] | None = None  # without an epoch's end it is killed and restarted
-    budget_device_hours: Annotated[float, Field(gt=0.0)] | None = None  # then no trial starts; others end as usual
-    until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial starts
+    budget_device_hours: Annotated[float, Field(gt=0.0)] | None = None  # then no trial is added; others end as usual
+    until_hours: Annotated[float, Field(gt=0.0)] | None = None  # of the search's sessions; then no trial is added
     sampler_window: Annotated[int, Field(ge=100)] = 1000  # ended trials that TPE learns from: the best and the newest
-    until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial starts
+    until_miou: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # a trial's on val; then no trial is added
     study: Literal["auto", "sqlite", "journal"] = "auto"  # its file; auto: a journal on a disk that machines share
 
     @property

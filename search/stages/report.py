@@ -23,7 +23,7 @@ from analysis.report.class_pages import ClassPages, Read, write_class_pages
 from analysis.report.gallery import GalleryItem
 from analysis.report.page import ReportFacts, rule_label, worst_images, write_report
 from analysis.search_quality.noise_floor import NoiseFloor, read_noise_floor
-from search.engine.study_audit import audit_study, rungs
+from search.engine.study_audit import audit_study, read_trained_on, rungs
 from search.engine.study_file import open_study
 from search.observers.event_log import curves, read_events
 from search.observers.trial_row import TrialRow, finite, study_rows
@@ -103,7 +103,7 @@ def _of_search(run: RunDir, space: Space, index: SegIndex, ensemble: EnsembleRes
         "origin": report_facts.origin_of(run, record, ensemble, rows),
         "families": report_facts.families(rows, ensemble, floor),
         "submissions": report_facts.submissions(run),
-        "audit": audit_study(study, search),
+        "audit": audit_study(study, search, read_trained_on(run).mious),
         "search_figures": search_figures(study, shares),
     }
 

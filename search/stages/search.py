@@ -49,7 +49,7 @@ def run(context: Context) -> None:
     run_search(space, policy, trainable, folder, observers=observers, resume=folder.study_db.exists())
     early = open_study(folder.study_db).user_attrs.get(ENDED_EARLY)
     if early:
-        context.say(f"search: no further trial was started, since {early}")
+        context.say(f"search: no further trial was added, since {early}")
 
 
 def admission_check(context: Context) -> AdmissionCheck:

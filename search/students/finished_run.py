@@ -72,7 +72,13 @@ def open_finished(
     run: RunDir, cache_root: Path, *, say: Callable[[str], None], now: Callable[[], datetime]
 ) -> FinishedRun:
     """Raises ValueError where the card's data are others by now, or a file of the run is broken."""
-    ensemble, described = EnsembleResult.read(run.ensemble_json), _read_data(run)
+    ensemble = EnsembleResult.read(run.ensemble_json)
+    return FinishedRun(open_begun(run, cache_root, say=say, now=now), ensemble)
+
+
+def open_begun(run: RunDir, cache_root: Path, *, say: Callable[[str], None], now: Callable[[], datetime]) -> Context:
+    """As `open_finished`, of a run that has trials, whatever it came to."""
+    described = _read_data(run)
     space = load_space(str(run.space_yaml), profile=None, overrides=())
     index, cache = run_data.read_data(described.card, cache_root, say)
     if index.fingerprint != described.fingerprint:
@@ -85,7 +91,7 @@ def open_finished(
     strange = sorted({*split.train_ids, *split.val_ids, *split.holdout_ids} - known)
     if strange:
         raise ValueError(f"{run.data_json} must list images of the data, got {', '.join(strange[:3])}; {REMEDY}")
-    return FinishedRun(Context(run, space, run_data.Data(index, split, cache, cache_root), say, now), ensemble)
+    return Context(run, space, run_data.Data(index, split, cache, cache_root), say, now)
 
 
 def _read_data(run: RunDir) -> _Data:

@@ -24,8 +24,10 @@ from search.space.space import load_space
 from trainables.ray_trainable import METRIC
 
 sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks are scripts, and import each other as such
+import bench_cost
 import bench_search
 from replay.copies import copy_trials
+from replay.costs import CostlyTask, CostTPE
 from replay.curves import PowerLaws
 from replay.folds import FoldScores, fold_effects
 from replay.recorded import RecordedTask, Training
@@ -182,3 +184,24 @@ def test_a_recorded_curve_is_that_of_the_nearest_recipe() -> None:
     assert task.metrics({**recipe, "loss": {"class_weights": "inverse_sqrt"}}, 1) == {METRIC: 0.2}
     assert task.slow_family == "convnext"
     bench_search.space_of(task)  # its space can be searched
+
+
+def test_a_budget_is_spent_to_the_last_epoch_that_it_pays_for() -> None:
+    task = CostlyTask("alike", seed=1, max_epochs=6, grace_epochs=1)
+    paid = list(bench_cost.Purse(2000.0).pay(replay_of(family_asha(6, 1), 2).epochs(), task.epoch_s))
+    assert [spent_s for spent_s, _ in paid] == list(itertools.accumulate(task.epoch_s(one.recipe) for _, one in paid))
+    assert 1800.0 < paid[-1][0] <= 2000.0  # an epoch costs 200 s at most
+
+
+@pytest.mark.parametrize(("weight", "cheap"), [(0.0, False), (1.0, True)])
+def test_tpe_takes_the_cheap_choice_of_two_that_are_alike_where_cost_counts(weight: float, cheap: bool) -> None:
+    costs = {"model": {"dear": 10.0, "cheap": 1.0}}
+    study = optuna.create_study(direction="maximize")
+    for number in range(20):  # the dear one is a trifle better
+        trial = study.ask({"model": optuna.distributions.CategoricalDistribution(["dear", "cheap"])})
+        study.tell(trial, 0.5 + 0.01 * (number % 5) + (0.005 if trial.params["model"] == "dear" else 0.0))
+    found = []
+    for seed in range(20):
+        study.sampler = CostTPE(costs, weight, multivariate=True, n_startup_trials=1, seed=seed)
+        found.append(study.ask().suggest_categorical("model", ["dear", "cheap"]))
+    assert (found.count("cheap") > 15) == cheap

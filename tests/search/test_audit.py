@@ -69,3 +69,22 @@ def test_a_run_without_a_study_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["audit", str(tmp_path)])
     assert done.exit_code == 2
     assert "the study of a run must exist" in done.stderr
+
+
+def test_what_stopped_trials_came_to_is_told(searched: Path) -> None:
+    more = {"00005": {str(epoch): 0.9 for epoch in range(2, 10)}, "00006": {"4": 0.1}}
+    (searched / "audit.json").write_text(json.dumps({"mious": more}), encoding="utf-8")
+    said = CliRunner().invoke(app, ["audit", str(searched)]).stdout
+    assert "trial 00005 (convnext): 100%, mIoU 0.0500 at epoch 1, trained on to 0.9000" in said
+    assert "2 of 2 stopped trials, drawn at random, were trained on: 1 became the best of their bracket" in said
+    assert "epochs: 58 trained, 14 of 72 saved by stopping early" in said
+
+
+def test_training_on_is_refused_before_ray_starts(searched: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", str(searched), "--address", "auto"])
+    assert (done.exit_code, "--address goes with --train-on" in done.stderr) == (2, True)
+    record = {"asked": {"space": "s", "data": None, "assignments": [], "profile": None}, "card": "c"}
+    record |= {"data_fingerprint": "d", "versions": {}, "stages": {}, "started": "2026-01-01T00:00:00+00:00"}
+    (searched / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    done = CliRunner().invoke(app, ["audit", str(searched), "--train-on", "2"])
+    assert (done.exit_code, "--train-on needs a run whose search is done" in done.stderr) == (2, True)

@@ -84,6 +84,17 @@ def test_resume_must_be_given_the_original_arguments(tmp_path: Path) -> None:
     assert "--warm-start: ['/a', '/b'], but the run was started with None" in message
 
 
+def test_other_data_on_resume_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    card = write_synthetic(tmp_path / "data", num_images=18, image_px=64, seed=0)
+    asked = {"space": "convnext.yaml", "data": str(card), "assignments": [], "profile": None}
+    record = {"asked": asked, "profile": "cpu", "card": str(card), "data_fingerprint": "another", "versions": {}}
+    record |= {"started": "2026-05-01T12:00:00+00:00", "space": "convnext", "split_fingerprint": "", "stages": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    message = refused("--resume", str(tmp_path), "--cache-dir", str(tmp_path / "cache"))
+    assert "a resumed run needs the data that it began with (another)" in message
+    assert "Ray: starting" not in message
+
+
 @pytest.mark.parametrize(
     ("error", "full"),
     [

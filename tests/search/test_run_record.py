@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from search.run_arguments import RunArguments
 from search.run_dir import RunDir, check_new, read_json, write_json
-from search.run_record import changed_versions, check_same_data, claim, has_begun, package_versions, read_record
+from search.run_record import changed_versions, check_same, claim, has_begun, package_versions, read_record
 from trainables.command import DEFAULT_CACHE
 
 ASKED = RunArguments("convnext.yaml", None, ("seed=1",), None, None, None, None, DEFAULT_CACHE, dashboard=False)
@@ -25,12 +24,12 @@ def claimed(tmp_path: Path) -> RunDir:
     return run
 
 
-@pytest.mark.parametrize(("data", "split", "named"), [("abc", "new", "split"), ("new", "def", "data")])
-def test_a_run_is_resumed_on_its_own_data_and_split_alone(data: str, split: str, named: str) -> None:
+@pytest.mark.parametrize(("what", "same"), [("data", "abc"), ("split", "def")])
+def test_a_run_is_resumed_on_its_own_data_and_split_alone(what: Any, same: str) -> None:
     record = {"data_fingerprint": "abc", "split_fingerprint": "def"}
-    found: Any = SimpleNamespace(index=SimpleNamespace(fingerprint=data), split=SimpleNamespace(fingerprint=split))
-    with pytest.raises(ValueError, match=f"needs the {named} that it began with .*got new; restore the files or start"):
-        check_same_data(record, found)
+    check_same(record, what, same)
+    with pytest.raises(ValueError, match=f"needs the {what} that it began with .*got new; restore the files or start"):
+        check_same(record, what, "new")
 
 
 def test_a_claimed_run_can_be_resumed_or_started_anew(claimed: RunDir) -> None:

@@ -73,9 +73,33 @@ def test_the_known_trials_are_looked_at_once_per_bracket_and_rung_however_many_w
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks, outlook = [], audit.outlook
-    monkeypatch.setattr(audit, "outlook", lambda known, epoch: looks.append(epoch) or outlook(known, epoch))
+
+    def counted(known: list[Curve], best: float | None, epoch: int) -> audit.Outlook | None:
+        looks.append(epoch)
+        return outlook(known, best, epoch)
+
+    monkeypatch.setattr(audit, "outlook", counted)
     known = [curve(f"k{n}", rising(0.1 * n)) for n in range(1, 7)]
     stopped = [curve(f"s{n}", rising(0.005 * n, last=(1, 3)[n % 2]), known=False) for n in range(100)]
     found = audit_curves([*known, *stopped], [1, 3], EPOCHS, 3)
     assert len(found.stopped) == 100
     assert sorted(looks) == [1, 3]
+
+
+def test_trials_that_were_trained_on_are_known_and_speak_for_all() -> None:
+    whole = [curve(str(n), rising(0.1 * n)) for n in range(1, 5)]
+    late = Curve("late", "a", False, {1: 0.01}, dict.fromkeys(range(2, 10), 0.9))
+    lost = Curve("lost", "a", False, {1: 0.02}, {})  # diverged at once
+    found = audit_curves([*whole, late, lost, curve("left", [0.03], False)], [1, 3], EPOCHS, 3)
+    assert [(one.trial, one.final, one.win_probability) for one in found.stopped[:2]] == [
+        ("late", 0.9, 1.0),
+        ("lost", 0.02, 0.0),
+    ]
+    assert found.rungs[0].num_known == 6
+    assert found.rungs[1].num_known == 5
+    assert found.grace_epochs == 2  # at the first epoch the late one was not among the best third
+    assert (found.epochs_run, found.epochs_saved) == (4 * EPOCHS + 3, 3 * (EPOCHS - 1))
+    assert found.trained_on == (
+        "2 of 3 stopped trials, drawn at random, were trained on: 1 became the best of their bracket, so 1.0 to 3.0 of "
+        "all would have (95%)"
+    )

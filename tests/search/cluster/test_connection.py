@@ -1,10 +1,16 @@
-"""Which cluster is joined, and who may read the token. No Ray is started here."""
+"""Which cluster is joined, and who may read the token. Of Ray, the head node's own server runs here alone."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,11 +61,37 @@ def test_a_machine_too_busy_for_ray_is_said(given: dict[str, Any], monkeypatch: 
         connected(None, say=print).__enter__()
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    """Where somebody takes connections."""
-    with socket.create_server(("", 0)) as server:  # on all interfaces, as Ray: it follows 127.0.0.1 to another
-        yield f"127.0.0.1:{server.getsockname()[1]}"
+@contextmanager
+def head_server(folder: Path, **environment: str) -> Iterator[str]:
+    """A cluster's head server; its address."""
+    from ray._private.services import GCS_SERVER_EXECUTABLE, get_node_ip_address, serialize_config
+
+    host = get_node_ip_address()  # Ray follows 127.0.0.1 to it
+    with socket.create_server((host, 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [GCS_SERVER_EXECUTABLE, f"--gcs_server_port={port}", f"--config_list={serialize_config({})}"]
+    command += [f"--log_dir={folder}", f"--session-dir={folder}", "--session-name=s", f"--node-ip-address={host}"]
+    command += ["--metrics-agent-port=-1", f"--node-id={'0' * 56}"]
+    server = subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while server.poll() is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, port), timeout=1).close()
+                break
+            time.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a cluster answers that asks for no token."""
+    with head_server(tmp_path_factory.mktemp("head")) as found:
+        yield found
 
 
 def test_an_address_is_joined_with_this_code_and_said(given: dict[str, Any], address: str) -> None:
@@ -81,6 +113,49 @@ def test_an_address_that_nobody_answers_at_is_told_at_once(given: dict[str, Any]
     with pytest.raises(ValueError, match=r"--address must name a Ray cluster that answers, got .*refused"):
         connected(unused, say=print).__enter__()
     assert given == {}
+
+
+def test_what_is_no_ray_is_told_within_seconds(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.cluster.connection.ANSWER_S", 0.2)
+    with (
+        socket.create_server(("", 0)) as server,
+        pytest.raises(ValueError, match=r"--address must name a Ray cluster that answers.*deadline_exceeded"),
+    ):
+        connected(f"127.0.0.1:{server.getsockname()[1]}", say=print).__enter__()
+    assert given == {}
+
+
+JOIN = """
+import os, sys
+import ray
+from ray._raylet import AuthenticationTokenLoader
+from search.cluster.connection import connected
+ray.init = lambda **_: 1 / 0
+for token in sys.argv[2:]:
+    os.environ["RAY_AUTH_TOKEN_PATH"] = token
+    if not token:
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        connected(sys.argv[1], say=lambda line: None).__enter__()
+    except (ValueError, ZeroDivisionError) as error:
+        print(error)
+"""
+
+
+def test_a_wrong_token_and_none_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    for file in (right, wrong):
+        file.write_text(secrets.token_hex(32))
+        file.chmod(0o600)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    with head_server(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(right)) as place:
+        command = [sys.executable, "-c", JOIN, place, str(right), str(wrong), ""]  # a process reads the mode once
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    taken, *refused = done.stdout.splitlines()
+    assert (taken, len(refused)) == ("division by zero", 2), done.stderr  # Ray itself was called
+    assert all("must be given its own token, got none or another" in line for line in refused)
 
 
 @pytest.mark.parametrize("wrong", ["10.0.0.5", "ray://10.0.0.5", "10.0.0.5:port", "10.0.0.5:99999999"])

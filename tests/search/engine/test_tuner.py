@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -230,6 +231,17 @@ def test_observer_that_fails_ends_the_search_with_its_own_error(search_in: Any) 
         search_in(num_trials=1, observers=[Full()])
 
 
+class Heard(logging.Handler):
+    """What a logger says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 def test_interrupted_search_says_so_and_goes_on(search_in: Any) -> None:
     """By SIGTERM, which is handed to Tune's handler of SIGINT."""
 
@@ -238,9 +250,14 @@ def test_interrupted_search_says_so_and_goes_on(search_in: Any) -> None:
             if (row.number, metrics["epoch"]) == (1, 4):
                 os.kill(os.getpid(), signal.SIGTERM)
 
+    heard = Heard()
+    logging.getLogger("ray.tune.tune").addHandler(heard)
     with stop_signals() as signals, pytest.raises(SearchInterrupted, match="1 of 3 trials ended"):
         search_in(num_trials=3, max_concurrent=1, observers=[Interrupt()])
+    logging.getLogger("ray.tune.tune").removeHandler(heard)
     assert signals.exit_code == 143
+    assert any("Stop signal received" in line for line in heard.lines)
+    assert not any("Tuner.restore" in line for line in heard.lines)  # Ray's advice, which loses the rungs
     recorder = Recorder()
     rows = search_in(num_trials=3, max_concurrent=1, observers=[recorder], resume=True)
     assert recorder.ended == [1, 2]
