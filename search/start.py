@@ -34,6 +34,7 @@ from search.stop_signals import StopSignals, stop_signals
 
 if TYPE_CHECKING:
     from search.engine.past_trials import PastRun
+    from search.stages import stage
     from search.stages.run_data import Data
     from trainables.data.cache import Cache
     from trainables.data.index import SegIndex
@@ -94,9 +95,9 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
 
         say("loading PyTorch and Ray")
         from search.cluster.connection import connected  # heavy imports only now, after the space was checked
-        from search.cluster.nodes import check_one_node
+        from search.cluster.run_files import files_of
         from search.engine import warm_start
-        from search.stages import run_data
+        from search.stages import run_data, stage
 
         index, cache = run_data.read_data(card, asked.cache_dir, say)
         if claimed is not None and claimed.record is not None:
@@ -110,20 +111,19 @@ def start(asked: RunArguments, *, now: Callable[[], datetime], argv: tuple[str, 
             claim(run, claimed.asked, card, index.fingerprint, now(), argv)
         with connected(asked.address, dashboard=asked.dashboard, say=say) as num_gpus:
             signals.install()
-            if claimed.place.is_remote:
-                check_one_node(claimed.place.name, asked.address)
             space = claimed.space() or _chosen(claimed.asked, spaces, num_gpus, say)
             if claimed.record is None:
                 warm_start.prepare(run, space, earlier, say)
-            data = _checked_data(claimed, space, card, index, cache, asked.cache_dir, say)
-            _run_stages(claimed, space, data, now, say)
+            with files_of(run, asked.address, asked.cache_dir, at_uri=claimed.place.is_remote, say=say) as files:
+                data = _checked_data(claimed, space, card, index, cache, asked.cache_dir, say)
+                _run_stages(claimed, stage.Context(run, space, data, say, now, claimed.asked.trackers, files))
 
 
-def _run_stages(claimed: _Claimed, space: Space, data: Data, now: Callable[[], datetime], say: Say) -> None:
+def _run_stages(claimed: _Claimed, context: stage.Context) -> None:
     from search import pipeline
-    from search.stages import outcome, report, stage
+    from search.stages import outcome, report
 
-    until, context = claimed.asked.until, stage.Context(claimed.run, space, data, say, now, claimed.asked.trackers)
+    until, say = claimed.asked.until, context.say
     pipeline.run_all(context, until)
     if until is Stage.report:
         outcome.tell_trackers(context)

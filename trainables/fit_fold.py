@@ -98,6 +98,12 @@ def fit_fold(
     return done
 
 
+def files_of_fold(job: FoldJob, folder: Path) -> tuple[Path, ...]:
+    """What `fit_fold` reads and writes: the weights, what describes them, and the folder of checkpoints."""
+    weights = folder / job.weights_name
+    return weights, weights.with_suffix(".json"), _work_dir(job, folder)
+
+
 def drop_checkpoints(job: FoldJob, folder: Path) -> None:
     """Remove the checkpoints of a fold that is done; a process that ended between the two has left them."""
     shutil.rmtree(_work_dir(job, folder), ignore_errors=True)

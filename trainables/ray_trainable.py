@@ -14,7 +14,8 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,23 +83,33 @@ def train_trial(config: dict[str, Any], index: SegIndex, split: Split, cache_roo
     context = tune.get_context()
     resources = context.get_trial_resources().required_resources
     recipe = Recipe.model_validate(config["recipe"])
-    checkpoint = tune.get_checkpoint()
     report = EpochReporter(trial=context.get_trial_name() or "", family=recipe.family)
-    with tempfile.TemporaryDirectory(prefix="segsearch-trial-") as out_dir:
+    with tempfile.TemporaryDirectory(prefix="segsearch-trial-") as out_dir, start_of(config) as resume_from:
         try:
             device = "cuda" if resources.get("GPU") else "cpu"
             fit(
                 Trial(recipe, open_cache(index, cache_root), split, Path(out_dir), device, snapshots),
                 report,
                 num_ranks=max(1, int(resources.get("GPU", 0.0))),
-                resume_from=Path(checkpoint.path) if checkpoint else as_path(config.get("resume_from")),
+                resume_from=resume_from,
             )
         except Diverged as error:
             tune.report({METRIC: 0.0, "epoch": report.epoch + 1, "diverged": True, "error": str(error)})
 
 
-def as_path(text: str | None) -> Path | None:
-    return Path(text) if text else None
+@contextmanager
+def start_of(config: Mapping[str, Any]) -> Iterator[Path | None]:
+    """The folder of the checkpoint that a trial goes on from, on this node: it is fetched where its path leads to no
+    disk of this node."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None and config.get("resume_from"):
+        storage = tune.get_context().get_storage()
+        checkpoint = tune.Checkpoint(config["resume_from"], storage.storage_filesystem)
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
 
 
 _CACHES: dict[tuple[str, Path], Cache] = {}  # of this process; actors outlive trials

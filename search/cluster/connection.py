@@ -103,7 +103,7 @@ def connected_until_stopped(address: str | None, say: Say) -> Iterator[float]:
 
 def _check_answers(address: str) -> None:
     """Raises ConnectionError where no Ray answers at the address that Ray makes of `address`, and ValueError where it
-    does not take this user's token."""
+    takes another token: Ray itself tries for half a minute, and then calls both a failed connection."""
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
     place = address.removeprefix(CLIENT)
@@ -117,31 +117,43 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError, OverflowError) as error:  # ValueError, OverflowError: no port
         raise ConnectionError(f"{place}: {error}") from error
-    if not address.startswith(CLIENT):
-        _check_token(place)
+    _check_is_ray(place, is_client=address.startswith(CLIENT))
 
 
-def _check_token(place: str) -> None:
-    """Asks a head node for its cluster's id, as Ray's own first call does. Ray would try for a minute, whatever the
-    answer, and then say that it could not connect."""
+def _check_is_ray(place: str, *, is_client: bool) -> None:
+    """Asks what listens at `place` whether it is alive. Raises as `_check_answers` does."""
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
     from ray.exceptions import AuthenticationError
 
-    refused = grpc.StatusCode.UNAUTHENTICATED
+    channel: Any = None
     try:
-        with init_grpc_channel(place) as channel:
-            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=ANSWER_S)
-    except (grpc.RpcError, AuthenticationError) as error:  # AuthenticationError: there is no token to send
-        if isinstance(error, grpc.RpcError) and error.code() is not refused:
-            raise ConnectionError(f"{place}: {error.code().name.lower()}: {error.details()}") from error
-        raise ValueError(
-            f"the cluster at {place} must be given its own token, got none or another (RAY_AUTH_MODE is "
-            f"{os.environ.get('RAY_AUTH_MODE') or 'not set'}); copy its ~/.ray/auth_token here with mode 0600, or name "
-            "the file by RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token"
-        ) from error
+        channel = init_grpc_channel(place)
+        if is_client:
+            ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+            ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=ANSWER_S, wait_for_ready=True)
+        else:
+            ask = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive
+            ask(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_S, wait_for_ready=True)
+    except AuthenticationError as error:
+        raise ValueError(_not_the_token(place, "none")) from error
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise ValueError(_not_the_token(place, "another or none")) from error
+        is_silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        reason = f"Ray gives no answer there within {ANSWER_S:.0f} s" if is_silent else error.details()
+        raise ConnectionError(f"{place}: {reason}") from error
+    finally:
+        if channel is not None:
+            channel.close()
+
+
+def _not_the_token(place: str, got: str) -> str:
+    return (
+        f"the cluster at {place} must be given its token, got {got}; copy the head node's ~/.ray/auth_token to this "
+        "machine with mode 0600 (or name it in RAY_AUTH_TOKEN_PATH), and set RAY_AUTH_MODE=token"
+    )
 
 
 def _own_code() -> dict[str, Any]:

@@ -68,19 +68,6 @@ def check_fits(wanted: Mapping[str, float], nodes: Sequence[Node]) -> None:
     )
 
 
-def check_one_node(place: str, address: str | None) -> None:
-    """Raises ValueError where trials would run on other machines than the driver's, in whose folder a run at a URI is
-    worked on."""
-    here = ray.get_runtime_context().get_node_id()
-    others = [node.address for node in live_nodes() if (node.cpus or node.gpus) and node.node_id != here]
-    if others or (address or "").startswith("ray://"):
-        raise ValueError(
-            f"a run at a URI must run on one machine, its driver's, got {place} with --address {address} "
-            f"({', '.join(others) or 'which lies elsewhere'}); give a --run-dir on a disk that all nodes see, or leave "
-            "--address out"
-        )
-
-
 def on_each(nodes: Sequence[Node], work: Callable[..., R], *args: Any, gpus: float = 0.0) -> dict[Node, R]:
     """Runs `work` once on each of the nodes, whatever else runs there; by node. Raises what it raises."""
     task: Any = ray.remote(num_cpus=0, num_gpus=gpus)(portable_errors(work))

@@ -1,8 +1,8 @@
 """Runs jobs over stored logits as Ray tasks, which read logits and labels on their own node.
 
 A task takes several images and one CPU, with one thread. Stores and the cache travel as paths: on one machine they are
-local; on a cluster the run directory and the cache's folder must lie at the same place on every node (a shared disk, or
-a cache that every node has built, as each does that has trained). Ray's default policy places the tasks.
+local; on a cluster the cache lies on every node, which has built it. Tasks run where the run's directory is seen: by
+Ray's default policy where every node does, else all on the driver's node.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import ray
 from analysis.voting.executor import Job, Progress, R, Say, silent
 from search.cluster.nodes import live_nodes, num_holders
 from search.cluster.ray_tasks import portable_errors, result_of
+from search.cluster.run_files import RunFiles
 from trainables.worker_process import prepare_worker
 
 TASKS_A_SLOT = 8  # so that the last ones end together
@@ -33,6 +34,7 @@ class RayExecutor:
     gpus_per_task: float = 0.0
     images_per_task: int | None = None  # None: by the number of images and of slots
     say: Say = silent
+    files: RunFiles | None = None  # None: every node sees what jobs read
 
     @property
     def device(self) -> str | None:
@@ -40,12 +42,14 @@ class RayExecutor:
 
     def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
         gpus = self.gpus_per_task if job.device else 0.0
-        slots = max(1, num_holders({"cpu": 1.0, "gpu": gpus}, live_nodes()))
+        nodes = self.files.where_seen(live_nodes()) if self.files else live_nodes()
+        placement = self.files.placement if self.files else "DEFAULT"
+        slots = max(1, num_holders({"cpu": 1.0, "gpu": gpus}, nodes))
         size = self.images_per_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
         held, flying = ray.put(job), deque[Any]()
         progress, sizes = Progress(self.say, what, len(ids)), deque[int]()
-        actors = [_actor(gpus) for _ in range(slots)] if gpus else []
-        task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run)
+        actors = [_actor(gpus, placement) for _ in range(slots)] if gpus else []
+        task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES, scheduling_strategy=placement)(_run)
         try:
             for n, start in enumerate(range(0, len(ids), size)):
                 remote = actors[n % slots].run.remote if actors else task.remote
@@ -75,6 +79,6 @@ class _Runner:
         return _run(job, ids, self.gpus)
 
 
-def _actor(gpus: float) -> Any:
+def _actor(gpus: float, placement: Any) -> Any:
     limits: dict[str, Any] = {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES}
-    return ray.remote(num_cpus=1, num_gpus=gpus, **limits)(_Runner).remote(gpus)
+    return ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy=placement, **limits)(_Runner).remote(gpus)

@@ -24,6 +24,7 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search import ConcurrencyLimiter
 
 from search.cluster.nodes import Node, check_fits, live_nodes, num_holders
+from search.cluster.run_files import RunFiles
 from search.engine.admission import Admission, AdmissionPolicy
 from search.engine.asha import FamilyASHA
 from search.engine.budget import ENDED_EARLY
@@ -32,7 +33,6 @@ from search.engine.searcher import FamilySearch, SearchSpace
 from search.engine.study_file import close_storage, open_storage
 from search.engine.warm_start import join_study
 from search.observers.trial_row import Observer, TrialRow, study_rows
-from search.run_dir import RunDir
 from search.space.options import Search
 from trainables.ray_trainable import METRIC, Trainable, report_failures
 from trainables.recipe.recipe import Recipe
@@ -61,7 +61,7 @@ def run_search(
     space: SearchSpace,
     policy: AdmissionPolicy,
     trainable: Trainable,
-    run: RunDir,
+    files: RunFiles,
     *,
     observers: Sequence[Observer] = (),
     resume: bool = False,
@@ -72,13 +72,14 @@ def run_search(
     Args:
         trainable: `config` -> reports `val/miou` and `epoch` once per epoch, with a checkpoint. It starts from
             `tune.get_checkpoint()`, else from `config["resume_from"]`.
-        run: Where the study and Ray Tune's sessions are kept.
+        files: Of the run, where the study and Ray Tune's sessions are kept.
         observers: Told of every trial and epoch, in this order.
 
     Raises:
         ValueError: the study exists and `resume` is not set; a trial asks for more than any node has.
         SearchInterrupted: Ctrl-C.
     """
+    run = files.run
     if run.study_db.exists() and not resume:
         raise ValueError(f"a new search needs a study of its own, got {run.study_db}, which exists; resume that run")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -92,7 +93,7 @@ def run_search(
     table.tell("begin", table.rows, num_trials)
     try:
         if not search.is_done:
-            tune_trials(table, space.options.search, policy, trainable, run.tune, reuse_actors=reuse_actors)
+            tune_trials(table, space.options.search, policy, trainable, files, reuse_actors=reuse_actors)
         table.take_refused()
         search.study.set_user_attr(ENDED_EARLY, search.enough() if len(table.rows) < num_trials else None)
     finally:
@@ -116,7 +117,7 @@ def tune_trials(
     options: Search,
     policy: AdmissionPolicy,
     trainable: Trainable,
-    tune_dir: Path,
+    files: RunFiles,
     *,
     reuse_actors: bool,
 ) -> None:
@@ -141,8 +142,9 @@ def tune_trials(
             trial_dirname_creator=trial_folder,
         ),
         run_config=tune.RunConfig(
-            name=next_session(tune_dir),
-            storage_path=str(tune_dir.resolve()),
+            name=next_session(files.run.tune),
+            storage_path=str(files.run.tune.resolve()),
+            storage_filesystem=files.filesystem,
             callbacks=[table, JsonLoggerCallback()],  # type: ignore[no-untyped-call]
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
             verbose=0,

@@ -8,6 +8,7 @@ from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.judge_on_holdout import Provenance
 from analysis.ensembling.result import HoldoutOpening, MemberForm
 from analysis.voting.labelled_logits import LabelledLogits
+from search.cluster.nodes import live_nodes, num_holders
 from search.cluster.ray_executor import RayExecutor
 from search.stages.folds import chosen_candidates, judged_split
 from search.stages.logits import has_logits
@@ -37,10 +38,19 @@ def run(context: Context) -> None:
         form=form,
         other_forms={other: holdout[other] for other in others},
     )
-    executor = RayExecutor(gpus_per_task=min(1.0, options.resources.gpu), say=context.say)
+    executor = RayExecutor(gpus_per_task=_gpus(context), say=context.say, files=context.files)
     fit_ensemble(
         val, holdout[form], options.ensemble, provenance, context.run.root, seed=options.seed, executor=executor
     )
+
+
+def _gpus(context: Context) -> float:
+    """What a task holds of a GPU: none where the machine that has the run's directory has none."""
+    gpus = min(1.0, context.space.options.resources.gpu)
+    if not gpus or num_holders({"cpu": 1.0, "gpu": gpus}, context.files.where_seen(live_nodes())):
+        return gpus
+    context.say(f"ensemble: on CPUs, since the machine of the run's directory has less than {gpus:g} GPU")
+    return 0.0
 
 
 def forms_of(candidates: Sequence[Candidate]) -> list[MemberForm]:

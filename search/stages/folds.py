@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from search.cluster.nodes import live_nodes, num_holders
 from search.cluster.ray_tasks import in_turn, portable_errors, timed
+from search.cluster.run_files import RunFiles
 from search.engine.admission import resources_of
 from search.engine.study_file import open_study
 from search.observers.trial_row import TrialRow, study_rows
@@ -29,7 +29,7 @@ from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.data.splits.folds import Folds, deal_folds, read_folds, write_folds
 from trainables.data.splits.make_split import decode_facts
-from trainables.fit_fold import FoldJob, FoldRecord, drop_checkpoints, fit_fold, read_done
+from trainables.fit_fold import FoldJob, FoldRecord, drop_checkpoints, files_of_fold, fit_fold, read_done
 from trainables.logits.write_logits import Candidate
 from trainables.recipe.recipe import Recipe
 from trainables.worker_process import prepare_worker
@@ -92,7 +92,7 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
     def start(job: FoldJob) -> Any:
         cpu, gpu = held[job]["cpu"], held[job]["gpu"]
         task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=options.search.max_failures)(timed(fit_one))
-        return task.remote(job, cache, context.run.fold_models(job.member), cpu, gpu)
+        return task.remote(job, cache, context.files, cpu, gpu)
 
     ends = in_turn((job for job in jobs if job.member not in failed), start, room)
     log = TaskLog(context, Stage.folds, len(jobs))
@@ -109,11 +109,12 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> dict[str, str]:
 
 
 @portable_errors
-def fit_one(job: FoldJob, cache: Cache, folder: Path, cpu: float, gpu: float) -> FoldRecord:
+def fit_one(job: FoldJob, cache: Cache, files: RunFiles, cpu: float, gpu: float) -> FoldRecord:
     """A Ray task: train one recipe on all folds but one, or on all."""
     prepare_worker(cpu, gpu)
-    device, num_ranks = "cuda" if gpu else "cpu", max(1, int(gpu))
-    return fit_fold(job, cache, folder, device=device, num_ranks=num_ranks)
+    device, num_ranks, folder = "cuda" if gpu else "cpu", max(1, int(gpu)), files.run.fold_models(job.member)
+    with files.at_hand((), files_of_fold(job, folder)) as at:
+        return fit_fold(job, cache, at(folder), device=device, num_ranks=num_ranks)
 
 
 def plan_folds(run_dir: RunDir, options: Options) -> list[FoldPlan]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 
 from search.cluster.ray_tasks import as_they_end, portable_errors, timed
+from search.cluster.run_files import RunFiles
 from search.run_dir import RunDir
 from search.space.options import Options, Resources
 from search.stages.folds import chosen_candidates, judged_split
@@ -44,7 +46,7 @@ def run(context: Context) -> None:
     num_gpus = min(1.0, resources.gpu)  # an image needs one device
     task = ray.remote(num_cpus=resources.cpu, num_gpus=num_gpus, max_retries=2)(timed(_write_one))
     cache = ray.put(data.cache)
-    waiting = {task.remote(c, cache, split, views, folders_of(folder, c), storage, resources): c for c in chosen}
+    waiting = {task.remote(c, cache, split, views, context.files, storage, resources): c for c in chosen}
     failed: dict[str, str] = {}
     log, held = TaskLog(context, Stage.logits, len(chosen)), {"cpu": resources.cpu, "gpu": num_gpus}
     for candidate, lines, error in log.watch(as_they_end(waiting), lambda one: one.trial, lambda _: held):
@@ -65,15 +67,18 @@ def _write_one(
     cache: Cache,
     split: Split,
     views: Sequence[View],
-    folders: Mapping[candidate_logits.Part, Path],
+    files: RunFiles,
     storage: candidate_logits.Storage,
     resources: Resources,
 ) -> list[str]:
     """A Ray task: write all logits of one candidate and measure the cost of its views; returns messages."""
     prepare_worker(resources.cpu, min(1.0, resources.gpu))
     device = "cuda" if resources.gpu else "cpu"
-    said = candidate_logits.write_logits(candidate, cache, split, views, folders, storage, device=device)
-    measure_costs(candidate, cache, split.val_ids, views, folders, device=device, clock=time.perf_counter)
+    places = folders_of(files.run, candidate)
+    with files.at_hand(candidate.files, tuple(places.values())) as at:
+        here, folders = replace(candidate, checkpoint=at(candidate.checkpoint)), {p: at(f) for p, f in places.items()}
+        said = candidate_logits.write_logits(here, cache, split, views, folders, storage, device=device)
+        measure_costs(here, cache, split.val_ids, views, folders, device=device, clock=time.perf_counter)
     return said
 
 

@@ -68,8 +68,8 @@ def _train(jobs: Sequence[FoldJob], context: Context) -> tuple[dict[int | None, 
     task = ray.remote(num_cpus=held["cpu"], num_gpus=held["gpu"], max_retries=options.search.max_failures)(
         timed(fit_one)
     )
-    cache, folder = ray.put(context.data.cache), context.run.fold_models(MEMBER)
-    waiting = {task.remote(job, cache, folder, held["cpu"], held["gpu"]): job for job in jobs}
+    cache = ray.put(context.data.cache)
+    waiting = {task.remote(job, cache, context.files, held["cpu"], held["gpu"]): job for job in jobs}
     mious: dict[int | None, float] = {}
     failed = []
     log = TaskLog(context, Stage.noise, len(jobs))

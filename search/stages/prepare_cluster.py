@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ray
 
-from search.cluster.nodes import check_fits, gpu_memory_gb, live_nodes, on_each
+from search.cluster.nodes import Node, check_fits, gpu_memory_gb, live_nodes, num_holders, on_each
 from search.space.options import Resources
 from search.stages.stage import Context, Stage
 from trainables.data.cache import Cache
@@ -23,12 +23,30 @@ WITH_TASKS = (*TRAINING, Stage.soups, Stage.logits, Stage.ensemble)
 def check_cluster(context: Context, stages: Sequence[Stage]) -> None:
     """Raises ValueError where no node has room for what a task of these stages holds, and where a GPU node's GPU
     cannot be used."""
-    shares = [share_of(context.space.options.resources, stage) for stage in stages if stage in WITH_TASKS]
+    options = context.space.options
+    shares = {stage: share_of(options.resources, stage) for stage in stages if stage in WITH_TASKS}
     nodes = live_nodes() if shares else ()
-    for share in shares:
+    for stage, share in shares.items():
         check_fits(share, nodes)
-    if any(share["gpu"] for share in shares):
+        if stage is Stage.ensemble or (stage is Stage.pseudo and options.pseudo):
+            _check_beside_files(context, stage, share, nodes)
+    if any(share["gpu"] for share in shares.values()):
         gpu_memory_gb(nodes)
+
+
+def _check_beside_files(context: Context, stage: Stage, share: dict[str, float], nodes: Sequence[Node]) -> None:
+    """Raises ValueError where no machine that sees the run's directory has room for a task of these stages, which read
+    all over it."""
+    if stage is Stage.ensemble:
+        share = share | {"gpu": 0.0}  # without a GPU it works on CPUs
+    seen = context.files.where_seen(nodes)
+    if not num_holders(share, seen):
+        has = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in seen) or "neither"
+        raise ValueError(
+            f"the {stage} stage runs on the machine that has the run's directory, which needs {share['cpu']:g} CPUs "
+            f"and {share['gpu']:g} GPUs for one of its tasks, got {has}; start Ray there with them, or give a "
+            "--run-dir on a disk that all nodes see"
+        )
 
 
 def share_of(resources: Resources, stage: Stage) -> dict[str, float]:

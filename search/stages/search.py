@@ -46,7 +46,7 @@ def run(context: Context) -> None:
         context.say(f"for soups, a trial keeps its last {snapshots} epochs: {4 * snapshots} MB per million parameters")
     begin_study(folder, options.search.study, context.say)
     trainable = make_trainable(data.index, data.split, data.cache_root, snapshots)
-    run_search(space, policy, trainable, folder, observers=observers, resume=folder.study_db.exists())
+    run_search(space, policy, trainable, context.files, observers=observers, resume=folder.study_db.exists())
     early = open_study(folder.study_db).user_attrs.get(ENDED_EARLY)
     if early:
         context.say(f"search: no further trial was added, since {early}")

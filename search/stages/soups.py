@@ -6,20 +6,20 @@ A soup is a folder under soups/, see `trainables.training.soup`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import ray
 from pydantic import ValidationError
 
 from search.cluster.ray_tasks import as_they_end, portable_errors
+from search.cluster.run_files import RunFiles
 from search.space.options import Options, Resources
 from search.stages.candidates import choose_of, scored_trials
 from search.stages.stage import Context
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.logits.write_logits import Candidate
-from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, weight_shapes
+from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, load_weights, weight_shapes
 from trainables.plain_json import read_object
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import read_snapshot, snapshots
@@ -43,7 +43,7 @@ def run(context: Context) -> None:
         return
     trials = scored_trials(folder)
     chosen = choose_of(trials, options.ensemble)
-    make_soups(trials, chosen, data.cache, data.split, folder.soups, options, context.say)
+    make_soups(trials, chosen, data.cache, data.split, context.files, options, context.say)
 
 
 def make_soups(
@@ -51,7 +51,7 @@ def make_soups(
     chosen: Sequence[Candidate],
     cache: Cache,
     split: Split,
-    folder: Path,
+    files: RunFiles,
     options: Options,
     say: Say,
 ) -> None:
@@ -63,15 +63,15 @@ def make_soups(
     validations = sum(len(plan.ingredients) - 1 for plan in plans)
     needed = sum(plan.ingredients[0].weights.stat().st_size for plan in plans)
     say(f"{len(plans)} soups, {validations} validations, at most {needed / 2**20:.0f} MiB of weights")
-    make_planned(make_one, plans, cache, split, folder, options.resources, say)
+    make_planned(make_one, plans, cache, split, files, options.resources, say)
 
 
 def make_planned(
-    make: Callable[[Plan, Cache, Split, Path, Resources], Soup],
+    make: Callable[[Plan, Cache, Split, RunFiles, Resources], Soup],
     plans: Sequence[Plan],
     cache: Cache,
     split: Split,
-    folder: Path,
+    files: RunFiles,
     resources: Resources,
     say: Say,
 ) -> None:
@@ -79,16 +79,19 @@ def make_planned(
     num_gpus = min(1.0, resources.gpu)  # an image needs one device
     task = ray.remote(num_cpus=resources.cpu, num_gpus=num_gpus, max_retries=2)(make)
     shared = ray.put(cache)
-    waiting = {task.remote(plan, shared, split, folder / plan.name, resources): plan for plan in plans}
+    waiting = {task.remote(plan, shared, split, files, resources): plan for plan in plans}
     for plan, soup, error in as_they_end(waiting):
         say(str(soup) if error is None else f"warning: {plan.name} is left out: {error}")
 
 
 @portable_errors
-def make_one(plan: Plan, cache: Cache, split: Split, folder: Path, resources: Resources) -> Soup:
+def make_one(plan: Plan, cache: Cache, split: Split, files: RunFiles, resources: Resources) -> Soup:
     """A Ray task: make one soup."""
     prepare_worker(resources.cpu, min(1.0, resources.gpu))
-    return make_soup(plan, cache, split, folder, device="cuda" if resources.gpu else "cpu")
+    folder, reads = files.run.soups / plan.name, [one.weights for one in plan.ingredients]
+    with files.at_hand(reads, [folder]) as at:
+        device = "cuda" if resources.gpu else "cpu"
+        return make_soup(plan, cache, split, at(folder), device=device, read=lambda path: load_weights(at(path)))
 
 
 def plan_soups(trials: Sequence[Candidate], chosen: Sequence[Candidate], kind: Kind, say: Say) -> list[Plan]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from search.cluster.run_files import RunFiles
     from search.run_dir import RunDir
     from search.space.space import Space
     from search.stages.run_data import Data
@@ -38,6 +39,14 @@ class Context:
     say: Callable[[str], None]
     now: Callable[[], datetime]
     more_trackers: tuple[str, ...] = ()  # of the command line, besides the space's
+    run_files: RunFiles | None = None  # None: every node sees the run's directory
+
+    @property
+    def files(self) -> RunFiles:
+        """The run's files, for tasks."""
+        from search.cluster.run_files import RunFiles  # Ray, only where there are tasks
+
+        return self.run_files or RunFiles(self.run)
 
     @property
     def trackers(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Runs the steps of pseudo labels as Ray tasks, as many at once as the cluster has room for.
 
-A task holds what a trial of the recipe holds. Files of the run, and of the steps, must lie at the same place on every
-node, as for all stages.
+A task holds what a trial of the recipe holds. It runs where the run's directory is seen: on any node, or on the
+driver's alone.
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ class AsTasks:
     def __call__(self, steps: Sequence[Callable[[Setting], R]]) -> list[R]:
         context, cpu, gpu = self.setting.finished.context, self.held["cpu"], self.held["gpu"]
         retries = context.space.options.search.max_failures
-        task: Any = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=retries)(run_step)
+        files = context.files
+        held: dict[str, Any] = {"num_cpus": cpu, "num_gpus": gpu, "scheduling_strategy": files.placement}
+        task: Any = ray.remote(max_retries=retries, **held)(run_step)
 
         def start(number: int) -> Any:
             return task.remote(self.shared, steps[number], cpu, gpu)
 
-        room = num_holders(self.held, live_nodes())
+        room = num_holders(self.held, files.where_seen(live_nodes()))
         found = results_in_turn(range(len(steps)), start, room, self.lines, context.say)
         return [found[number] for number in range(len(steps))]
 

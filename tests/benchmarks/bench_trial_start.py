@@ -21,6 +21,7 @@ from typing import Any
 
 import optuna
 
+from search.cluster.run_files import RunFiles
 from search.engine.admission import Admission
 from search.run_dir import RunDir
 from search.space.options import Options, Search
@@ -84,7 +85,7 @@ def ours(folder: Path, num_trials: int, *, reuse: bool, imports: tuple[str, ...]
     from search.engine.tuner import run_search
 
     space = OneModel(Options(search=Search(num_trials=num_trials, max_epochs=2, grace_epochs=1)))
-    run_search(space, space, trivial(folder / "log", imports), RunDir(folder), reuse_actors=reuse)
+    run_search(space, space, trivial(folder / "log", imports), RunFiles(RunDir(folder)), reuse_actors=reuse)
     return gaps_s(folder / "log")
 
 

@@ -205,6 +205,7 @@ def past_run() -> Callable[..., Path]:
 @pytest.fixture
 def search_in(local_ray: None, toy: Any, tmp_path: Path) -> Callable[..., Any]:
     """`run_search` on the toy space under `tmp_path`; keywords change options or arguments."""
+    from search.cluster.run_files import RunFiles
     from search.engine.tuner import run_search
 
     def run(**changes: Any) -> Any:
@@ -212,6 +213,6 @@ def search_in(local_ray: None, toy: Any, tmp_path: Path) -> Callable[..., Any]:
         given = {"wanted": changes.pop("resources_of", None), "decide": changes.pop("admit", None)}
         policy = toy.ToyPolicy(**{name: each for name, each in given.items() if each})
         trainable, folder = changes.pop("trainable", toy.make_trainable()), changes.pop("folder", tmp_path)
-        return run_search(toy.space_of(**budget), policy, trainable, RunDir(folder), **changes)
+        return run_search(toy.space_of(**budget), policy, trainable, RunFiles(RunDir(folder)), **changes)
 
     return run

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyarrow.fs import LocalFileSystem
+from ray.tune import Checkpoint
 
 from trainables import ray_trainable, worker_process
 from trainables.data.index import SegIndex, Split
@@ -20,15 +22,22 @@ SPLIT = Split(("a",), ("b",), ("c",), fingerprint="s")
 INDEX = SegIndex("toy", (), ("sky", "car"), fingerprint="i", grouped=False)
 
 
+class FakeCheckpoint(Checkpoint):
+    """Ray's, which reports show as the folder that they are of."""
+
+    from_directory = staticmethod(lambda folder: folder)
+
+
 class FakeTune:
     """Ray Tune as a trial sees it, without Ray."""
 
     def __init__(self, resources: dict[str, float], checkpoint: str | None = None) -> None:
         held = SimpleNamespace(required_resources=resources)
         self.context = SimpleNamespace(get_trial_resources=lambda: held, get_trial_name=lambda: "00003")
-        self.checkpoint = SimpleNamespace(path=checkpoint) if checkpoint else None
+        self.context.get_storage = lambda: SimpleNamespace(storage_filesystem=LocalFileSystem())
+        self.checkpoint = Checkpoint(checkpoint, LocalFileSystem()) if checkpoint else None
         self.reports: list[tuple[dict[str, Any], list[str] | None]] = []
-        self.Checkpoint = SimpleNamespace(from_directory=lambda folder: folder)
+        self.Checkpoint = FakeCheckpoint
 
     def get_context(self) -> Any:
         return self.context
@@ -117,7 +126,7 @@ def test_every_gpu_of_a_trial_gets_a_process(tune: FakeTune, monkeypatch: pytest
 
 def test_rays_checkpoint_goes_before_an_earlier_sessions(tune: FakeTune, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_with(monkeypatch, epochs(), resume_from="/old")["resume_from"] == Path("/old")
-    tune.checkpoint = SimpleNamespace(path="/new")
+    tune.checkpoint = Checkpoint("/new", LocalFileSystem())
     assert run_with(monkeypatch, epochs(), resume_from="/old")["resume_from"] == Path("/new")
 
 

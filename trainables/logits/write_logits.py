@@ -68,6 +68,12 @@ class Candidate:
         return (self.refit_weights,) if self.ships_refit else self.weights
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """All that a task reads of it."""
+        weights = (*self.weights, *([self.refit_weights] if self.refit else []))
+        return (*weights, *(path.with_suffix(".json") for path in weights))
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """The folders of its logits; val first: it decides whether 8 bits will do."""
         return ("val", "holdout", "refit") if self.refit else ("val", "holdout")

@@ -102,15 +102,23 @@ class Plan:
     ingredients: tuple[Ingredient, ...]
 
 
-def make_soup(plan: Plan, cache: Cache, split: Split, folder: Path, *, device: str) -> Soup:
-    """Make the soup, or read what an earlier call made of the same plan.
+def make_soup(
+    plan: Plan,
+    cache: Cache,
+    split: Split,
+    folder: Path,
+    *,
+    device: str,
+    read: Callable[[Path], Weights] = load_weights,
+) -> Soup:
+    """Make the soup, or read what an earlier call made of the same plan. `read` reads an ingredient's weights.
 
     Raises ValueError where an ingredient was cut short or is of another architecture.
     """
     done = read_soup(folder)
     if done is not None and done.planned == plan.ingredients:
         return done
-    taken, steps, weights = greedy(plan.ingredients, scorer(plan.recipe, cache, split, device))
+    taken, steps, weights = greedy(plan.ingredients, scorer(plan.recipe, cache, split, device), read)
     soup = Soup(
         name=plan.name,
         planned=plan.ingredients,

@@ -1,26 +1,37 @@
-"""Which cluster is joined, and who may read the token. Of Ray, the head node's own server runs here alone."""
+"""Which cluster is joined, with which token, and who may read it. Of Ray no more than a head's first process is started
+here."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
+import ray
+from ray._private.services import start_gcs_server
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-from search.cluster.connection import RAY_JOB, TOO_LATE, connected, protect_token
+from search.cluster import connection
+from search.cluster.connection import LOOPBACK_SWITCH, RAY_JOB, TOO_LATE, connected, protect_token
 
 ROOT = Path(__file__).parents[3]
 VARIABLES = ("RAY_USAGE_STATS_ENABLED", "TUNE_FUNCTION_THREAD_TIMEOUT_S", "NO_ALBUMENTATIONS_UPDATE", "RAY_ADDRESS")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -61,37 +72,105 @@ def test_a_machine_too_busy_for_ray_is_said(given: dict[str, Any], monkeypatch: 
         connected(None, say=print).__enter__()
 
 
-@contextmanager
-def head_server(folder: Path, **environment: str) -> Iterator[str]:
-    """A cluster's head server; its address."""
-    from ray._private.services import GCS_SERVER_EXECUTABLE, get_node_ip_address, serialize_config
+class Alive(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):  # type: ignore[misc]
+    """Answers as a cluster of Ray does that is asked whether it is there."""
 
-    host = get_node_ip_address()  # Ray follows 127.0.0.1 to it
-    with socket.create_server((host, 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [GCS_SERVER_EXECUTABLE, f"--gcs_server_port={port}", f"--config_list={serialize_config({})}"]
-    command += [f"--log_dir={folder}", f"--session-dir={folder}", "--session-name=s", f"--node-ip-address={host}"]
-    command += ["--metrics-agent-port=-1", f"--node-id={'0' * 56}"]
-    server = subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    def CheckAlive(self, request: Any, context: Any) -> Any:
+        return gcs_service_pb2.CheckAliveReply()
+
+
+@pytest.fixture
+def address(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where somebody answers as Ray."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    server = grpc.server(ThreadPoolExecutor(1))
+    gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(Alive(), server)
+    port = server.add_insecure_port("[::]:0")  # on all interfaces, as Ray: it follows 127.0.0.1 to another
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That of the cluster of `head`, as its environment names it."""
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    return token
+
+
+@pytest.fixture
+def head(given: dict[str, Any], token: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of the process of a real head node that every other one has to ask first."""
+    port, node_id = free_port(), ray.NodeID.from_random().hex()
+    logs = {
+        "log_dir": str(tmp_path),
+        "stdout_filepath": str(tmp_path / "out"),
+        "stderr_filepath": str(tmp_path / "err"),
+    }
+    place = {"gcs_server_port": port, "node_ip_address": "127.0.0.1", "session_dir": str(tmp_path), "node_id": node_id}
+    started = start_gcs_server("", session_name="test", metrics_agent_port=0, fate_share=False, **logs, **place)
     try:
-        while server.poll() is None:
-            with contextlib.suppress(OSError):
-                socket.create_connection((host, port), timeout=1).close()
-                break
-            time.sleep(0.02)
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert started.process.poll() is None
+            time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:
-        server.terminate()
-        server.wait()
+        started.process.kill()
+        started.process.wait()
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a cluster answers that asks for no token."""
-    with head_server(tmp_path_factory.mktemp("head")) as found:
-        yield found
+JOIN = """
+import sys, ray
+from search.cluster.connection import connected
+
+ray.init = lambda **given: sys.exit(f"joined {given['address']}")
+connected(sys.argv[1], say=print).__enter__()
+"""
+
+
+def joined(head: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, since Ray reads the token once, that would join the cluster if it were let in."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", JOIN, head]
+    run = {"env": kept | {LOOPBACK_SWITCH: "0"} | environment, "cwd": ROOT, "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, **run)  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_right_token_is_taken(head: str, token: Path) -> None:
+    assert f"joined {head}" in joined(head, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)).stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "content", "got"),
+    [("token", "f" * 64, "another or none"), ("token", None, "none"), ("disabled", None, "another or none")],
+)
+def test_a_wrong_token_and_none_are_refused_with_one_message(
+    mode: str, content: str | None, got: str, head: str, tmp_path: Path
+) -> None:
+    environment = {"RAY_AUTH_MODE": mode, "HOME": str(tmp_path / "home")}
+    if content:
+        (tmp_path / "other").write_text(content)
+        environment["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "other")
+    done = joined(head, **environment)
+    [message] = [line for line in done.stderr.splitlines() if line.startswith("ValueError")]
+    assert re.fullmatch(rf"ValueError: the cluster at {head} must be given its token, got {got}; copy .*", message)
+    assert "gcs_client.cc" not in done.stderr + done.stdout  # Ray's own warnings, one per second
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_port_that_never_answers_is_told_within_seconds(
+    given: dict[str, Any], scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_S", 0.5)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with socket.create_server(("", 0)) as silent:
+        place = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ValueError, match=r"--address must name a Ray cluster that answers.*Ray gives no answer"):
+            connected(place, say=print).__enter__()
+    assert given == {}
 
 
 def test_an_address_is_joined_with_this_code_and_said(given: dict[str, Any], address: str) -> None:
@@ -108,54 +187,10 @@ def test_an_address_is_joined_with_this_code_and_said(given: dict[str, Any], add
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_that_nobody_answers_at_is_told_at_once(given: dict[str, Any], address: str, scheme: str) -> None:
     """Ray itself would try for minutes."""
-    with socket.create_server(("", 0)) as server:
-        unused = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    unused = f"{scheme}127.0.0.1:{free_port()}"
     with pytest.raises(ValueError, match=r"--address must name a Ray cluster that answers, got .*refused"):
         connected(unused, say=print).__enter__()
     assert given == {}
-
-
-def test_what_is_no_ray_is_told_within_seconds(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.cluster.connection.ANSWER_S", 0.2)
-    with (
-        socket.create_server(("", 0)) as server,
-        pytest.raises(ValueError, match=r"--address must name a Ray cluster that answers.*deadline_exceeded"),
-    ):
-        connected(f"127.0.0.1:{server.getsockname()[1]}", say=print).__enter__()
-    assert given == {}
-
-
-JOIN = """
-import os, sys
-import ray
-from ray._raylet import AuthenticationTokenLoader
-from search.cluster.connection import connected
-ray.init = lambda **_: 1 / 0
-for token in sys.argv[2:]:
-    os.environ["RAY_AUTH_TOKEN_PATH"] = token
-    if not token:
-        del os.environ["RAY_AUTH_TOKEN_PATH"]
-    AuthenticationTokenLoader.instance().reset_cache()
-    try:
-        connected(sys.argv[1], say=lambda line: None).__enter__()
-    except (ValueError, ZeroDivisionError) as error:
-        print(error)
-"""
-
-
-def test_a_wrong_token_and_none_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    right, wrong = tmp_path / "right", tmp_path / "wrong"
-    for file in (right, wrong):
-        file.write_text(secrets.token_hex(32))
-        file.chmod(0o600)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
-    with head_server(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(right)) as place:
-        command = [sys.executable, "-c", JOIN, place, str(right), str(wrong), ""]  # a process reads the mode once
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    taken, *refused = done.stdout.splitlines()
-    assert (taken, len(refused)) == ("division by zero", 2), done.stderr  # Ray itself was called
-    assert all("must be given its own token, got none or another" in line for line in refused)
 
 
 @pytest.mark.parametrize("wrong", ["10.0.0.5", "ray://10.0.0.5", "10.0.0.5:port", "10.0.0.5:99999999"])

@@ -23,6 +23,7 @@ spec.loader.exec_module(toy)
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from search.cluster.connection import connected
+from search.cluster.run_files import RunFiles
 from search.engine.tuner import run_search
 from search.observers.trial_row import Observer
 from search.run_dir import RunDir
@@ -48,7 +49,7 @@ class Killer(Observer):
 with connected(cluster.address, say=lambda line: None):
     rows = run_search(
         toy.space_of(max_concurrent=2, max_failures=2, num_trials=3), toy.ToyPolicy(),
-        toy.make_trainable(epoch_s=1.0), RunDir(folder), observers=[Killer()],
+        toy.make_trainable(epoch_s=1.0), RunFiles(RunDir(folder)), observers=[Killer()],
     )
 found = {"states": [row.state for row in rows], "epochs": epochs, "went_on_s": went_on_s}
 print(json.dumps(found))

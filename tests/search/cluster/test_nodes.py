@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -149,26 +148,3 @@ def test_actors_of_every_share_end_on_two_nodes_of_one_faked_gpu() -> None:
         assert (devices, asked) == ([0], [0.5])
         beside = [other for other in said["halves"] if other[0] == node and other[3] <= began_s < other[4]]
         assert sum(other[2][0] for other in beside) <= 1.0
-
-
-@pytest.mark.parametrize(
-    ("others", "address", "said"),
-    [
-        ((Node(8, address="10.0.0.2", node_id="there"),), "auto", r"got s3://b/a with --address auto \(10\.0\.0\.2\)"),
-        ((), "ray://head:10001", "which lies elsewhere"),
-    ],
-)
-def test_a_run_at_a_uri_stays_on_its_drivers_machine(
-    others: tuple[Node, ...], address: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = SimpleNamespace(get_node_id=lambda: "here")
-    monkeypatch.setattr(nodes.ray, "get_runtime_context", lambda: here)
-    monkeypatch.setattr(nodes, "live_nodes", lambda: (Node(2, node_id="here"), Node(0, node_id="head"), *others))
-    with pytest.raises(ValueError, match=rf"{said}.* give a --run-dir on a disk that all nodes see"):
-        nodes.check_one_node("s3://b/a", address)
-
-
-def test_a_run_at_a_uri_may_share_a_cluster_with_a_head_that_holds_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
-    monkeypatch.setattr(nodes, "live_nodes", lambda: (Node(2, node_id="here"), Node(0, node_id="head")))
-    nodes.check_one_node("s3://b/a", "auto")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from search.cluster.nodes import Node
+from search.cluster.run_files import RunFiles
 from search.engine.study_file import open_study
 from search.engine.tuner import SearchInterrupted, concurrency
 from search.observers.event_log import read_events
@@ -48,7 +49,7 @@ def first_search(local_ray: None, toy: Any, tmp_path_factory: Any) -> Any:
 
     folder, recorder = tmp_path_factory.mktemp("search"), Recorder()
     space = toy.space_of(num_trials=10, max_concurrent=1)
-    rows = run_search(space, toy.ToyPolicy(), toy.make_trainable(), RunDir(folder), observers=[recorder])
+    rows = run_search(space, toy.ToyPolicy(), toy.make_trainable(), RunFiles(RunDir(folder)), observers=[recorder])
     return rows, open_study(folder / "study.db"), recorder, folder
 
 
@@ -310,6 +311,7 @@ sys.modules["toy"] = toy
 spec.loader.exec_module(toy)
 import ray
 from ray import cloudpickle
+from search.cluster.run_files import RunFiles
 from search.engine.tuner import run_search
 from search.observers.event_log import EventLog
 from search.run_dir import RunDir
@@ -319,7 +321,7 @@ ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=Fal
 folder = Path(sys.argv[2])
 run_search(
     toy.space_of(max_concurrent=int(sys.argv[4]), max_failures=2), toy.ToyPolicy(),
-    toy.make_trainable(epoch_s=float(sys.argv[3])), RunDir(folder),
+    toy.make_trainable(epoch_s=float(sys.argv[3])), RunFiles(RunDir(folder)),
     observers=[EventLog(folder / "events.jsonl", clock=time.time)], resume=True,
 )
 """

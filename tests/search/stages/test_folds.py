@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 import pytest
 
+from search.cluster.run_files import RunFiles
 from search.engine.study_file import STUDY_NAME, open_storage
 from search.run_dir import RunDir
 from search.space.options import Options
@@ -113,17 +114,21 @@ def test_rules_are_fitted_on_every_image_outside_the_hold_out(context: Context) 
     assert split.fingerprint == SPLIT.fingerprint
 
 
-def fit_one(job: FoldJob, _cache: Any, folder: Path, cpu: float, gpu: float) -> FoldRecord:
+def fit_one(job: FoldJob, _cache: Any, files: RunFiles, cpu: float, gpu: float) -> FoldRecord:
     """In place of the training: weights that nobody reads; the second member's fold 1 fails."""
     if (job.member, job.fold) == ("folds-00002", 1):
         raise ValueError("the loss is not finite")
-    return write_done(job, folder)
+    return write_done(job, files.run.fold_models(job.member))
 
 
-def without_refits(job: FoldJob, _cache: Any, folder: Path, cpu: float, gpu: float) -> FoldRecord:
+def without_refits(job: FoldJob, _cache: Any, files: RunFiles, cpu: float, gpu: float) -> FoldRecord:
     if job.fold is None:
         raise ValueError("no room")
-    return write_done(job, folder)
+    return write_done(job, files.run.fold_models(job.member))
+
+
+def without_training(job: FoldJob, _cache: Any, files: RunFiles, cpu: float, gpu: float) -> FoldRecord:
+    return write_done(job, files.run.fold_models(job.member))
 
 
 def write_done(job: FoldJob, folder: Path) -> FoldRecord:
@@ -187,7 +192,7 @@ def test_a_refit_ships_where_the_space_says_so(
     local_ray: None, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_options(context, folds={"num": 3, "recipes": 1, "ship": "refit"})
-    monkeypatch.setattr(folds_module, "fit_one", lambda job, _cache, folder, cpu, gpu: write_done(job, folder))
+    monkeypatch.setattr(folds_module, "fit_one", without_training)
     run(context)
     [member] = found = chosen_candidates(context)
     [weights] = member.shipped_weights

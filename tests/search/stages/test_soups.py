@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from search.cluster.run_files import RunFiles
+from search.run_dir import RunDir
 from search.space.options import Options, Resources
 from search.stages.candidates import choose, with_soups
 from search.stages.soups import make_planned, make_soups, plan_soups
@@ -102,16 +104,16 @@ def test_a_soup_of_epochs_stands_in_for_its_trial_and_one_of_trials_competes() -
 
 
 def test_a_soup_that_fails_is_named_and_the_others_are_made(local_ray: None, tmp_path: Path) -> None:
-    def make(plan: Plan, _cache: Any, _split: Any, folder: Path, *_: Any) -> Any:
+    def make(plan: Plan, _cache: Any, _split: Any, files: RunFiles, *_: Any) -> Any:
         if plan.name == "soup-00001":
             raise ValueError("the weights were cut short")
-        return f"made {folder}"
+        return f"made {files.run.soups / plan.name}"
 
     trials = [write_trial(tmp_path, f"0000{n}", 0.5, epochs=[(3, 0.4)]) for n in range(2)]
     said: list[str] = []
     plans = plan_soups(trials, trials, "all", said.append)
     split = Split((), (), (), fingerprint="s")
-    make_planned(make, plans, None, split, tmp_path / "soups", Resources(), said.append)  # type: ignore[arg-type]
+    make_planned(make, plans, None, split, RunFiles(RunDir(tmp_path)), Resources(), said.append)  # type: ignore[arg-type]
     assert "warning: soup-00001 is left out: the weights were cut short" in said
     assert f"made {tmp_path / 'soups' / 'soup-00000'}" in said
     assert len(said) == len(plans) == 3
@@ -121,12 +123,12 @@ def test_soups_are_announced_with_what_they_take(tmp_path: Path, local_ray: None
     said: list[str] = []
     trial = write_trial(tmp_path, "00000", 0.5)
     split = Split((), (), (), fingerprint="s")
-    make_soups([trial], [trial], None, split, tmp_path / "soups", Options(), said.append)  # type: ignore[arg-type]
+    make_soups([trial], [trial], None, split, RunFiles(RunDir(tmp_path)), Options(), said.append)  # type: ignore[arg-type]
     assert said == ["0 soups, 0 validations, at most 0 MiB of weights"]
 
 
 def test_soups_can_be_off(tmp_path: Path) -> None:
     said: list[str] = []
     off = Options.model_validate({"ensemble": {"soups": "off"}})
-    make_soups([], [], None, None, tmp_path, off, said.append)  # type: ignore[arg-type]
+    make_soups([], [], None, None, RunFiles(RunDir(tmp_path)), off, said.append)  # type: ignore[arg-type]
     assert said == ["soups: off"]
