@@ -147,6 +147,11 @@ class RunDir:
         """The folder of the report's pages per class."""
         return self.root / "classes"
 
+    @property
+    def samples(self) -> Path:
+        """The folder of a few hold-out images with their labels and predictions, which the trackers get."""
+        return self.root / "samples"
+
     def logits(self, trial: str, part: Literal["val", "holdout", "refit"]) -> Path:
         return self.root / "logits" / trial / part
 

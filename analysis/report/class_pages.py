@@ -137,7 +137,7 @@ def _pictures(
     """The chosen images, each as four pictures."""
     background, found = pages.ensemble.background, []
     for n in rows:
-        image, truth, prediction = _smaller(*read(pages.image_ids[n]))
+        image, truth, prediction = smaller(*read(pages.image_ids[n]))
         views = {
             "image": image,
             "truth": html.tinted(image, truth, colours, background=background),
@@ -149,7 +149,7 @@ def _pictures(
     return found
 
 
-def _smaller(image: Image, truth: Label, prediction: Label) -> tuple[Image, Label, Label]:
+def smaller(image: Image, truth: Label, prediction: Label) -> tuple[Image, Label, Label]:
     """At most PICTURE_PX a side. Labels take the nearest pixel, so that no class appears that is not there."""
     factor = min(1.0, PICTURE_PX / max(truth.shape))
     size = (max(1, round(truth.shape[1] * factor)), max(1, round(truth.shape[0] * factor)))

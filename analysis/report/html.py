@@ -95,11 +95,17 @@ def write_text(out: Path, text: str) -> None:
 
 def photograph(image: NDArray[np.uint8], max_px: int, quality: int = 78) -> str:
     """RGB (H,W,3) -> a JPEG data URI no longer than `max_px` a side."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(image, max_px, quality)).decode('ascii')}"
+
+
+def jpeg(image: NDArray[np.uint8], max_px: int | None = None, quality: int = 78) -> bytes:
+    """RGB (H,W,3) -> a JPEG file, made no longer than `max_px` a side."""
     picture = Pillow.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((max_px, max_px), Pillow.Resampling.LANCZOS)
+    if max_px is not None:
+        picture.thumbnail((max_px, max_px), Pillow.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="jpeg", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return buffer.getvalue()
 
 
 def tinted(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from PIL import Image
 from typing_extensions import override
 
 from search.observers.replay import ReplayingTracker
@@ -146,13 +147,17 @@ class MlflowTracker(ReplayingTracker):
 
     @override
     def finished(self, outcome: Outcome) -> None:
-        """The verdict, the rules' table and the bundle, which is registered as a model. The embedded store gets the
-        bundle's manifest alone: its weights lie in the same run directory."""
+        """The verdict, the rules' table, sample predictions and the bundle, which is registered as a model. The
+        embedded store gets the bundle's manifest alone: its weights lie in the same run directory."""
         run_id = self.runs[WHOLE_SEARCH]
         self.client.set_tag(run_id, "verdict", outcome.verdict[:MAX_TAG])
         if outcome.rules:
             table = {"columns": list(outcome.rules[0]), "data": [list(row.values()) for row in outcome.rules]}
             self.client.log_dict(run_id, table, "rules.json")
+        for path, caption in outcome.samples.items():
+            with Image.open(path) as picture:
+                self.client.log_image(run_id, picture, artifact_file=f"samples/{path.name}")
+            self.client.set_tag(run_id, f"samples.{path.stem}", caption[:MAX_TAG])
         if self.uri:
             self.client.log_artifacts(run_id, str(outcome.bundle), "bundle")
             self.client.log_artifact(run_id, str(outcome.report))

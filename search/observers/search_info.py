@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Outcome:
     rules: Sequence[Mapping[str, Any]]  # a row per rule, all of the same columns
     bundle: Path  # folder of what ships
     report: Path
+    samples: Mapping[Path, str] = field(default_factory=dict)  # pictures of hold-out images -> their captions
 
 
 def scalars(metrics: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:

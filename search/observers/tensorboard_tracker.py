@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from typing_extensions import override
 
 from search.observers.replay import ReplayingTracker
@@ -87,6 +89,10 @@ class TensorboardTracker(ReplayingTracker):
         with SummaryWriter(str(folder)) as writer:
             writer.add_text("verdict", f"{outcome.verdict}\n\nbundle: {outcome.bundle}\n\nreport: {outcome.report}")
             writer.add_text("rules", markdown(outcome.rules))
+            for path, caption in outcome.samples.items():
+                with Image.open(path) as picture:
+                    writer.add_image(f"samples/{path.stem}", np.asarray(picture), dataformats="HWC")
+                writer.add_text(f"samples/{path.stem}", caption)
             if self.info.run.space_yaml.is_file():
                 space = self.info.run.space_yaml.read_text(encoding="utf-8")
                 writer.add_text("space", "".join(f"    {line}\n" for line in space.splitlines()))
@@ -116,7 +122,7 @@ def scalars_in(folder: Path) -> Iterator[tuple[int, str, float]]:
     from tensorboardX.proto.event_pb2 import Event
 
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        for data in _records(path.read_bytes()):
+        for data in records(path.read_bytes()):
             event = Event()
             event.ParseFromString(data)
             for value in event.summary.value:
@@ -124,7 +130,7 @@ def scalars_in(folder: Path) -> Iterator[tuple[int, str, float]]:
                     yield event.step, value.tag, value.simple_value
 
 
-def _records(content: bytes) -> Iterator[bytes]:
+def records(content: bytes) -> Iterator[bytes]:
     """The records of a TFRecord file: 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
     place = 0
     while place + 12 <= len(content):

@@ -128,6 +128,9 @@ class WandbTracker(ReplayingTracker):
         if outcome.rules:
             data = [list(row.values()) for row in outcome.rules]
             run.log({"rules": wandb.Table(columns=list(outcome.rules[0]), data=data)})
+        if outcome.samples:
+            pictures = [wandb.Image(str(path), caption=caption) for path, caption in outcome.samples.items()]
+            run.log({"sample predictions": pictures})
         bundle = wandb.Artifact(f"{self.run_dir.name}-bundle", type="model")
         bundle.add_dir(str(outcome.bundle), policy="immutable")  # no copy of the weights is made first
         run.log_artifact(bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from analysis.ensembling.result import EnsembleResult
+from analysis.report.samples import choose_samples
 from search.engine.study_file import open_study
 from search.observers.search_info import Outcome, SearchInfo
 from search.observers.trackers import build_trackers
@@ -27,7 +28,8 @@ def tell_trackers(context: Context) -> None:
 
 
 def outcome_of(run: RunDir) -> Outcome:
-    """The verdict, a row per rule, and where bundle and report lie."""
+    """The verdict, a row per rule, where bundle and report lie, and the sample predictions that the report stage wrote
+    (none in a run of before it wrote any)."""
     ensemble = EnsembleResult.read(run.ensemble_json)
     rules = [
         {
@@ -44,4 +46,6 @@ def outcome_of(run: RunDir) -> Outcome:
         }
         for rule in ensemble.rules
     ]
-    return Outcome(ensemble.verdict.sentence, rules, run.bundle, run.report)
+    pictures = {run.samples / sample.file_name: sample.caption for sample in choose_samples(ensemble)}
+    there = {path: caption for path, caption in pictures.items() if path.is_file()}
+    return Outcome(ensemble.verdict.sentence, rules, run.bundle, run.report, there)

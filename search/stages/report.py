@@ -1,5 +1,5 @@
-"""The report stage: report.html and its pages per class from the files of a run directory, and the summary on the
-terminal."""
+"""The report stage: report.html, its pages per class and sample predictions from the files of a run directory, and the
+summary on the terminal."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from analysis.ensembling.verdict import describe_form
 from analysis.report.class_pages import ClassPages, Read, write_class_pages
 from analysis.report.gallery import GalleryItem
 from analysis.report.page import ReportFacts, rule_label, worst_images, write_report
+from analysis.report.samples import write_samples
 from analysis.search_quality.noise_floor import NoiseFloor, read_noise_floor
 from search.engine.study_audit import audit_study, read_trained_on, rungs
 from search.engine.study_file import open_study
@@ -42,16 +43,17 @@ KEPT_PREDICTIONS = 100  # label maps in memory: an image is shown by several cla
 
 
 def run(context: Context) -> None:
-    """Write report.html and classes/."""
+    """Write report.html, classes/ and samples/."""
     data, ended = context.data, context.now().isoformat(timespec="seconds")
     write(context.run, context.space, data.cache, data.split, ended=ended)
 
 
 def write(run: RunDir, space: Space, cache: Cache, split: Split, *, ended: str) -> None:
-    """Write report.html and classes/ from the files of the earlier stages."""
+    """Write report.html, classes/ and samples/ from the files of the earlier stages."""
     ensemble = EnsembleResult.read(run.ensemble_json)
     read = _predicted(run, cache)
     write_pages(run, ensemble, read)
+    write_samples(run.samples, ensemble, read)
     facts = _of_search(run, space, cache.index, ensemble)
     facts |= {
         "ended": ended,

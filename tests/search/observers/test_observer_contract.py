@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from factories import Clock, make_row, make_time_left
+from PIL import Image
 from rich.console import Console
 
 import search.observers as package
@@ -76,7 +77,9 @@ def told_the_outcome(observer: Observer, folder: Path) -> None:
     (folder / "bundle").mkdir()
     (folder / "bundle" / "bundle.json").write_text("{}", encoding="utf-8")
     observer.begin({}, 4)
-    observer.finished(Outcome("Ship it.", [{"rule": "soft", "mIoU": 0.5}], folder / "bundle", folder / "report.html"))
+    Image.new("RGB", (8, 8)).save(folder / "best-1.jpg")
+    rules, samples = [{"rule": "soft", "mIoU": 0.5}], {folder / "best-1.jpg": "Best 1"}
+    observer.finished(Outcome("Ship it.", rules, folder / "bundle", folder / "report.html", samples))
     observer.end()
 
 

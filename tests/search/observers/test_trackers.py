@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import socket
@@ -18,11 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import Clock, TinyRun, make_row, make_tiny_run
+from numpy.typing import NDArray
+from PIL import Image
 
 from search.observers.event_log import EventLog
 from search.observers.mlflow_tracker import MlflowTracker
 from search.observers.search_info import Outcome, SearchInfo, plain_names, scalars
-from search.observers.tensorboard_tracker import TensorboardTracker, scalars_in
+from search.observers.tensorboard_tracker import TensorboardTracker, records, scalars_in
 from search.observers.trackers import NEEDS, build_trackers, check_trackers
 from search.observers.trial_row import Observer, TrialRow
 from search.observers.wandb_tracker import WandbTracker
@@ -74,11 +78,27 @@ def info(tmp_path: Path) -> SearchInfo:
     (tmp_path / "bundle" / "00000.safetensors").write_bytes(b"weights")
     (tmp_path / "report.html").write_text("<p>report</p>", encoding="utf-8")
     (tmp_path / "space.yaml").write_text("seed: 3\n", encoding="utf-8")
+    (tmp_path / "samples").mkdir()
+    Image.fromarray(np.indices((24, 80)).sum(0).astype(np.uint8)).convert("RGB").save(
+        tmp_path / "samples" / "worst-1.jpg"
+    )
     return SearchInfo(RunDir(tmp_path), CLASSES)
 
 
 def outcome_in(info: SearchInfo) -> Outcome:
-    return Outcome("Ship the soft vote.", RULES, info.run.bundle, info.run.report)
+    samples = {info.run.samples / "worst-1.jpg": "Worst 1: a.png, mIoU 0.250"}
+    return Outcome("Ship the soft vote.", RULES, info.run.bundle, info.run.report, samples)
+
+
+def sample_of(info: SearchInfo) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(info.run.samples / "worst-1.jpg"))
+
+
+def told_outcome(tracker: Observer, info: SearchInfo) -> None:
+    """As a run that is finished tells it."""
+    tracker.begin({}, 2)
+    tracker.finished(outcome_in(info))
+    tracker.end()
 
 
 def log_of(info: SearchInfo) -> EventLog:
@@ -145,13 +165,22 @@ def test_tensorboard_has_hyper_parameters_for_parallel_coordinates(info: SearchI
 
 def test_tensorboard_has_the_outcome_once(info: SearchInfo) -> None:
     for _ in range(2):
-        tracker = TensorboardTracker(info)
-        tracker.begin({}, 2)
-        tracker.finished(outcome_in(info))
-        tracker.end()
+        told_outcome(TensorboardTracker(info), info)
     (path,) = (info.run.tensorboard / "search").glob("events*")
     for written in (b"Ship the soft vote.", b"| soft | 0.6250 |", b"seed: 3"):
         assert written in path.read_bytes()
+
+
+def test_tensorboard_has_sample_predictions_as_images(info: SearchInfo) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    told_outcome(TensorboardTracker(info), info)
+    (path,) = (info.run.tensorboard / "search").glob("events*")
+    values = [value for data in records(path.read_bytes()) for value in Event.FromString(data).summary.value]
+    [(tag, found)] = [(value.tag, value.image) for value in values if value.WhichOneof("value") == "image"]
+    assert (tag, found.height, found.width) == ("samples/worst-1", 24, 80)
+    np.testing.assert_array_equal(Image.open(io.BytesIO(found.encoded_image_string)), sample_of(info))
+    assert b"Worst 1: a.png, mIoU 0.250" in path.read_bytes()
 
 
 def test_tensorboard_reads_a_file_that_a_kill_cut_short(info: SearchInfo) -> None:
@@ -246,6 +275,25 @@ def test_wandb_goes_on_with_a_trial_that_was_killed(info: SearchInfo, offline_wa
     assert wandb_of(info, "00000", "val/miou") == [0.125, 0.25, 0.375]
 
 
+def test_wandb_has_sample_predictions_as_images(info: SearchInfo, offline_wandb: None) -> None:
+    import wandb
+
+    told_outcome(WandbTracker(info), info)
+    wandb.teardown()
+    [path] = info.run.root.glob("wandb/offline-run-*/*-search.wandb")
+    items = [
+        item
+        for record in wandb_records(path)
+        if record.WhichOneof("record_type") == "history"
+        for item in record.history.item
+        if item.nested_key[0] == "sample predictions"
+    ]
+    logged = {item.nested_key[1]: json.loads(item.value_json) for item in items}
+    assert (logged["_type"], logged["captions"]) == ("images/separated", ["Worst 1: a.png, mIoU 0.250"])
+    [name] = logged["filenames"]
+    np.testing.assert_array_equal(Image.open(path.parent / "files" / name), sample_of(info))
+
+
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database as it is at first; making one takes seconds."""
@@ -333,16 +381,30 @@ def test_mlflow_has_space_verdict_and_rules_and_no_second_copy_of_the_weights(em
     from mlflow import MlflowClient
 
     for _ in range(2):
-        tracker = MlflowTracker(embedded)
-        tracker.begin({}, 2)
-        tracker.finished(outcome_in(embedded))
-        tracker.end()
+        told_outcome(MlflowTracker(embedded), embedded)
     whole = runs_at(uri_of(embedded))["search"]
     client = MlflowClient(tracking_uri=uri_of(embedded))
     names = [one.path for folder in (None, "bundle") for one in client.list_artifacts(whole.info.run_id, folder)]
     assert whole.data.tags["verdict"] == "Ship the soft vote."
-    assert sorted(names) == ["bundle", "bundle/MLmodel", "bundle/bundle.json", "rules.json", "space.yaml"]
+    assert sorted(names) == ["bundle", "bundle/MLmodel", "bundle/bundle.json", "rules.json", "samples", "space.yaml"]
     assert len(client.search_model_versions("")) == 1
+
+
+def check_samples(info: SearchInfo, uri: str, folder: Path) -> None:
+    """The picture that MLflow keeps, a JPEG of its own, and the tag with its caption."""
+    from mlflow import MlflowClient
+
+    client, whole = MlflowClient(tracking_uri=uri), runs_at(uri)["search"]
+    assert [one.path for one in client.list_artifacts(whole.info.run_id, "samples")] == ["samples/worst-1.jpg"]
+    folder.mkdir()
+    kept = Image.open(client.download_artifacts(whole.info.run_id, "samples/worst-1.jpg", str(folder)))
+    assert np.abs(np.asarray(kept, float) - sample_of(info)).mean() < 1
+    assert whole.data.tags["samples.worst-1"] == "Worst 1: a.png, mIoU 0.250"
+
+
+def test_mlflow_has_sample_predictions_as_images(embedded: SearchInfo, tmp_path: Path) -> None:
+    told_outcome(MlflowTracker(embedded), embedded)
+    check_samples(embedded, uri_of(embedded), tmp_path / "fetched")
 
 
 @pytest.fixture
@@ -372,10 +434,7 @@ def check_registered(info: SearchInfo, run: TinyRun, uri: str, monkeypatch: pyte
 def test_mlflow_loads_the_registered_bundle_from_the_run_directory(
     embedded: SearchInfo, bundled: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = MlflowTracker(embedded)
-    tracker.begin({}, 2)
-    tracker.finished(outcome_in(embedded))
-    tracker.end()
+    told_outcome(MlflowTracker(embedded), embedded)
     check_registered(embedded, bundled, uri_of(embedded), monkeypatch)
 
 
@@ -434,6 +493,7 @@ def test_mlflow_server_gets_trials_and_bundle(
     fetched = client.download_artifacts(whole.info.run_id, name, str(tmp_path / "fetched"))
     assert Path(fetched).read_bytes() == weights.read_bytes()
     assert not info.run.mlflow.exists()
+    check_samples(info, server, tmp_path / "samples_fetched")
     check_registered(info, bundled, server, monkeypatch)
 
 

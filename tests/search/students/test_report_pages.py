@@ -148,6 +148,11 @@ def test_paper_keeps_every_column_and_plot(opened: Any, name: str) -> None:
     assert opened.evaluate(f"[...document.querySelectorAll('tbody td')].filter({hidden}).length") == 0
 
 
+def test_sample_predictions_lie_beside_the_report(pages: Path) -> None:
+    written = sorted(path.name for path in (pages / "run/samples").iterdir())
+    assert written == [f"{kind}-{number}.jpg" for kind in ("best", "median", "worst") for number in (1, 2)]
+
+
 @pytest.mark.parametrize("name", ["run/report.html"])
 def test_pictures_are_enlarged_and_sorted_by_keyboard(opened: Any) -> None:
     opened.focus("ol.gallery .enlarge")
