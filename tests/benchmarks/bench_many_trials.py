@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class OneCpu:
         return {"cpu": 1}
 
 
+@lru_cache
 def space_of(num_trials: int) -> Space:
     return load_space("all.yaml", overrides=[f"search={{num_trials: {num_trials}, max_epochs: 2, grace_epochs: 1}}"])
 
@@ -61,6 +63,11 @@ def raw(folder: Path, num_trials: int) -> None:
     fit(folder, config, {"lr": tune.loguniform(1e-5, 1e-1)})
 
 
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    """Ray pickles it with its searcher's state."""
+    return {"recipe": space_of(NUM_TRIALS).suggest(trial).model_dump(mode="json")}
+
+
 def raw_tpe(folder: Path, num_trials: int) -> None:
     """Ray Tune with its own searcher for Optuna and its own ASHA."""
     from ray import tune
@@ -68,12 +75,7 @@ def raw_tpe(folder: Path, num_trials: int) -> None:
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
-    space = space_of(num_trials)
     tpe = optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=0)
-
-    def suggest(trial: optuna.Trial) -> dict[str, Any]:
-        return {"recipe": space.suggest(trial).model_dump(mode="json")}
-
     config = tune.TuneConfig(
         search_alg=ConcurrencyLimiter(OptunaSearch(suggest, metric=METRIC, mode="max", sampler=tpe), SLOTS + 1),
         scheduler=ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=2, grace_period=1),

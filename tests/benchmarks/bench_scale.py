@@ -251,17 +251,27 @@ def report_figures(run: RunDir) -> dict[str, float]:
     }
 
 
+def in_a_fork(call: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
+    """What the call returns in a process of its own, whose memory is measured. EOFError where it fails."""
+    forks = multiprocessing.get_context("fork")
+    receiver, sender = forks.Pipe(duplex=False)
+    process = forks.Process(target=lambda: sender.send(call(*args)))
+    process.start()
+    sender.close()
+    found: dict[str, float] = receiver.recv()
+    process.join()
+    return found
+
+
 def run_in(folder: Path, marks: Sequence[int]) -> list[dict[str, float]]:
     """A row of figures per mark."""
     here, found = RunDir(folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as fresh:
-        for mark in marks:
-            if here.study_db.exists():
-                copy_trials(here, mark - NUM_REPLAYED)
-            found.append(fresh.apply(session_figures, (here, mark)))
-            found[-1] |= fresh.apply(report_figures, (here,))
-            print("  ".join(f"{name} {value:.4g}" for name, value in found[-1].items()), flush=True)
+    for mark in marks:
+        if here.study_db.exists():
+            copy_trials(here, mark - NUM_REPLAYED)
+        found.append(in_a_fork(session_figures, here, mark) | in_a_fork(report_figures, here))
+        print("  ".join(f"{name} {value:.4g}" for name, value in found[-1].items()), flush=True)
     return found
 
 
