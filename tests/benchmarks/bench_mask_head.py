@@ -3,6 +3,8 @@
     python tests/benchmarks/bench_mask_head.py                       # images a second against UPerNet
     python tests/benchmarks/bench_mask_head.py DATA_CARD [EPOCHS]    # val mIoU of short trainings too, and seconds per
                                                                      # epoch with kept features and without
+    python tests/benchmarks/bench_mask_head.py DATA_CARD EPOCHS vit frozen    # of trainings with all of these in their
+                                                                              # names alone
 
 Speeds are medians of pairs at 128 x 128 px, fp32: a training step (forward, loss, backward) and a prediction of the
 mask head (over the ViT, EoMT's too) and of UPerNet, one after the other: what else the machine does falls on both.
@@ -56,14 +58,16 @@ TRAINED = {
 NUM_CLASSES, BATCH, SIDE_PX = 11, 2, 128
 
 
-def run(card: str | None = None, epochs: str = "5") -> dict[str, Any]:
+def run(card: str | None = None, epochs: str = "5", *parts: str) -> dict[str, Any]:
     torch.set_num_threads(1)
+    names = [(b, h) for b in BACKBONES for h in TRAINED if _fits(b, h) and all(part in f"{b} {h}" for part in parts)]
+    if card is not None and parts:
+        return {"trained": [_train(Path(card), *name, int(epochs)) for name in names]}
     rows = [_speed(backbone, sizes) for backbone in BACKBONES for sizes in PAIRS if _fits(backbone, sizes)]
     if card is None:
         return {"speed": rows}
     kept = [_kept(Path(card), backbone) for backbone in BACKBONES]
-    trained = [_train(Path(card), b, head, int(epochs)) for b in BACKBONES for head in TRAINED if _fits(b, head)]
-    return {"speed": rows, "kept": kept, "trained": trained}
+    return {"speed": rows, "kept": kept, "trained": [_train(Path(card), *name, int(epochs)) for name in names]}
 
 
 def _fits(backbone: str, name: str) -> bool:
@@ -110,7 +114,7 @@ def _train(card: Path, backbone: str, head: str, epochs: int) -> dict[str, Any]:
         backbone,
         TRAINED[head],
         frozen="frozen" in head,
-        augmentation={"crop_px": 96, "scale_min": 0.75, "scale_max": 1.5},
+        augmentation={"short_px": 120, "crop_px": 96, "scale_min": 0.75, "scale_max": 1.5},  # 120: what wbc has
         optimizer={"lr": 1e-3, "warmup_epochs": 1.0},
         train={"num_epochs": epochs, "batch_size": 8, "num_workers": 0, "ema_decay": 0.95, "amp": "off"},
     )
