@@ -43,7 +43,7 @@ class RayExecutor:
     def __call__(self, job: Job[R], ids: Sequence[str], what: str = "") -> Iterator[R]:
         gpus = self.gpus_per_task if job.device else 0.0
         nodes = self.files.where_seen(live_nodes()) if self.files else live_nodes()
-        placement = self.files.placement if self.files else "DEFAULT"
+        placement: Any = self.files.placement if self.files else "DEFAULT"
         slots = max(1, num_holders({"cpu": 1.0, "gpu": gpus}, nodes))
         size = self.images_per_task or min(MOST_IMAGES, max(1, len(ids) // (TASKS_A_SLOT * slots)))
         held, flying = ray.put(job), deque[Any]()
