@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from analysis.ensembling.fit import fit_ensemble
 from analysis.ensembling.judge_on_holdout import Provenance
-from analysis.ensembling.result import HoldoutOpening, MemberForm
+from analysis.ensembling.result import HoldoutOpening
 from analysis.voting.labelled_logits import LabelledLogits
 from search.engine.study_file import STUDY_NAME, open_storage
 from search.observers.event_log import EventLog
@@ -21,9 +22,11 @@ from search.observers.trial_row import TrialRow
 from search.run_dir import RunDir, write_json
 from search.space.space import load_space
 from search.stages import run_data
+from search.stages.ensemble import forms_of
 from trainables.data.cache import Cache
 from trainables.data.index import Split
 from trainables.data.splits.folds import Folds, deal_folds, write_folds
+from trainables.data.synthetic.dataset import write_synthetic
 from trainables.logits.store import LogitStore
 from trainables.logits.view import View
 from trainables.logits.write_logits import Candidate, write_logits
@@ -32,6 +35,14 @@ from trainables.models.weights_file import BEST_JSON, BEST_WEIGHTS, REFIT_WEIGHT
 from trainables.recipe.recipe import Recipe
 from trainables.training.checkpoint import about_best
 
+TINY_SPACE = """
+model: {backbone: {choice: [test_convnext, test_resnet]}, pretrained: false, head: {name: segformer, channels: 16}}
+augmentation: {crop_px: 32, cutmix: {p: 0.5}}
+optimizer: {lr: 0.01, warmup_epochs: 0}
+train: {batch_size: 4, num_workers: 0, ema_decay: 0.9}
+search: {max_epochs: 2, grace_epochs: 1, num_trials: 3}
+ensemble: {resamples: 100, sample_mb: 1, folds: 2, max_sweeps: 2, postprocess: off, stacking: off}
+"""
 SEARCHED = {  # besides the backbones of the trials
     "optimizer/lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
 }
@@ -53,11 +64,7 @@ def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Rec
     record |= {"command": ["segsearch"], "card": str(card), "data_fingerprint": index.fingerprint, "versions": {}}
     record |= {"space": "given", "profile": None, "seed": 0, "split_fingerprint": split.fingerprint}
     write_json(run.run_json, record | {"started": AT, "stages": {"ensemble": AT}})
-    trials = []
-    for number, recipe in enumerate(recipes):
-        folder = run.tune / f"{number:05d}"
-        trials.append(Candidate(folder.name, recipe, folder, train(recipe, cache, split, folder)))
-    _write_study(run, trials)
+    trials = search_without_ray(run, recipes, cache, split, train)
     num_folds = loaded.options.folds.num
     if num_folds:
         folds = deal_folds(index, split, num_folds, seed=loaded.options.seed)
@@ -65,19 +72,66 @@ def make_finished_run(run: RunDir, card: Path, space: str, recipes: Sequence[Rec
         trials = [_train_folds(run, one, folds, cache, split, train) for one in trials]
         every = tuple(image.image_id for image in index.images if image.image_id in {*split.train_ids, *split.val_ids})
         split = replace(split, train_ids=(), val_ids=every)
-    for one in trials:
-        write_logits(
-            one, cache, split, [View()], {part: run.logits(one.trial, part) for part in one.parts}, device="cpu"
-        )
+    write_plain_logits(run, trials, cache, split)
 
     def logits(part: str, ids: tuple[str, ...]) -> LabelledLogits:
         stores = [LogitStore(run.root / "logits" / one.trial / part) for one in trials]
         return LabelledLogits.of(stores, ids, cache, index)
 
-    form: MemberForm = "mean" if num_folds else "trial"
-    provenance = Provenance(HoldoutOpening(at=AT, by="a test"), folds=num_folds, form=form)
-    val, holdout = logits("val", split.val_ids), logits("holdout", split.holdout_ids)
-    fit_ensemble(val, holdout, loaded.options.ensemble, provenance, run.root, seed=loaded.options.seed)
+    form, *others = forms_of(trials)
+    holdout = {one: logits("refit" if one == "refit" else "holdout", split.holdout_ids) for one in (form, *others)}
+    provenance = Provenance(
+        HoldoutOpening(at=AT, by="a test"),
+        folds=num_folds,
+        form=form,
+        other_forms={other: holdout[other] for other in others},
+    )
+    val = logits("val", split.val_ids)
+    fit_ensemble(val, holdout[form], loaded.options.ensemble, provenance, run.root, seed=loaded.options.seed)
+
+
+def search_without_ray(
+    run: RunDir, recipes: Sequence[Recipe], cache: Cache, split: Split, train: Train
+) -> list[Candidate]:
+    """A trial per recipe, with its checkpoint, and the study that holds them."""
+    trials = []
+    for number, recipe in enumerate(recipes):
+        folder = run.tune / f"{number:05d}"
+        trials.append(Candidate(folder.name, recipe, folder, train(recipe, cache, split, folder)))
+    _write_study(run, trials)
+    return trials
+
+
+def write_plain_logits(run: RunDir, trials: Sequence[Candidate], cache: Cache, split: Split) -> None:
+    """Every candidate's logits in its plain view."""
+    for one in trials:
+        write_logits(
+            one, cache, split, [View()], {part: run.logits(one.trial, part) for part in one.parts}, device="cpu"
+        )
+
+
+def write_card_with_unlabelled(root: Path) -> Path:
+    """The card of 24 labelled images, and of four of another drawing without labels."""
+    path = write_synthetic(root / "data", num_images=24, image_px=64, seed=0)
+    other = write_synthetic(root / "other", num_images=18, image_px=64, seed=7)
+    (path.parent / "extra").mkdir()
+    for number, picture in enumerate(sorted(other.parent.glob("batch_*/*.jpg"))[:4]):
+        shutil.copy(picture, path.parent / "extra" / f"{number}.jpg")
+    path.write_text(path.read_text(encoding="utf-8") + "unlabelled: {images: extra}\n", encoding="utf-8")
+    return path
+
+
+def tiny_recipe(backbone: str, seed: int) -> Recipe:
+    """A recipe of TINY_SPACE."""
+    values: dict[str, Any] = {
+        "backbone": {"name": backbone, "pretrained": False},
+        "head": {"name": "segformer", "channels": 16},
+        "augmentation": {"crop_px": 32, "cutmix": {"p": 0.5}},
+        "optimizer": {"lr": 0.01, "warmup_epochs": 0},
+        "train": {"num_epochs": 2, "batch_size": 4, "num_workers": 0, "ema_decay": 0.9},
+        "seed": seed,
+    }
+    return Recipe.model_validate(values)
 
 
 def write_untrained(recipe: Recipe, cache: Cache, split: Split, folder: Path) -> float:
