@@ -24,8 +24,8 @@ from finished_runs import (
 from foreign_sets import labelme_shape, rectangle, write_labelme
 from mask_sets import write_images
 
-from analysis.ensembling.external_members import read_labels
 from analysis.ensembling.result import EnsembleResult
+from analysis.external.members import read_labels
 from search import pipeline
 from search.engine.study_file import open_study
 from search.observers.trial_row import study_rows
