@@ -9,7 +9,6 @@ copied nor changed. Everything that is wrong with the input is reported at once,
 
 from __future__ import annotations
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -47,8 +46,9 @@ def main(
         from analysis.conversion.write_set import convert
 
         lines = convert(source.value, folder, out, boxes=boxes, follow_links=follow_links)
-    card = shlex.quote(str(out / "data.yaml"))
-    typer.echo("\n".join([*lines, f"written: {card}", f"next: {run_command()} --space convnext.yaml --data {card}"]))
+    card = out / "data.yaml"
+    command = run_command("--space", "convnext.yaml", "--data", card)
+    typer.echo("\n".join([*lines, f"written: {card}", f"next: {command}"]))
 
 
 if __name__ == "__main__":

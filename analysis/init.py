@@ -8,7 +8,6 @@ Nothing but the card is written. It is read at once as a run would read it, and 
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +30,7 @@ def main(
     typer.echo("\n".join([*lines, f"written: {card}"]))
     if problems:
         fail(f"the card is written, but a run would refuse it:\n{problems}")
-    typer.echo(f"next: {run_command()} --space convnext.yaml --data {shlex.quote(str(card))}")
+    typer.echo(f"next: {run_command('--space', 'convnext.yaml', '--data', card)}")
 
 
 def write_draft(folder: Path, out: Path | None) -> tuple[Path, tuple[str, ...], str]:

@@ -51,7 +51,7 @@ def plan(run: Path, *, members_too: bool = False) -> Plan:
     if undone:
         raise ValueError(
             f"only a finished run can be pruned, got {run} without {', '.join(undone)}; finish it first: "
-            f"{run_command()} --resume {run}"
+            f"{run_command('--resume', run)}"
         )
     used = shipped_members(run)
     for root in (run / "logits", run / "soups", run / "folds"):

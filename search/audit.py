@@ -65,8 +65,8 @@ def train_on(run: RunDir, num_trials: int, address: str | None, cache_dir: Path)
 
     if not read_record(run)["stages"].get(Stage.search):
         raise ValueError(
-            f"--train-on needs a run whose search is done, got {run.root}; finish it first: {run_command()} --resume "
-            f"{run.root}"
+            f"--train-on needs a run whose search is done, got {run.root}; finish it first: "
+            f"{run_command('--resume', run.root)}"
         )
 
     def say(line: str) -> None:

@@ -169,7 +169,7 @@ def _check_judged(run: RunDir) -> None:
     if not read_record(run)["stages"].get(Stage.ensemble):
         raise ValueError(
             f"a rule can be exported once the ensemble stage is done, got {run.root} without it; finish it first: "
-            f"{run_command()} --resume {run.root}"
+            f"{run_command('--resume', run.root)}"
         )
 
 

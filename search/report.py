@@ -89,7 +89,7 @@ def _check_done(run: RunDir, stage: Stage) -> dict[str, str]:
     if not done.get(stage):
         raise ValueError(
             f"a report needs a run whose {stage} stage is done, got {run.root} without it; finish it first: "
-            f"{run_command()} --resume {run.root}"
+            f"{run_command('--resume', run.root)}"
         )
     return done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def run_command() -> str:
-    """The search's command, as a script or a subcommand, whichever the user called of the others."""
-    return "python search/run.py" if sys.argv[0].endswith(".py") else "segsearch run"
+def run_command(*arguments: str | Path) -> str:
+    """The search's command with these arguments, quoted for a shell; a script or a subcommand, whichever the user
+    called of the others."""
+    command = ("python", "search/run.py") if sys.argv[0].endswith(".py") else ("segsearch", "run")
+    return shlex.join([*command, *map(str, arguments)])
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

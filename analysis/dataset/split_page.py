@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def write_report(
         "headline": _headline(quality, index.grouped),
         "grouped": index.grouped,
         "written": str(out),
+        "setting": shlex.quote(f"split.file={out}"),
         "pairs": _pairs(quality.near_duplicates, cache),
     }
     html.write_page(out.with_suffix(".html"), "split.html.j2", values, figures)

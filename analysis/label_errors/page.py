@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def write_suspects(
         "background": index.background,
         "caveats": list(caveats),
         "list_path": str(out / "suspects.csv"),
-        "card": str(card),
+        "card": shlex.quote(str(card)),
         "suspects": [_shown(suspect, cache, predicted, colours) for suspect in suspects[:top]],
         "legend": [(name, css(colours[k])) for k, name in enumerate(index.classes)],
         "images": _worst_images(ranking.image_scores, cache, colours),

@@ -110,7 +110,7 @@ def check_judged(run: RunDir) -> None:
     if not read_record(run)["stages"].get(Stage.ensemble):
         raise ValueError(
             f"a student learns from a run whose ensemble stage is done, got {run.root} without it; finish it first: "
-            f"{run_command()} --resume {run.root}"
+            f"{run_command('--resume', run.root)}"
         )
 
 
