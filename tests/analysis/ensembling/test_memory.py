@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +39,24 @@ def stores_of(folder: Path, ids: tuple[str, ...], split: str) -> list[LogitStore
     return stores
 
 
-def peak_bytes(folder: Path, num_images: int) -> int:
-    """Of a whole fit on so many images each of val and hold-out."""
+def problem(folder: Path, num_images: int) -> Callable[[], object]:
+    """A whole fit on so many images each of val and hold-out, to be called."""
     val, holdout = (tuple(f"{part}/{i:03d}" for i in range(num_images)) for part in ("val", "holdout"))
     records = tuple(ImageRecord(i, folder / i, *SIZE, i, "val" if i in val else "holdout") for i in (*val, *holdout))
     index = SegIndex("made-up", records, CLASSES, "d", False)
     stores = stores_of(folder, val, "val"), stores_of(folder, holdout, "holdout")
+
+    def fit() -> object:
+        data = (LabelledLogits.of(few, ids, Blocks(), index) for few, ids in zip(stores, (val, holdout), strict=True))
+        return fit_ensemble(*data, OPTIONS, Provenance(HoldoutOpening(at="now", by="a test")), folder)
+
+    return fit
+
+
+def peak_bytes(fit: Callable[[], object]) -> int:
     tracemalloc.start()
     try:
-        data = (LabelledLogits.of(few, ids, Blocks(), index) for few, ids in zip(stores, (val, holdout), strict=True))
-        fit_ensemble(*data, OPTIONS, Provenance(HoldoutOpening(at="now", by="a test")), folder)
+        fit()
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -55,8 +64,8 @@ def peak_bytes(folder: Path, num_images: int) -> int:
 
 def test_more_images_take_their_counts_and_no_pixel(tmp_path: Path) -> None:
     few, many, num_classes = 20, 80, len(CLASSES)
-    peak_bytes(tmp_path / "warm", few)  # kernels are compiled once
-    small, large = peak_bytes(tmp_path / "few", few), peak_bytes(tmp_path / "many", many)
+    problem(tmp_path / "warm", few)()  # compiles the kernels, which takes minutes where every allocation is traced
+    small, large = peak_bytes(problem(tmp_path / "few", few)), peak_bytes(problem(tmp_path / "many", many))
     an_image = 2 * 4 * VOTES * num_classes**2 + 2 * 2 * OPTIONS.resamples + 1000  # counts, resamples, its name
     one_whole = SIZE[0] * SIZE[1] * (4 * len(MEMBERS) * num_classes + VOTES)  # probabilities and labels
     assert large - small < (many - few) * an_image
