@@ -23,9 +23,11 @@ WITH_TASKS = (*TRAINING, Stage.soups, Stage.logits, Stage.ensemble)
 def check_cluster(context: Context, stages: Sequence[Stage]) -> None:
     """Raises ValueError where no node has room for what a task of these stages holds, and where a GPU node's GPU
     cannot be used."""
-    options = context.space.options
-    shares = {stage: share_of(options.resources, stage) for stage in stages if stage in WITH_TASKS}
-    nodes = live_nodes() if shares else ()
+    holding = [stage for stage in stages if stage in WITH_TASKS]
+    if not holding:
+        return
+    options, nodes = context.space.options, live_nodes()
+    shares = {stage: share_of(options.resources, stage) for stage in holding}
     for stage, share in shares.items():
         check_fits(share, nodes)
         if stage is Stage.ensemble or (stage is Stage.pseudo and options.pseudo):
