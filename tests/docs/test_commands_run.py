@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,12 +138,12 @@ def server(drawn: Path) -> Iterator[str]:
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """`run` checks, reads, splits and records everything, and joins no cluster; its stages write logits at most."""
 
-    def stages(claimed: Any, space: Any, data: Any, now: Callable[[], Any], say: Callable[[str], None]) -> None:
+    def stages(claimed: Any, context: Context) -> None:
         if claimed.asked.until is Stage.logits:
-            logits_without_ray(Context(claimed.run, space, data, say, now))
+            logits_without_ray(context)
 
     monkeypatch.setattr("search.cluster.connection.connected", lambda *_, **__: nullcontext(0.0))
-    monkeypatch.setattr("search.cluster.nodes.check_one_node", lambda *_: None)
+    monkeypatch.setattr("search.cluster.run_files.files_of", lambda *_, **__: nullcontext())
     monkeypatch.setattr(start, "_run_stages", stages)
 
 
@@ -159,8 +159,13 @@ def page(
     return Page(folder, drawn / CACHE, server)
 
 
+QUICK = ("CONTRIBUTING.md", "cluster.md")  # the others take minutes each
+
+
 @pytest.mark.parametrize(
-    ("page", "path"), [(path, path) for path in PAGES], indirect=["page"], ids=lambda one: one.name
+    ("page", "path"),
+    [pytest.param(path, path, id=path.name, marks=() if path.name in QUICK else pytest.mark.kills) for path in PAGES],
+    indirect=["page"],
 )
 def test_what_a_page_shows_runs(page: Page, path: Path, without_ray: None) -> None:
     broken, done_before = [], [words for before in PAGES[: PAGES.index(path)] for words in shown_on(before)]
