@@ -34,11 +34,13 @@ NOT_RUN = {  # a command begins with these words -> why it cannot run here
     "ray get-auth-token": "writes into the home folder; tests/search/cluster starts nodes with a token of their own",
     "ray start": "listens on all interfaces; tests/search/cluster starts nodes on loopback",
     "ray job submit": "needs a cluster; tests/search/cluster/test_job_submit.py submits this to one",
+    "segsearch audit runs/... --train-on": "trains in Ray, as tests/search/stages/test_stopped_trials.py does",
     "python search/serve.py": "starts Ray Serve and serves until it is stopped, as tests/search/serving does",
     "segsearch serve": "the same; what it answers is asked of its routes here",
 }
 EXAMPLES = {  # what pages name by example -> what it is here
     "runs/...": "runs/a",
+    "runs/convnext-20260102-120000": "runs/a",
     "RUN/bundle": "runs/a/bundle",
     "s3://bucket/runs/a?region=eu-central-1": "file://{folder}/bucket/a",
     "http://127.0.0.1:8000": "{server}",
@@ -159,7 +161,7 @@ def page(
     return Page(folder, drawn / CACHE, server)
 
 
-QUICK = ("CONTRIBUTING.md", "cluster.md")  # the others take minutes each
+QUICK = ("CONTRIBUTING.md", "cluster.md", "space.md", "start.md")  # the others take minutes each
 
 
 @pytest.mark.parametrize(
