@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "docs" / "LOG.md"  # its commands made the figures beside them, on data that is not part of this repository
@@ -41,6 +42,8 @@ def blocks_of(page: Path) -> Iterator[Block]:
 def commands_in(block: str) -> list[list[str]]:
     """The words of every command that the block would run."""
     script = f"exec 3>&1 >/dev/null\n{RECORDER}\n{block}"
-    done = subprocess.run(["/bin/bash", "-eu", "-c", script], capture_output=True, text=True, check=False)
+    with TemporaryDirectory() as folder:  # where a redirected command's file is made
+        bash = ["/bin/bash", "-eu", "-c", script]
+        done = subprocess.run(bash, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stderr}\n{block}"
     return [command.split("\0")[:-1] for command in done.stdout.split("\1\0")[:-1]]
