@@ -150,7 +150,7 @@ def start(*arguments: str, cache: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=580)
     assert process.returncode == 0, output
     return output
 
