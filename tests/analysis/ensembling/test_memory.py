@@ -64,7 +64,7 @@ def peak_bytes(fit: Callable[[], object]) -> int:
 
 def test_more_images_take_their_counts_and_no_pixel(tmp_path: Path) -> None:
     few, many, num_classes = 20, 80, len(CLASSES)
-    problem(tmp_path / "warm", few)()  # compiles the kernels, which takes minutes where every allocation is traced
+    problem(tmp_path / "warm", few)()  # compiles the kernels, untraced
     small, large = peak_bytes(problem(tmp_path / "few", few)), peak_bytes(problem(tmp_path / "many", many))
     an_image = 2 * 4 * VOTES * num_classes**2 + 2 * 2 * OPTIONS.resamples + 1000  # counts, resamples, its name
     one_whole = SIZE[0] * SIZE[1] * (4 * len(MEMBERS) * num_classes + VOTES)  # probabilities and labels
