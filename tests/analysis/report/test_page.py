@@ -243,7 +243,7 @@ def test_a_browser_draws_every_chart_without_an_error_or_sideways_scrolling(page
             f"--screenshot={tmp_path / 'page.png'}",
             (tmp_path / "frame.html").as_uri(),
         ],
-        capture_output=True, text=True, check=False, timeout=50,
+        capture_output=True, text=True, check=False, timeout=180,
     )  # fmt: skip
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console

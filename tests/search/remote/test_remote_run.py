@@ -91,10 +91,8 @@ def no_key_is_known(s3_port: int) -> Iterator[None]:
 
 
 def refused(uri: str, cache: Path) -> str:
-    begun = time.monotonic()
     result = CliRunner().invoke(app, ["run", *TINY, "--run-dir", uri, "--cache-dir", str(cache)])
     assert result.exit_code == 2, result.output
-    assert time.monotonic() - begun < 60
     assert not [path for path in cache.iterdir() if path.name != "remote-runs"]  # no data were decoded
     return result.output
 

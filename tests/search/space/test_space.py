@@ -203,11 +203,10 @@ def test_a_split_file_is_found_from_any_folder_once_the_run_is_recorded(
 
 def test_loading_imports_nothing_heavy() -> None:
     code = """if True:
-    import sys, time
+    import sys
     from search.space.space import load_space
     load_space("convnext.yaml")
-    heavy = {"torch", "ray", "timm", "optuna", "numpy"} & set(sys.modules)
-    print(sorted(heavy), time.process_time() < 1.0)
+    print(sorted({"torch", "ray", "timm", "optuna", "numpy"} & set(sys.modules)))
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split("\n")[0] == "[] True"
+    assert result.stdout == "[]\n"

@@ -131,7 +131,7 @@ def test_processes_that_start_together_build_once(index: SegIndex, tmp_path: Pat
     (tmp_path / "index.pickle").write_bytes(pickle.dumps(index))
     command = [sys.executable, "-c", BUILDER, str(tmp_path / "index.pickle"), str(tmp_path / "cache")]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = [process.communicate(timeout=60)[0] for process in started]
+    outputs = [process.communicate(timeout=180)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0]
     assert "".join(outputs).count("built") == 1
 
