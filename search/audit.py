@@ -73,17 +73,14 @@ def train_on(run: RunDir, num_trials: int, address: str | None, cache_dir: Path)
         typer.echo(line, err=True)
 
     with hold(run.root, say):
-        from search.cluster.connection import connected_until_stopped
         from search.stages import stopped_trials
-        from search.stages.prepare_cluster import check_cluster, spread_cache
+        from search.stages.prepare_cluster import in_cluster
         from search.students.finished_run import open_begun
 
         context = open_begun(run, cache_dir, say=say, now=lambda: datetime.now().astimezone())
         stopped_trials.in_random_order(context)  # there is one, before Ray starts
-        with connected_until_stopped(address, say):
-            check_cluster(context, [Stage.search])
-            spread_cache(context, Stage.search)
-            stopped_trials.run(context, num_trials)
+        with in_cluster(context, Stage.search, address) as inside:
+            stopped_trials.run(inside, num_trials)
 
 
 def audit_run(run: RunDir) -> Audit:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -125,15 +125,13 @@ def _runner(finished: FinishedRun, options: PseudoOptions, where: Place) -> Iter
 
         yield InSequence(Setting(finished, options, resolve_device(where.device), where.ranks))
         return
-    from search.cluster.connection import connected_until_stopped
-    from search.stages.prepare_cluster import check_cluster, spread_cache
+    from search.stages.prepare_cluster import in_cluster
     from search.stages.stage import Stage
     from search.students.pseudo_stage import tasks_of
 
-    with connected_until_stopped(None if where.address == LOCAL else where.address, typer.echo):
-        check_cluster(finished.context, [Stage.pseudo])
-        spread_cache(finished.context, Stage.pseudo)
-        yield tasks_of(finished, options)
+    address = None if where.address == LOCAL else where.address
+    with in_cluster(finished.context, Stage.pseudo, address) as inside:
+        yield tasks_of(replace(finished, context=inside), options)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@ A resumed run may find another cluster than the one it was started on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 
+from search.cluster.connection import connected_until_stopped
 from search.cluster.nodes import Node, check_fits, gpu_memory_gb, live_nodes, num_holders, on_each
+from search.cluster.run_files import files_of
 from search.space.options import Resources
 from search.stages.stage import Context, Stage
 from trainables.data.cache import Cache
@@ -18,6 +22,18 @@ from trainables.data.index import SegIndex
 
 TRAINING = (Stage.search, Stage.noise, Stage.folds, Stage.pseudo)
 WITH_TASKS = (*TRAINING, Stage.soups, Stage.logits, Stage.ensemble)
+
+
+@contextmanager
+def in_cluster(context: Context, stage: Stage, address: str | None) -> Iterator[Context]:
+    """The context of a run that has ended, for more work of the kind of this stage, in the cluster at `address` or one
+    that is started on this machine. Raises ValueError where none answers or `check_cluster` refuses it."""
+    run, root, say = context.run, context.data.cache_root, context.say
+    with connected_until_stopped(address, say), files_of(run, address, root, at_uri=False, say=say) as files:
+        inside = replace(context, run_files=files)
+        check_cluster(inside, [stage])
+        spread_cache(inside, stage)
+        yield inside
 
 
 def check_cluster(context: Context, stages: Sequence[Stage]) -> None:

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from search.cluster.nodes import live_nodes, num_holders
 from search.cluster.ray_tasks import in_turn, portable_errors
+from search.cluster.run_files import RunFiles
 from search.engine.admission import resources_of
 from search.engine.study_audit import TrainedOn, read_trained_on
 from search.engine.study_file import open_study
@@ -101,7 +102,7 @@ def _train(stopped: list[Stopped], known: TrainedOn, context: Context) -> list[s
     def start(one: Stopped) -> Any:
         cpu, gpu = held[one]["cpu"], held[one]["gpu"]
         task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=options.search.max_failures)(go_on)
-        return task.remote(one, cache, data.split, context.run.audit / one.trial, cpu, gpu)
+        return task.remote(one, cache, data.split, context.files, cpu, gpu)
 
     for one, more, error in in_turn(stopped, start, room):
         if error is not None:
@@ -116,8 +117,10 @@ def _train(stopped: list[Stopped], known: TrainedOn, context: Context) -> list[s
 
 
 @portable_errors
-def go_on(one: Stopped, cache: Cache, split: Split, folder: Path, cpu: float, gpu: float) -> dict[int, float]:
+def go_on(one: Stopped, cache: Cache, split: Split, files: RunFiles, cpu: float, gpu: float) -> dict[int, float]:
     """A Ray task: train one stopped trial on; epoch -> mIoU."""
     prepare_worker(cpu, gpu)
-    trial = Trial(one.recipe, cache, split, folder, "cuda" if gpu else "cpu")
-    return train_on(trial, one.checkpoint, num_ranks=max(1, int(gpu)))
+    folder = files.run.audit / one.trial
+    with files.at_hand([one.checkpoint], [folder]) as at:
+        trial = Trial(one.recipe, cache, split, at(folder), "cuda" if gpu else "cpu")
+        return train_on(trial, at(one.checkpoint), num_ranks=max(1, int(gpu)))

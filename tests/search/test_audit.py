@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.engine.study_file import STUDY_NAME, open_storage
+from search.engine.study_file import STUDY_NAME, close_storage, open_storage
 
 CURVES = {  # backbone, head -> the learning curves of its trials; those of nine epochs ran to the end
     ("convnext_tiny", "upernet"): [[0.1 * n * epoch / 9 for epoch in range(1, 10)] for n in range(1, 6)]
@@ -32,7 +32,7 @@ def searched(tmp_path: Path) -> Path:
             for epoch, miou in enumerate(curve, start=1):
                 trial.report(miou, epoch)
             study.tell(trial, max(curve)) if len(curve) == 9 else study.tell(trial, state=TrialState.PRUNED)
-    storage.engine.dispose()
+    close_storage(storage)
     search = "search: {num_trials: 8, max_epochs: 9, grace_epochs: 1, reduction_factor: 3}"
     model = "model: {backbone: convnext_atto, head: {name: segformer}}"
     (tmp_path / "space.yaml").write_text(f"{model}\n{search}\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.engine.study_file import STUDY_NAME, named_checkpoints, open_storage, open_study
+from search.engine.study_file import STUDY_NAME, close_storage, named_checkpoints, open_storage, open_study
 from search.observers.trial_row import study_rows
 from search.run_dir import JOURNAL
 
@@ -17,7 +17,7 @@ from search.run_dir import JOURNAL
 def path(tmp_path: Path) -> Path:
     storage = open_storage(tmp_path / "study.db")
     optuna.create_study(study_name=STUDY_NAME, storage=storage).ask().set_user_attr("identity", {"hash": "x"})
-    storage.engine.dispose()
+    close_storage(storage)
     return tmp_path / "study.db"
 
 

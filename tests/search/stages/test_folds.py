@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from search.cluster.run_files import RunFiles
-from search.engine.study_file import STUDY_NAME, open_storage
+from search.engine.study_file import STUDY_NAME, close_storage, open_storage
 from search.run_dir import RunDir
 from search.space.options import Options
 from search.stages import folds as folds_module
@@ -41,7 +41,7 @@ def write_study(path: Path, *trials: tuple[str, float, int]) -> None:
         identity = {"hash": recipe.hash, "family": recipe.family, "recipe": recipe.model_dump(mode="json")}
         attrs = {"identity": identity, "progress": progress, "checkpoint": {"path": str(path.parent)}}
         study.add_trial(optuna.trial.create_trial(value=miou, user_attrs=attrs))
-    storage.engine.dispose()  # so that the file is whole
+    close_storage(storage)  # so that the file is whole
 
 
 @pytest.fixture(scope="module")

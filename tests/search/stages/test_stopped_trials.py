@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +14,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.cluster.run_files import MARKER, files_of
 from search.engine.study_audit import audit_study, read_trained_on
-from search.engine.study_file import STUDY_NAME, open_storage, open_study
+from search.engine.study_file import STUDY_NAME, close_storage, open_storage, open_study
 from search.run_dir import RunDir
 from search.space.options import Options
 from search.stages import stopped_trials
@@ -50,7 +53,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for epoch in range(1, ran + 1):
             trial.report(curve[epoch], epoch)
         study.tell(trial, max(curve.values())) if number == 0 else study.tell(trial, state=TrialState.PRUNED)
-    storage.engine.dispose()
+    close_storage(storage)
     shutil.rmtree(root / "tune/00003/epoch-0001")
     space: Any = SimpleNamespace(options=Options.model_validate({"search": {"max_epochs": EPOCHS, "grace_epochs": 1}}))
     data: Any = SimpleNamespace(index=index, split=split, cache=cache)
@@ -76,13 +79,24 @@ def train(trial: Trial) -> dict[int, float]:
     return curve
 
 
-def test_stopped_trials_are_trained_on_once_and_the_audit_knows_them(local_ray: None, stopped: Any) -> None:
+@pytest.fixture
+def blind(local_ray: None, stopped: Any, tmp_path: Path) -> Iterator[Context]:
+    """The context as on nodes that do not see the run's folder: no process sees its marker."""
+    run = stopped.context.run
+    with files_of(run, "here", tmp_path, at_uri=True, say=print) as files:
+        (hidden,) = run.root.glob(f"{MARKER}*")
+        hidden.unlink()
+        yield replace(stopped.context, run_files=files)
+        hidden.touch()
+
+
+def test_stopped_trials_are_trained_on_once_and_the_audit_knows_them(stopped: Any, blind: Context) -> None:
     context, said = stopped.context, stopped.said
     first = [one.trial for one in stopped_trials.in_random_order(context)]
     assert sorted(first) == ["00001", "00002"]  # one has no checkpoint
     stopped_trials.run(context, 1)
     assert said[0] == f"training on {first[0]}: about 1.00 device-hours"
-    stopped_trials.run(context, 2)
+    stopped_trials.run(blind, 2)
     assert said[-2] == f"training on {first[1]}: about 1.00 device-hours"
     found = read_trained_on(context.run).mious
     assert found == {trial: {epoch: stopped.curves[trial][epoch] for epoch in (2, 3)} for trial in first}
