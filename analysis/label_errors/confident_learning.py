@@ -24,6 +24,7 @@ from pycocotools import mask as coco_mask
 from trainables.data.index import Annotation, ImageRecord, SegIndex
 from trainables.data.label_sources import label_source
 from trainables.data.raster import in_painting_order, segmentation_mask
+from trainables.metrics import confusion, miou
 
 Float = NDArray[np.float32]
 Probabilities = Callable[[str], Float]  # image_id -> (K,H,W)
@@ -58,6 +59,7 @@ class SuspectRanking:
 
     suspects: list[Suspect]  # most suspicious first
     image_scores: dict[str, float]  # image_id -> 1 - softmin, of every image that was judged
+    miou: float  # of the models together, against the labels that they judge
 
 
 def class_confidence(index: SegIndex, ids: Sequence[str], probabilities: Probabilities, label: Label) -> Float:
@@ -88,14 +90,16 @@ def find_suspects(
     records = index.by_id()
     suspects: list[Suspect] = []
     images: dict[str, float] = {}
+    counts = np.zeros((index.num_classes, index.num_classes), np.int64)
     for image_id in ids:
         probability, given = probabilities(image_id), label(image_id)
+        counts += confusion(given, probability.argmax(axis=0).astype(np.uint8), index.num_classes, index.ignore_index)
         found, painted = _annotations(index, records[image_id], probability)
         found += _regions(index, records[image_id], probability, confidence, given, painted)
         suspects += [suspect for suspect in found if suspect.suspicion > least]
         images[image_id] = _image_score(probability, given, index.ignore_index)
     ranked = sorted(suspects, key=lambda s: (-s.suspicion, s.image_id, s.annotation_id or -1))
-    return SuspectRanking(ranked, images)
+    return SuspectRanking(ranked, images, float(miou(counts)))
 
 
 def _owners(index: SegIndex, record: ImageRecord) -> tuple[NDArray[np.int32], list[Annotation]]:

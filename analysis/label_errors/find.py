@@ -29,7 +29,7 @@ def rank_suspects(
 
     from analysis.label_errors.confident_learning import class_confidence, find_suspects
     from analysis.label_errors.corrections import csv_rows
-    from analysis.label_errors.page import caveats_of, write_suspects
+    from analysis.label_errors.page import caveats_of, headline, write_suspects
     from analysis.report.html import write_facts, write_text
     from analysis.voting.probabilities import probabilities
     from trainables.data.cache import Cache
@@ -59,6 +59,8 @@ def rank_suspects(
     write_text(out / "suspects.csv", csv_rows(ranking.suspects))
     facts = {
         "data": index.name,
+        "headline": headline(index, ranking),
+        "miou": round(ranking.miou, 4),
         "num_images": len(ids),
         "counts": dict(kinds),
         "class_confidence": dict(zip(index.classes, (round(float(t), 4) for t in confidence), strict=True)),
@@ -68,7 +70,10 @@ def rank_suspects(
     caveats = caveats_of(index, ranking, len(stores))
     write_suspects(out, card, cache, ranking, predicted, caveats, top)
     said = f"{kinds['relabel']} to relabel, {kinds['remove']} to remove, {kinds['add']} to add"
-    head = [f"{len(ids)} images judged: {said}", *(f"note: {caveat}" for caveat in caveats)]
+    head = [
+        f"{len(ids)} images judged by models of mIoU {ranking.miou:.2f}: {said}",
+        *(f"note: {caveat}" for caveat in caveats),
+    ]
     return [*head, f"written: {out / 'suspects.html'}, {out / 'suspects.csv'}"]
 
 

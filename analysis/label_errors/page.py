@@ -106,11 +106,11 @@ def suspected_share(index: SegIndex, ranking: SuspectRanking) -> float:
 
 
 def headline(index: SegIndex, ranking: SuspectRanking) -> str:
-    """What was found; of models that are too weak to judge, that first."""
-    num, share = len(ranking.suspects), suspected_share(index, ranking)
+    """What was found, and how good the models are; of those that are too weak to judge, that first."""
+    num, share, good = len(ranking.suspects), suspected_share(index, ranking), f"mIoU {ranking.miou:.2f}"
     if share > WEAK_SHARE:
-        return f"the models are too weak to judge these labels: they doubt {share:.0%} of the annotations"
-    return f"{num:,} label{' looks' if num == 1 else 's look'} wrong to models that have not seen them"
+        return f"the models ({good}) are too weak to judge these labels: they doubt {share:.0%} of the annotations"
+    return f"{num:,} label{' looks' if num == 1 else 's look'} wrong to models ({good}) that have not seen them"
 
 
 def caveats_of(index: SegIndex, ranking: SuspectRanking, num_models: int) -> list[str]:

@@ -30,8 +30,9 @@ class SplitChecks:
 
 @dataclass(frozen=True)
 class SuspectsSummary:
-    """How many images were judged, how many labels are suspected of what, and where the page lies."""
+    """What was found, on how many images, how many labels are suspected of what, and where the page lies."""
 
+    headline: str
     num_images: int
     counts: Mapping[str, int]  # relabel, remove, add
     page: str  # relative to the report

@@ -130,7 +130,11 @@ def suspects(run: RunDir) -> SuspectsSummary | None:
     if not path.is_file():
         return None
     found = read_json(path)
-    return SuspectsSummary(found["num_images"], found["counts"], f"{run.suspects.name}/suspects.html")
+    if "headline" not in found:
+        return None  # of an earlier version; the report names the command that looks again
+    return SuspectsSummary(
+        found["headline"], found["num_images"], found["counts"], f"{run.suspects.name}/suspects.html"
+    )
 
 
 def _entry(row: TrialRow) -> Entry:

@@ -15,6 +15,7 @@ from scipy.special import softmax
 from analysis.label_errors.confident_learning import class_confidence, find_suspects
 from analysis.label_errors.corrections import csv_rows
 from trainables.data.raster import rasterise
+from trainables.metrics import confusion, miou
 
 
 def text_of(out: Path) -> str:
@@ -38,6 +39,8 @@ def test_the_list_is_that_of_the_models_mean_probabilities(judged: Any) -> None:
     facts = json.loads((judged.out / "suspects.json").read_text(encoding="utf-8"))
     assert facts["images"] == pytest.approx(ranking.image_scores, abs=2e-3)
     assert facts["num_images"] == len(ids)
+    counts = sum(confusion(labels[i], mean[i].argmax(axis=0).astype(np.uint8), 11) for i in ids)
+    assert facts["miou"] == pytest.approx(float(miou(counts)), abs=2e-3)
     assert sum(facts["counts"].values()) == len(found)
 
 

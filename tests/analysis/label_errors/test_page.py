@@ -89,5 +89,5 @@ def _decoded(uri: str | None) -> Image.Image:
 def test_the_headline_claims_no_more_than_the_caveats_allow(judged: Any) -> None:
     page = page_of(judged)
     [heading] = re.findall(r'<h1 id="top-heading">(.*?)</h1>', page)
-    assert ("the models are weak" in page) == heading.startswith("The models are too weak to judge these labels")
-    assert ("the models are weak" in page) != ("wrong to models that have not seen them" in heading)
+    assert ("the models are weak" in page) == ("too weak to judge these labels" in heading)
+    assert ("the models are weak" in page) != ("that have not seen them" in heading)

@@ -75,8 +75,10 @@ def test_suspects_are_told_where_they_were_looked_for(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert suspects(run) is None
     run.suspects.mkdir()
-    (run.suspects / "suspects.json").write_text('{"num_images": 4, "counts": {"add": 2}}', encoding="utf-8")
-    assert suspects(run) == SuspectsSummary(4, {"add": 2}, "suspects/suspects.html")
+    (run.suspects / "suspects.json").write_text(
+        '{"headline": "2 labels look wrong", "num_images": 4, "counts": {"add": 2}}', encoding="utf-8"
+    )
+    assert suspects(run) == SuspectsSummary("2 labels look wrong", 4, {"add": 2}, "suspects/suspects.html")
 
 
 def index_of(ids: list[str], groups: list[str] | None = None) -> SegIndex:
