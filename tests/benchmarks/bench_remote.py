@@ -24,18 +24,14 @@ from trainables.data.synthetic.dataset import write_synthetic
 ROOT = Path(__file__).parents[2]
 PAIRS = 3
 KEY = "testing-key"
-RUN = (
-    *("--space", "convnext.yaml", "--profile", "cpu", "--no-dashboard"),
-    *("--set", "model={backbone: test_convnext2, head: {name: segformer, channels: 16}, pretrained: false}"),
-    *(
-        "--set",
-        "augmentation={short_px: 64, crop_px: 64, scale_min: 1.0, scale_max: 1.0}",
-        "--set",
-        "train.batch_size=4",
-    ),
-    *("--set", "search={num_trials: 4, max_epochs: 4, grace_epochs: 4, max_concurrent: 1}"),
-    *("--set", "ensemble={sample_mb: 1, resamples: 100, max_sweeps: 2, folds: 2}"),
+SETTINGS = (
+    "model={backbone: test_convnext2, head: {name: segformer, channels: 16}, pretrained: false}",
+    "augmentation={short_px: 64, crop_px: 64, scale_min: 1.0, scale_max: 1.0}",
+    "train.batch_size=4",
+    "search={num_trials: 4, max_epochs: 4, grace_epochs: 4, max_concurrent: 1}",
+    "ensemble={sample_mb: 1, resamples: 100, max_sweeps: 2, folds: 2}",
 )
+RUN = ("--space", "convnext.yaml", "--profile", "cpu", "--no-dashboard", *(f"--set={one}" for one in SETTINGS))
 
 
 @contextmanager
