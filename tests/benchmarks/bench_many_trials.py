@@ -49,10 +49,13 @@ def space_of(num_trials: int) -> Space:
 
 
 def ours(folder: Path, num_trials: int) -> None:
+    from search.cluster.run_files import RunFiles
     from search.engine.tuner import run_search
 
     run, space = RunDir(folder), space_of(num_trials)
-    run_search(space, OneCpu(), trivial(folder / "log"), run, observers=list(observers_of(run, space).values()))  # type: ignore[arg-type]
+    run_search(
+        space, OneCpu(), trivial(folder / "log"), RunFiles(run), observers=list(observers_of(run, space).values())
+    )
 
 
 def raw(folder: Path, num_trials: int) -> None:

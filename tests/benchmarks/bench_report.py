@@ -122,7 +122,7 @@ def report_figures(run: RunDir) -> dict[str, float]:
         "best tenth s": lambda: top_importances(study),
         "rows s": lambda: study_rows(study, run.root),
         "curves s": lambda: drawn_curves(run),
-        "audit s": lambda: audit_study(study, search),
+        "audit s": lambda: audit_study(study, search, {}),
         "plots s": lambda: search_figures(study, shares),
     }
     figures = {"whole s": whole_s, "importances s": weighed_s} | {name: timed(call)[1] for name, call in parts.items()}

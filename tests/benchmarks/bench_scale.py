@@ -217,7 +217,7 @@ def report_figures(run: RunDir) -> dict[str, float]:
     laps.note("PED-ANOVA s")
     curves, timeline = drawn_curves(run)
     laps.note("events s")
-    audit = audit_study(study, space_of(len(rows)).options.search)
+    audit = audit_study(study, space_of(len(rows)).options.search, {})
     laps.note("audit s")
     figures = search_figures(study, shares)
     laps.note("plots s")
