@@ -14,6 +14,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+MAX_NAME = 80  # characters of a parameter in a test's name
 RAY = ("tests/search/", "tests/trainables/test_ray_trainable.py")  # what starts a Ray of its own
 
 
@@ -34,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="takes minutes: make kills"))
         file = item.nodeid.partition("::")[0] + (", slow" if is_slow(item) else "")
         item.add_marker(pytest.mark.xdist_group("Ray" if of_ray(item) else file))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Of long texts and bytes their beginning and length: a name goes between processes several times per test."""
+    if isinstance(val, str | bytes) and len(val) > MAX_NAME:
+        begin = val[:MAX_NAME].decode("ascii", "backslashreplace") if isinstance(val, bytes) else val[:MAX_NAME]
+        return f"{begin.encode('unicode_escape').decode()}...{len(val)}"
+    return None
 
 
 @pytest.fixture(scope="session")
