@@ -12,6 +12,7 @@ import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves trials beside the other test process
 
 
 MAX_NAME = 80  # characters of a parameter in a test's name
