@@ -31,7 +31,7 @@ quick: $(READY_DEV)  ## the suite without the slow runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -m "not slow"
 
 kills: $(READY_DEV)  ## kill a run at each of its 23 moments and compare what is left; submit one as a Ray job, spread one over nodes that share no disk
-	SEGSEARCH_KILLS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/search/test_kill_series.py tests/search/cluster/test_job_submit.py tests/search/cluster/test_deploy.py tests/search/cluster/test_node_loss.py tests/search/remote/test_whole_run.py tests/search/test_run_lock.py tests/docs/test_commands_run.py
+	SEGSEARCH_KILLS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/search/test_kill_series.py tests/search/cluster/test_job_submit.py tests/search/cluster/test_deploy.py tests/search/cluster/test_node_loss.py tests/search/remote/test_whole_run.py tests/search/test_run_lock.py
 
 fuzz: $(READY_DEV)  ## every reader against 10,000 new hostile inputs; hours
 	SEGSEARCH_FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 0 tests/fuzz

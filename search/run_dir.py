@@ -5,6 +5,7 @@ Nothing else in the product joins a run's paths.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -166,14 +167,19 @@ def uri_of(path: Path) -> str | None:
 
 
 def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
-    """Make the directory of a fresh run: `run_dir`, or runs/<space>-<yyyymmdd-hhmmss>.
+    """Make the directory of a fresh run: `run_dir`, or runs/<space>-<yyyymmdd-hhmmss>, with a number after it where
+    another run began in that second.
 
     Raises ValueError where the directory holds a run that has begun, or cannot be written to.
     """
     root = (run_dir or Path("runs") / f"{space_name}-{now:%Y%m%d-%H%M%S}").expanduser().resolve()
-    check_new(root)
+    numbered = (root.with_name(f"{root.name}-{n}") for n in itertools.count(2))
+    if run_dir:
+        check_new(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        # what the user names may be there
+        root = next(path for path in itertools.chain([root], numbered) if _make(path) or run_dir)
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
@@ -181,6 +187,17 @@ def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
             f"the run directory must be writable, got {root} ({error.strerror}); give another with --run-dir"
         ) from error
     return RunDir(root)
+
+
+def _make(folder: Path) -> bool:
+    """Whether the folder was not there. Raises OSError where a file is."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
 
 
 def check_new(root: Path, name: str | None = None) -> None:

@@ -161,13 +161,8 @@ def page(
     return Page(folder, drawn / CACHE, server)
 
 
-QUICK = ("CONTRIBUTING.md", "cluster.md", "space.md", "start.md")  # the others take minutes each
-
-
 @pytest.mark.parametrize(
-    ("page", "path"),
-    [pytest.param(path, path, id=path.name, marks=() if path.name in QUICK else pytest.mark.kills) for path in PAGES],
-    indirect=["page"],
+    ("page", "path"), [pytest.param(path, path, id=path.name) for path in PAGES], indirect=["page"]
 )
 def test_what_a_page_shows_runs(page: Page, path: Path, without_ray: None) -> None:
     broken, done_before = [], [words for before in PAGES[: PAGES.index(path)] for words in shown_on(before)]

@@ -11,7 +11,9 @@ NOON = datetime(2026, 1, 2, 12, 0, 0)
 
 def test_a_run_is_named_by_its_space_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert new_run_dir("convnext", NOON, None).root == tmp_path / "runs" / "convnext-20260102-120000"
+    made = [new_run_dir("convnext", NOON, None).root for _ in range(3)]
+    names = [f"convnext-20260102-120000{number}" for number in ("", "-2", "-3")]
+    assert made == [tmp_path / "runs" / name for name in names]
 
 
 def test_a_directory_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
