@@ -22,7 +22,7 @@ import typer
 from search.stop_signals import stop_signals
 from trainables.worker_process import worker_environment
 
-LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's, read at its import: "0" binds a node to 127.0.0.1
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's: "0" binds a node to 127.0.0.1
 AUTH_NOTICE = "ray._private.authentication.authentication_token_setup"  # warns at every start that there is a token
 TOO_LATE = "The current node timed out during startup"  # Ray's own time limit, which no setting changes
 SHIPPED = ("trainables", "analysis", "search")  # this project's packages, from the lowest on
@@ -53,7 +53,12 @@ def connected(address: str | None, *, say: Say, num_cpus: int | None = None, das
         protect_token(Path.home() / ".ray" / "auth_token", say)
 
     import ray
+    from ray._private import ray_constants as constants
 
+    # Ray reads the switch as it is imported, and who did that first has bound this node to every interface
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(  # type: ignore[attr-defined, no-untyped-call]
+        LOOPBACK_SWITCH, not constants.IS_WINDOWS_OR_OSX
+    )
     if address == "auto":
         _check_owner_of_current_cluster()
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listening import family_of, open_to_others
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -187,6 +188,7 @@ def test_killed_resumed_and_shipped(tmp_path: Path) -> None:
     arguments = ("--space", "convnext.yaml", "--data", str(card), "--set", "search.num_trials=4", *TINY)
     killed = start(*arguments, "--run-dir", str(run), cache=tmp_path / "cache")
     wait_for(lambda: len(ended_trials(run)) >= 1, killed)
+    assert open_to_others(family_of(killed.pid)) == []
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     before = ended_trials(run)

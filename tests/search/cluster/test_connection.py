@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import pytest
 import ray
+from ray._private import ray_constants
 from ray._private.services import start_gcs_server
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
@@ -26,7 +27,13 @@ from search.cluster import connection
 from search.cluster.connection import LOOPBACK_SWITCH, RAY_JOB, TOO_LATE, connected, protect_token
 
 ROOT = Path(__file__).parents[3]
-VARIABLES = ("RAY_USAGE_STATS_ENABLED", "TUNE_FUNCTION_THREAD_TIMEOUT_S", "NO_ALBUMENTATIONS_UPDATE", "RAY_ADDRESS")
+VARIABLES = (
+    "RAY_USAGE_STATS_ENABLED",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S",
+    "NO_ALBUMENTATIONS_UPDATE",
+    "RAY_ADDRESS",
+    LOOPBACK_SWITCH,
+)
 
 
 def free_port() -> int:
@@ -42,11 +49,24 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     started = SimpleNamespace(dashboard_url="127.0.0.1:8265", address_info=address)
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # puts the old values back afterwards
+    monkeypatch.delenv(LOOPBACK_SWITCH)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)  # Ray was imported before
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("ray.init", lambda **arguments: values.update(arguments) or started)
     monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 2.0})
     return values
+
+
+@pytest.mark.parametrize(("address", "switch", "bound"), [(None, None, True), (None, "1", False), ("h:1", None, False)])
+def test_ray_binds_to_loopback_where_it_is_started_here(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, address: str | None, switch: str | None, bound: bool
+) -> None:
+    if switch:
+        monkeypatch.setenv(LOOPBACK_SWITCH, switch)
+    monkeypatch.setattr(connection, "_check_answers", lambda _: None)
+    with connected(address, say=print):
+        assert ray_constants.ENABLE_RAY_CLUSTER is not bound
 
 
 def test_without_an_address_a_cluster_is_started_whatever_the_environment_names(
