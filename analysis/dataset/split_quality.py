@@ -19,6 +19,7 @@ from trainables.data.splits.make_split import PARTS
 from trainables.data.splits.near_duplicates import Hashes, are_near, cluster, nearest
 
 FEW_SCENES = 0.34  # scenes per image: below it a part's images mostly repeat each other
+UNBROKEN = 0.9  # share of a numbered run in one part, above which the run is a burst: a random split mixes its parts
 LEAKY = 0.1  # share of a part's images with a near-duplicate in train
 
 
@@ -45,6 +46,7 @@ class Burst:
     first: int
     last: int
     step: int  # the commonest
+    share: float  # of the images of that name from first to last, those of this part
     gap: int | None  # numbers between it and the nearest train image of the same name; None where there is none
 
 
@@ -141,11 +143,10 @@ def bursts(parts: Mapping[str, Sequence[str]]) -> list[Burst]:
         near = [abs(n - m) for m in runs.get(("train", name), []) for n in (numbers[0], numbers[-1])]
         inside = any(numbers[0] < m < numbers[-1] for m in runs.get(("train", name), []))
         gap = None if part == "train" or not near else 0 if inside else int(min(near))
-        found.append(
-            Burst(
-                part, name, len(numbers), numbers[0], numbers[-1], int(np.bincount(steps.clip(0, 10**6)).argmax()), gap
-            )
-        )
+        step = int(np.bincount(steps.clip(0, 10**6)).argmax())
+        between = sum(numbers[0] <= m <= numbers[-1] for other in parts for m in runs.get((other, name), []))
+        share = len(numbers) / between
+        found.append(Burst(part, name, len(numbers), numbers[0], numbers[-1], step, share, gap))
     return sorted(found, key=lambda burst: (PARTS.index(burst.part), -burst.num_images))
 
 
@@ -169,7 +170,8 @@ def findings(
         if grouped and one.groups_in_train == one.num_groups:
             said.append(f"every group of {one.part} is in train too: {one.part} shows a model no new scene")
     for run in runs:
-        if run.part != "train" and run.gap is not None and run.step < 30 and run.num_images >= 20:
+        near_train = run.part != "train" and run.gap is not None and run.step < 30
+        if near_train and run.share >= UNBROKEN and run.num_images >= 20:
             said.append(
                 f"{run.num_images} images of {run.part} are one burst, {run.name} number {run.first} to {run.last} in "
                 f"steps of {run.step}; the nearest train image is {run.gap} away" + _nearest_pair(run, pairs)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from analysis.dataset.split_quality import bursts
+from analysis.dataset.split_quality import bursts, findings
 from analysis.split import app
 from trainables.data.card import read_card
 from trainables.data.reader import read
@@ -101,11 +101,21 @@ def test_bursts_are_named_with_their_step_and_gap() -> None:
         "val": [f"b/cam_{n:04d}.jpg" for n in range(310, 350, 2)],
     }
     found = bursts({**parts, "holdout": [f"c/other{n}.png" for n in range(9)]})
-    assert [(b.part, b.name, b.num_images, b.step, b.gap) for b in found] == [
-        ("train", "cam_", 10, 30, None),
-        ("val", "cam_", 20, 2, 40),
-        ("holdout", "other", 9, 1, None),
+    assert [(b.part, b.name, b.num_images, b.step, b.share, b.gap) for b in found] == [
+        ("train", "cam_", 10, 30, 1.0, None),
+        ("val", "cam_", 20, 2, 1.0, 40),
+        ("holdout", "other", 9, 1, 1.0, None),
     ]
+
+
+def test_numbered_images_that_a_split_mixes_are_no_burst() -> None:
+    val = [f"{n}.png" for n in range(0, 200, 5)]
+    parts = {"train": [f"{n}.png" for n in range(200) if n % 5], "val": val}
+    mixed, alone = bursts(parts)[-1], bursts({"train": [f"{n}.png" for n in range(201, 300)], "val": val})[-1]
+    assert (mixed.part, mixed.share, mixed.gap) == ("val", 40 / 196, 0)
+    assert (alone.part, alone.share, alone.gap) == ("val", 1.0, 6)
+    said = [findings([], [run], [], grouped=False) for run in (mixed, alone)]
+    assert ["one burst" in " ".join(each) for each in said] == [False, True]
 
 
 @pytest.mark.slow
