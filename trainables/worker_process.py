@@ -9,8 +9,9 @@ import sys
 OUT_OF_MEMORY = (  # in a RuntimeError, such as torch's AcceleratorError
     "out of memory",
     "can't allocate memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
+    "status_alloc_failed",  # of cuBLAS and its like
+    "device_allocation_failed",  # of cuDNN from version 9 on
+    "host_allocation_failed",
 )
 THREAD_TIMEOUT_S = 60  # Ray waits 2 s for a trial's teardown before it gives the next trial up
 

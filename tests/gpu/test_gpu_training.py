@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from torch.nn.functional import conv2d
 from trainables.data.augment.train_set import TrainSet, stop_workers, to_batch, train_loader
 from trainables.data.cache import Cache
 from trainables.data.index import Split
+from trainables.data.synthetic.dataset import write_synthetic
 from trainables.device import float32_products
 from trainables.models.heads import HEADS
 from trainables.recipe.recipe import Loss
 from trainables.training.attempt import train_set
 from trainables.training.epoch import update
+from trainables.training.feature_cache import FeatureCache
 from trainables.training.fit import Trial
 from trainables.training.memory_estimate import footprint
 from trainables.training.state import prepare
@@ -90,6 +94,26 @@ def test_a_step_waits_for_nothing(data: tuple[Cache, Split], device: str, backbo
             if device == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
     assert state.num_updates == 3
+
+
+def test_kept_features_reach_the_device_without_waiting(data: tuple[Cache, Split], device: str) -> None:
+    recipe = recipe_of("vit_tiny_patch16_224", "linear", amp="bf16")
+    frozen = recipe.backbone.model_copy(update={"frozen": True})
+    views = recipe.augmentation.model_copy(update={"num_views": 1})
+    recipe = recipe.model_copy(update={"backbone": frozen, "augmentation": views})
+    state, _ = prepare(Trial(recipe, *data, Path(), device), torch.bfloat16, resume_from=None)
+    loader = train_loader(TrainSet(data[0], data[1].train_ids, views, 0), 2, 0, 0, pinned=device == "cuda")
+    batches = FeatureCache(state.model, loader, recipe, torch.bfloat16, 2)
+    first = next(iter(batches)).label  # all features are made before the first batch
+    if device == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = [batch.label for batch in batches]
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert len(again) == len(loader)
+    assert torch.equal(again[0], first)
 
 
 @pytest.mark.parametrize("backbone", [*BACKBONES, *RECENT])
@@ -178,6 +202,17 @@ def test_a_batch_that_does_not_fit_is_halved_to_the_same_result(train: Train, gp
     assert halved["accumulate"] == 2
     for key in KEYS:
         assert halved[key] == pytest.approx(small[key], rel=1e-3)
+
+
+def test_the_command_trains_on_a_device_by_its_number(device: str, tmp_path: Path) -> None:
+    """In a process that has not used the device yet."""
+    recipe, card = tmp_path / "recipe.json", write_synthetic(tmp_path / "set", num_images=18, image_px=64, seed=0)
+    recipe.write_text(with_crop(recipe_of(), 64).model_dump_json())
+    named = "cuda:0" if device == "cuda" else device
+    script = [sys.executable, "-m", "trainables.fit", "--recipe", recipe, "--data", card, "--out", tmp_path / "out"]
+    done = subprocess.run([*script, "--device", named], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("epoch   1")
 
 
 def test_batches_for_a_gpu_lie_in_pinned_memory(data: tuple[Cache, Split], gpu: str) -> None:

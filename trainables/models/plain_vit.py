@@ -31,6 +31,7 @@ from trainables.models.feature_extractor import (
 )
 from trainables.models.input_sizes import InputSizes, find_sizes
 from trainables.models.open_vit import OpenTransformer
+from trainables.models.rotary import make_on_device
 from trainables.recipe.recipe import Backbone
 
 # After a third, a half, two thirds and all of the blocks: BEiT's blocks 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24.
@@ -119,6 +120,7 @@ def _build(name: str, blocks: Sequence[int], args: dict[str, Any]) -> nn.Module:
         patch_px = set(getter.feature_info.reduction())
     if len(patch_px) != 1:
         raise ValueError(f"backbone {name!r} has features at strides {sorted(patch_px)}, not at one; use {_EXAMPLES}")
+    make_on_device(model)
     reader = _READERS.get(backbone_files()[name.partition(".")[0]], PlainFeatures)
     return reader(model, blocks, patch_px.pop(), _stride(model))
 

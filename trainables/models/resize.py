@@ -10,7 +10,8 @@ from torch.nn import functional
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     """(B,C,h,w) -> (B,C,*size), bilinear with align_corners=False, in the type that came in."""
-    return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    resized = functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    return resized.to(maps.dtype)  # autocast on a GPU gives float32: twice the memory, for a convolution that rounds it
 
 
 def upsample(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

@@ -77,6 +77,7 @@ def attempt(
     would help, and Diverged, on all ranks or on one."""
     state: TrainingState | None = None
     if trial.device.startswith("cuda"):
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # before that torch knows no device by its number
         torch.cuda.reset_peak_memory_stats(trial.device)  # an earlier trial's, where a worker is used again
     autocast = autocast_dtype(trial.recipe.train.amp, trial.device)
     try:

@@ -68,9 +68,9 @@ class FeatureCache:
         self._fill(view, [one for batch in batches for one in batch if (view, one) not in self._kept])
         for positions in batches:
             features, labels = zip(*(self._kept[view, one] for one in positions), strict=True)
-            levels = tuple(torch.stack(level).to(device) for level in zip(*features, strict=True))
-            label = torch.stack(labels).to(device).long()
-            yield Batch(levels, label, torch.tensor(positions, device=device))
+            levels = tuple(_sent(torch.stack(level), device) for level in zip(*features, strict=True))
+            label = _sent(torch.stack(labels), device).long()
+            yield Batch(levels, label, _sent(torch.tensor(positions), device))
 
     @torch.no_grad()
     def _fill(self, view: int, positions: list[int]) -> None:
@@ -96,3 +96,8 @@ class FeatureCache:
             num_workers=0 if few else self.loader.num_workers,
             generator=torch.Generator().manual_seed(self.dataset.seed),  # see `train_loader`
         )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; from pinned memory, or the copy to a GPU would wait for all that the GPU has still to do."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -1,9 +1,9 @@
 """Estimates how much of a device's memory a trial takes, and checks its shapes, without a device.
 
 The network is built on the meta device, and one training step is run on fake tensors, which have sizes and no values,
-counting what is alive at once: activations, gradients, cross-entropy over full-size logits. Weights, the optimiser's
-state and the EMA are added from the number of parameters. Memory that libraries take besides (work space, fragments,
-the CUDA context: about 1 GiB) is not counted: a trial that does not fit by this estimate does not fit.
+counting what is alive at once: images, activations, gradients, cross-entropy over full-size logits. Weights, the
+optimiser's state and the EMA are added from the number of parameters. Memory that libraries take besides (work space,
+fragments, the CUDA context: about 1 GiB) is not counted: a trial that does not fit by this estimate does not fit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -37,6 +39,11 @@ _OPTIMIZER_VALUES = {"adamw": 2, "nadamw": 2, "lamb": 2, "sgd": 1}
 _MEASURED_BATCH = 2  # images; of one alone a batch norm over pooled features has no variance
 # the others' cost depends on the labels: Lovász sorts the pixels of each class
 _CROSS_ENTROPY = build_loss(Loss(), 2)
+# of what autocast computes in float32 on a GPU, and on a CPU in the type that comes in: what networks here call
+_FLOAT32_ON_GPUS = (
+    *(functional.interpolate, functional.layer_norm, functional.group_norm, functional.rms_norm),
+    *(functional.softmax, functional.log_softmax, torch.softmax, Tensor.softmax, Tensor.log_softmax),
+)
 # what a network does not depend on; without it more recipes share one build
 _ANY = {"augmentation": Augmentation(), "loss": Loss(), "optimizer": Optimizer(), "train": Train(), "seed": 0}
 
@@ -117,13 +124,13 @@ def _training_step(recipe: Recipe, num_classes: int) -> tuple[int, int, int, int
     num_learning, merged = sum(p.numel() for p in model.parameters() if p.requires_grad), num_merged(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake(model)
-        alive = _Alive(model)
+        alive = AliveBytes(model)
         if recipe.train.grad_checkpointing:
             checkpoint_gradients(model)
         step = TrainingStep(model, _CROSS_ENTROPY)
-        image = torch.empty(_MEASURED_BATCH, 3, crop_px, crop_px)
-        label = torch.empty(_MEASURED_BATCH, crop_px, crop_px, dtype=torch.int64)
-        with alive, _told(recipe, crop_px, crop_px):
+        with alive, _AsOnGpus(), _told(recipe, crop_px, crop_px):
+            image = torch.empty(_MEASURED_BATCH, 3, crop_px, crop_px)
+            label = torch.empty(_MEASURED_BATCH, crop_px, crop_px, dtype=torch.int64)
             with _autocast(recipe.train.amp):
                 loss = step(image, label, None)
             loss.backward()
@@ -163,6 +170,26 @@ def _autocast(amp: str) -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp != "off")
 
 
+class _AsOnGpus(TorchFunctionMode):
+    """A network as a GPU computes it: autocast takes more of it in float32 than on a CPU, and attention has a kernel
+    that keeps no matrix where what is added to it learns, too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            return _attention(*args, **(kwargs or {}))
+        if func in _FLOAT32_ON_GPUS and torch.is_autocast_enabled("cpu"):
+            args = tuple(value.float() if isinstance(value, Tensor) else value for value in args)
+        return func(*args, **(kwargs or {}))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+    if attn_mask is None or not attn_mask.requires_grad or query.ndim != 4:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask, **options)
+    bias = attn_mask.to(query.dtype).expand(*query.shape[:3], key.shape[2])
+    found: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
+    return found
+
+
 @contextlib.contextmanager
 def _told(recipe: Recipe, height_px: int, width_px: int) -> Iterator[None]:
     """Every network raises an error of its own for a size that it does not take."""
@@ -176,7 +203,7 @@ def _told(recipe: Recipe, height_px: int, width_px: int) -> Iterator[None]:
         ) from error
 
 
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Bytes of the storages that operators make and that are still referred to: now, and at most. Those of a module's
     own weights, which a linear layer's transposed view has too, are not among them."""
 

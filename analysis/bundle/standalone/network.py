@@ -117,7 +117,7 @@ class SimplePyramid(nn.Module):
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, as in training."""
-    return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False).to(maps.dtype)
 
 
 class Classifier(nn.Conv2d):
