@@ -26,6 +26,7 @@ import yaml
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests/analysis is not analysis
 from finished_runs import make_finished_run
 
 from analysis.ensembling.pseudo_options import PseudoOptions

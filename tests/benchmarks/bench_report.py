@@ -23,6 +23,7 @@ import numpy as np
 import optuna
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests/analysis is not analysis
 from finished_runs import make_finished_run, write_untrained
 from optuna.trial import TrialState, create_trial
 

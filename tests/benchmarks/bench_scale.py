@@ -30,6 +30,7 @@ import numpy as np
 import optuna
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests/analysis is not analysis
 from factories import make_ensemble, make_member
 from optuna.samplers import BaseSampler
 from replay.copies import copy_trials

@@ -27,6 +27,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))  # tests/analysis is not analysis
 SIZE_PX, AT_ONCE = 256, 8
 HEADERS = {"Content-Type": "application/octet-stream"}
 
