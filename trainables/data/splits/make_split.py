@@ -23,6 +23,7 @@ from trainables.data.splits.near_duplicates import cluster_names, hash_images
 from trainables.data.splits.stratify import stratify
 
 PARTS = ("train", "val", "holdout")
+MAX_NAMED = 3  # groups that a note names
 
 
 @dataclass(frozen=True)
@@ -204,18 +205,25 @@ def _blocks(pool: Sequence[ImageRecord], shares: Mapping[str, float]) -> dict[st
 
 
 def straddling(index: SegIndex, part_of: Mapping[str, str], units: Mapping[str, str]) -> list[str]:
-    """A note for every group, or cluster of near-duplicates, that two parts hold."""
+    """A note on the groups, or clusters of near-duplicates, that the same parts share."""
     parts: dict[str, set[str]] = {}
     for image in index.images:
         if part_of.get(image.image_id) in PARTS:
             parts.setdefault(units[image.image_id], set()).add(part_of[image.image_id])
-    noun = "group" if index.grouped else "the near-duplicates of"
-    return [
-        f"{noun} {unit!r} {'is' if index.grouped else 'are'} in {' and '.join(p for p in PARTS if p in found)}: "
-        "scores there may flatter"
-        for unit, found in sorted(parts.items())
-        if len(found) > 1
-    ]
+    shared: dict[str, list[str]] = {}
+    for unit, found in sorted(parts.items()):
+        if len(found) > 1:
+            shared.setdefault(" and ".join(part for part in PARTS if part in found), []).append(unit)
+    return [f"{_named(shared[where], index.grouped)} in {where}: scores there may flatter" for where in sorted(shared)]
+
+
+def _named(units: Sequence[str], grouped: bool) -> str:
+    """'groups 'a', 'b' are': the first MAX_NAMED of them."""
+    names = ", ".join(map(repr, units[:MAX_NAMED]))
+    more = f" and {len(units) - MAX_NAMED} more" if len(units) > MAX_NAMED else ""
+    if not grouped:
+        return f"the near-duplicates of {names}{more} are"
+    return f"group {names} is" if len(units) == 1 else f"groups {names}{more} are"
 
 
 def absent_classes(

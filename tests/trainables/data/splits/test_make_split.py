@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainables.data.index import Annotation, ImageRecord, Role, SegIndex, Split
-from trainables.data.splits.make_split import DecodedFacts, make_split
+from trainables.data.splits.make_split import DecodedFacts, make_split, straddling
 
 CLASSES = ("Background", "common", "rare", "scarce")
 
@@ -139,3 +139,14 @@ def test_a_class_is_absent_where_it_has_no_pixel_whatever_is_annotated() -> None
     by_pixels = make_split(index, seed=0, known=DecodedFacts(pixels=pixels)).notes
     assert "class 'rare' is absent from train and val and holdout; shown by 0 images in all" in by_pixels
     assert not any("'common'" in note or "'Background'" in note for note in by_pixels)
+
+
+def test_groups_that_the_same_parts_share_are_one_note() -> None:
+    index = index_of(*(image(n, [1], f"g{n // 2}") for n in range(12)))
+    ids = [record.image_id for record in index.images]
+    part_of = {one: "val" if n % 2 else "train" for n, one in enumerate(ids)} | {ids[11]: "holdout"}
+    groups = {record.image_id: record.group for record in index.images}
+    assert straddling(index, part_of, groups) == [
+        "group 'g5' is in train and holdout: scores there may flatter",
+        "groups 'g0', 'g1', 'g2' and 2 more are in train and val: scores there may flatter",
+    ]
