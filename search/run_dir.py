@@ -172,14 +172,14 @@ def new_run_dir(space_name: str, now: datetime, run_dir: Path | None) -> RunDir:
 
     Raises ValueError where the directory holds a run that has begun, or cannot be written to.
     """
-    root = (run_dir or Path("runs") / f"{space_name}-{now:%Y%m%d-%H%M%S}").expanduser().resolve()
-    numbered = (root.with_name(f"{root.name}-{n}") for n in itertools.count(2))
+    root = first = (run_dir or Path("runs") / f"{space_name}-{now:%Y%m%d-%H%M%S}").expanduser().resolve()
+    numbered = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))
     if run_dir:
         check_new(root)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        # what the user names may be there
-        root = next(path for path in itertools.chain([root], numbered) if _make(path) or run_dir)
+        while not _make(root) and not run_dir:
+            root = next(numbered)
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:

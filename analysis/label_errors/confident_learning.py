@@ -60,6 +60,12 @@ class SuspectRanking:
     suspects: list[Suspect]  # most suspicious first
     image_scores: dict[str, float]  # image_id -> 1 - softmin, of every image that was judged
     miou: float  # of the models together, against the labels that they judge
+    num_annotations: int  # or regions of masks, of the images that were judged
+
+    @property
+    def suspected_share(self) -> float:
+        """Of the annotations, those that are suspected."""
+        return sum(suspect.annotation_id is not None for suspect in self.suspects) / max(1, self.num_annotations)
 
 
 def class_confidence(index: SegIndex, ids: Sequence[str], probabilities: Probabilities, label: Label) -> Float:
@@ -90,16 +96,18 @@ def find_suspects(
     records = index.by_id()
     suspects: list[Suspect] = []
     images: dict[str, float] = {}
-    counts = np.zeros((index.num_classes, index.num_classes), np.int64)
+    counts, num_annotations = np.zeros((index.num_classes, index.num_classes), np.int64), 0
     for image_id in ids:
         probability, given = probabilities(image_id), label(image_id)
         counts += confusion(given, probability.argmax(axis=0).astype(np.uint8), index.num_classes, index.ignore_index)
-        found, painted = _annotations(index, records[image_id], probability)
+        owner, ordered = _owners(index, records[image_id])
+        num_annotations += len(ordered)
+        found, painted = _annotations(index, image_id, owner, ordered, probability)
         found += _regions(index, records[image_id], probability, confidence, given, painted)
         suspects += [suspect for suspect in found if suspect.suspicion > least]
         images[image_id] = _image_score(probability, given, index.ignore_index)
     ranked = sorted(suspects, key=lambda s: (-s.suspicion, s.image_id, s.annotation_id or -1))
-    return SuspectRanking(ranked, images, float(miou(counts)))
+    return SuspectRanking(ranked, images, float(miou(counts)), num_annotations)
 
 
 def _owners(index: SegIndex, record: ImageRecord) -> tuple[NDArray[np.int32], list[Annotation]]:
@@ -113,10 +121,9 @@ def _owners(index: SegIndex, record: ImageRecord) -> tuple[NDArray[np.int32], li
 
 
 def _annotations(
-    index: SegIndex, record: ImageRecord, probability: Float
+    index: SegIndex, image_id: str, owner: NDArray[np.int32], ordered: Sequence[Annotation], probability: Float
 ) -> tuple[list[Suspect], dict[int, NDArray[np.bool_]]]:
     """Every annotation that paints a pixel, with its rival; and the masks (H,W) of those that are suspect."""
-    owner, ordered = _owners(index, record)
     flat = owner.ravel() + 1
     area = np.bincount(flat, minlength=len(ordered) + 1)[1:]  # (A,)
     sums = np.stack(
@@ -136,9 +143,7 @@ def _annotations(
         mask = owner == position
         kind: Kind = "remove" if index.background and rival == 0 else "relabel"
         names = (index.classes[k], index.classes[rival])
-        found.append(
-            Suspect(kind, record.image_id, annotation.annotation_id, *names, score, int(area[position]), _box(mask))
-        )
+        found.append(Suspect(kind, image_id, annotation.annotation_id, *names, score, int(area[position]), _box(mask)))
         if score > 0.5:
             masks[rival] = masks.get(rival, np.zeros(mask.shape, bool)) | mask
     return found, masks

@@ -59,7 +59,7 @@ def rank_suspects(
     write_text(out / "suspects.csv", csv_rows(ranking.suspects))
     facts = {
         "data": index.name,
-        "headline": headline(index, ranking),
+        "headline": headline(ranking),
         "miou": round(ranking.miou, 4),
         "num_images": len(ids),
         "counts": dict(kinds),
@@ -67,7 +67,7 @@ def rank_suspects(
         "images": {i: round(score, 4) for i, score in sorted(ranking.image_scores.items(), key=lambda item: -item[1])},
     }
     write_facts(out / "suspects.json", facts)
-    caveats = caveats_of(index, ranking, len(stores))
+    caveats = caveats_of(ranking, len(stores))
     write_suspects(out, card, cache, ranking, predicted, caveats, top)
     said = f"{kinds['relabel']} to relabel, {kinds['remove']} to remove, {kinds['add']} to add"
     head = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from analysis.report.gallery import css
 from analysis.report.palette import Colours, palette
 from trainables.data.cache import Cache
 from trainables.data.index import SegIndex
-from trainables.data.label_sources import label_source
 
 MARGIN = 0.35  # of a suspect's box, shown around it
 MIN_SHOWN_PX = 96
@@ -41,10 +40,10 @@ def write_suspects(
     colours = palette(index.num_classes, background=index.background)
     values = {
         "title": f"Suspicious labels of {index.name}",
-        "headline": headline(index, ranking),
+        "headline": headline(ranking),
         "num_images": len(ranking.image_scores),
         "num_open": sum(image.role in ("train", "val") for image in index.images),
-        "num_annotations": num_annotations(index, ranking.image_scores),
+        "num_annotations": ranking.num_annotations,
         "num_suspects": len(suspects),
         "counts": {"relabel": 0, "remove": 0, "add": 0} | Counter(s.kind for s in suspects),
         "background": index.background,
@@ -94,31 +93,20 @@ def _joint_figure(suspects: Sequence[Suspect], index: SegIndex) -> str:
     return data_charts.heat(counts, index.classes, index.classes, hover=hover, labels=".0f")
 
 
-def num_annotations(index: SegIndex, judged: Collection[str]) -> int:
-    """The number of annotations, or regions of masks, of the images that were judged."""
-    return sum(len(label_source(index, image).objects()) for image in index.images if image.image_id in judged)
-
-
-def suspected_share(index: SegIndex, ranking: SuspectRanking) -> float:
-    """Which share of the annotations of the judged images is suspected."""
-    suspected = sum(s.annotation_id is not None for s in ranking.suspects)
-    return suspected / max(1, num_annotations(index, ranking.image_scores))
-
-
-def headline(index: SegIndex, ranking: SuspectRanking) -> str:
+def headline(ranking: SuspectRanking) -> str:
     """What was found, and how good the models are; of those that are too weak to judge, that first."""
-    num, share, good = len(ranking.suspects), suspected_share(index, ranking), f"mIoU {ranking.miou:.2f}"
+    num, share, good = len(ranking.suspects), ranking.suspected_share, f"mIoU {ranking.miou:.2f}"
     if share > WEAK_SHARE:
         return f"the models ({good}) are too weak to judge these labels: they doubt {share:.0%} of the annotations"
     return f"{num:,} label{' looks' if num == 1 else 's look'} wrong to models ({good}) that have not seen them"
 
 
-def caveats_of(index: SegIndex, ranking: SuspectRanking, num_models: int) -> list[str]:
+def caveats_of(ranking: SuspectRanking, num_models: int) -> list[str]:
     """What to keep in mind while reading the list."""
     said = ["the best epoch was chosen on these images, which flatters the models a little"]
     if num_models == 1:
         said.append("a single model judged: its own weaknesses look like wrong labels")
-    share = suspected_share(index, ranking)
+    share = ranking.suspected_share
     if share > WEAK_SHARE:
         said.append(
             f"{share:.0%} of the annotations are suspected, more than usually are wrong: the models are weak "
